@@ -1,0 +1,10 @@
+//! What a Redis cluster is, and the language it speaks. Everything here is pure: no socket, clock, file or randomness.
+//!
+//! Read top to bottom: each module uses only those declared below it.
+
+pub mod wire;
+pub mod topology;
+pub mod group;
+pub mod instance;
+pub mod slot;
+pub mod resp;

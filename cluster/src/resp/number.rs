@@ -1,0 +1,43 @@
+//! Decimal numbers up to a line end, as they stand in RESP headers.
+
+/// What a header line holds.
+pub(crate) enum Line {
+    /// The number and the offset behind its `\r\n`.
+    Number(i64, usize),
+    /// No line end yet.
+    More,
+    /// Not a number, or too long for one.
+    Wrong,
+}
+
+/// More digits than any length may have; a longer line is wrong at once rather than kept.
+const LINE_MAX: usize = 32;
+
+/// The number at `at`, up to `\r\n`.
+#[inline]
+pub(crate) fn line(buf: &[u8], at: usize) -> Line {
+    let mut value: i64 = 0;
+    let mut i = at;
+    let negative = buf.get(i) == Some(&b'-');
+    if negative {
+        i += 1;
+    }
+    let digits = i;
+    loop {
+        let Some(&byte) = buf.get(i) else { return Line::More };
+        match byte {
+            b'0'..=b'9' if i - digits < 18 => value = value * 10 + i64::from(byte - b'0'),
+            b'\r' if i > digits => break,
+            _ => return Line::Wrong,
+        }
+        i += 1;
+        if i - at > LINE_MAX {
+            return Line::Wrong;
+        }
+    }
+    match buf.get(i + 1) {
+        None => Line::More,
+        Some(b'\n') => Line::Number(if negative { -value } else { value }, i + 2),
+        Some(_) => Line::Wrong,
+    }
+}

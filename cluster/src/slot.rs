@@ -1,0 +1,146 @@
+//! A key belongs to a slot: crc32 (IEEE) of its tag, or of the whole key, modulo the slot count.
+//!
+//! The hash is Codis's (`crc32.ChecksumIEEE(key) % 1024`) and the tag rule Redis Cluster's, so a key with a
+//! non-empty tag has the same slot here as in Codis.
+
+use serde::{Deserialize, Serialize};
+
+/// A slot number, from 0 to the slot count less one.
+pub type Slot = u16;
+
+/// The slot count of a new cluster when none is given: what Codis has, and what DESIGN of the seed names.
+pub const SLOT_COUNT_DEFAULT: u16 = 1024;
+
+/// The most slots a cluster may have; Redis Cluster's number, so that its tools' tables fit.
+pub const SLOT_COUNT_MAX: u16 = 16384;
+
+/// Which part of a key is hashed when it has braces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TagRule {
+    /// Between the first `{` and the next `}`; an empty tag means the whole key (Redis Cluster, twemproxy).
+    #[default]
+    Redis,
+    /// As above, but an empty tag hashes the empty string (Codis).
+    Codis,
+}
+
+/// The part of `key` that is hashed.
+#[inline]
+pub fn tag(key: &[u8], rule: TagRule) -> &[u8] {
+    let Some(open) = find(key, b'{') else { return key };
+    let rest = &key[open + 1..];
+    match find(rest, b'}') {
+        Some(0) if rule == TagRule::Redis => key,
+        Some(close) => &rest[..close],
+        None => key,
+    }
+}
+
+/// The slot of `key` in a cluster of `slot_count` slots (at least 1).
+#[inline]
+pub fn slot_of(key: &[u8], rule: TagRule, slot_count: u16) -> Slot {
+    let hash = crc32(tag(key, rule));
+    if slot_count.is_power_of_two() {
+        (hash & (u32::from(slot_count) - 1)) as Slot
+    } else {
+        (hash % u32::from(slot_count)) as Slot
+    }
+}
+
+/// Keys are short: a plain loop beats a call to a vector search below a cache line.
+#[inline]
+fn find(bytes: &[u8], byte: u8) -> Option<usize> {
+    if bytes.len() <= 32 { bytes.iter().position(|&b| b == byte) } else { memchr::memchr(byte, bytes) }
+}
+
+/// CRC-32 (IEEE 802.3, reflected), as `crc32fast::hash`. Slicing-by-8 wins below 64 bytes, carry-less
+/// multiplication above.
+#[inline]
+pub fn crc32(bytes: &[u8]) -> u32 {
+    if bytes.len() >= 64 {
+        return crc32fast::hash(bytes);
+    }
+    let mut crc = !0u32;
+    let (words, tail) = bytes.as_chunks::<8>();
+    for w in words {
+        let low = crc ^ u32::from_le_bytes([w[0], w[1], w[2], w[3]]);
+        crc = TABLE[7][(low & 255) as usize]
+            ^ TABLE[6][(low >> 8 & 255) as usize]
+            ^ TABLE[5][(low >> 16 & 255) as usize]
+            ^ TABLE[4][(low >> 24) as usize]
+            ^ TABLE[3][w[4] as usize]
+            ^ TABLE[2][w[5] as usize]
+            ^ TABLE[1][w[6] as usize]
+            ^ TABLE[0][w[7] as usize];
+    }
+    for &b in tail {
+        crc = TABLE[0][((crc ^ u32::from(b)) & 255) as usize] ^ (crc >> 8);
+    }
+    !crc
+}
+
+static TABLE: [[u32; 256]; 8] = table();
+
+const fn table() -> [[u32; 256]; 8] {
+    let mut t = [[0u32; 256]; 8];
+    let mut i = 0;
+    while i < 256 {
+        let mut c = i as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            c = if c & 1 == 1 { 0xEDB8_8320 ^ (c >> 1) } else { c >> 1 };
+            bit += 1;
+        }
+        t[0][i] = c;
+        i += 1;
+    }
+    let mut k = 1;
+    while k < 8 {
+        let mut i = 0;
+        while i < 256 {
+            t[k][i] = t[0][(t[k - 1][i] & 255) as usize] ^ (t[k - 1][i] >> 8);
+            i += 1;
+        }
+        k += 1;
+    }
+    t
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn slots_are_those_of_codis() {
+        // python3: zlib.crc32(b"...") % 1024
+        assert_eq!(slot_of(b"123456789", TagRule::Redis, 1024), (0xCBF4_3926u32 % 1024) as u16);
+        assert_eq!(slot_of(b"a{123456789}b", TagRule::Codis, 1024), (0xCBF4_3926u32 % 1024) as u16);
+        assert_eq!(slot_of(b"", TagRule::Redis, 1024), 0);
+    }
+
+    #[test]
+    fn tags() {
+        for (key, redis, codis) in [
+            ("abc", "abc", "abc"),
+            ("{user}:1", "user", "user"),
+            ("x{user}{y}", "user", "user"),
+            ("{}abc", "{}abc", ""),
+            ("{abc", "{abc", "{abc"),
+            ("}a{b", "}a{b", "}a{b"),
+            ("}a{b}", "b", "b"),
+            ("{{a}}", "{a", "{a"),
+        ] {
+            assert_eq!(tag(key.as_bytes(), TagRule::Redis), redis.as_bytes(), "{key}");
+            assert_eq!(tag(key.as_bytes(), TagRule::Codis), codis.as_bytes(), "{key}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn crc_agrees_with_crc32fast(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(crc32(&bytes), crc32fast::hash(&bytes));
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The proxy: a master process that owns listeners and topology, and workers that relay.
+//!
+//! Read top to bottom: each module uses only those declared below it.
+
+pub mod config;
+pub mod master;
+pub mod worker;
+pub mod mail;
+pub mod os;
+pub mod relay;
+pub mod stats;

@@ -1,0 +1,112 @@
+//! Every bound of the relay, with its reason; and the settings an operator may change while it runs.
+
+use serde::{Deserialize, Serialize};
+
+/// What the relay is told by the configuration; may change while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// What clients must say with AUTH; None: nothing.
+    pub client_password: Option<String>,
+    /// Said to instances with AUTH.
+    pub instance_user: Option<String>,
+    pub instance_password: Option<String>,
+    /// The proxy's name in CLIENT SETNAME on links.
+    pub proxy_name: String,
+    /// Links a worker keeps to each primary. 1 gives the largest batches; more helps instances with io-threads.
+    pub links_per_instance: u32,
+    /// A request is answered with an error when its reply takes longer. The link stays.
+    pub request_timeout_us: u64,
+    /// A link that owes a reply for longer than this is dead: closed and opened again.
+    pub link_dead_us: u64,
+    pub connect_timeout_us: u64,
+    /// An idle link is pinged this often.
+    pub link_ping_us: u64,
+    /// How long a request waits for a held slot.
+    pub hold_timeout_us: u64,
+    /// Bytes of held requests of one client.
+    pub hold_client_bytes_max: usize,
+    /// Bytes of held requests of the worker.
+    pub hold_worker_bytes_max: usize,
+    /// Requests of a client that await replies: at this many its socket is not read.
+    pub client_in_flight_max: u32,
+    /// Reply bytes queued for a client above which its requests are not read, while it reads at all.
+    pub client_output_soft: usize,
+    /// Reply bytes queued for a client above which it is closed.
+    pub client_output_max: usize,
+    /// A request that must be kept whole (split over groups) may have this many bytes.
+    pub request_kept_max: usize,
+    /// A client that says nothing for so long is closed; 0: never.
+    pub client_idle_us: u64,
+    pub clients_max: u32,
+    /// Memory of the worker's buffers: at 80 % it stops accepting, at 100 % it closes the client that holds most.
+    pub worker_memory_max: usize,
+    /// Commands refused by name, upper case.
+    pub denied_commands: Vec<String>,
+    /// Commands we do not know (modules), or do not serve by default, and where they go.
+    pub declared_commands: Vec<Declared>,
+}
+
+/// A command served on the operator's word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Declared {
+    /// As typed: `JSON.SET`, or `CONFIG SET` for one subcommand.
+    pub name: String,
+    /// The place of its first key, counted from the name; 0: none.
+    #[serde(default)]
+    pub first_key: u32,
+    /// The place of its last key; negative counts from the end. All must be in one slot.
+    #[serde(default)]
+    pub last_key: i32,
+    #[serde(default = "one")]
+    pub key_step: u32,
+    /// Only with no keys: send it to every group, and give the first error or the first reply.
+    #[serde(default)]
+    pub all_groups: bool,
+    #[serde(default)]
+    pub write: bool,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            client_password: None,
+            instance_user: None,
+            instance_password: None,
+            proxy_name: "twemslot".into(),
+            links_per_instance: 1,
+            request_timeout_us: 5_000_000,
+            link_dead_us: 15_000_000,
+            connect_timeout_us: 1_000_000,
+            link_ping_us: 1_000_000,
+            hold_timeout_us: 5_000_000,
+            hold_client_bytes_max: 1 << 20,
+            hold_worker_bytes_max: 64 << 20,
+            client_in_flight_max: 1024,
+            client_output_soft: 1 << 20,
+            client_output_max: 64 << 20,
+            request_kept_max: 64 << 20,
+            client_idle_us: 0,
+            clients_max: 10_000,
+            worker_memory_max: 1 << 30,
+            denied_commands: Vec::new(),
+            declared_commands: Vec::new(),
+        }
+    }
+}
+
+/// Requests on one link that await replies; beyond it requests fail at once rather than queue for seconds.
+pub const LINK_IN_FLIGHT_MAX: usize = 65_536;
+/// Bytes waiting to be written to one link; beyond it requests fail at once.
+pub const LINK_OUTPUT_MAX: usize = 64 << 20;
+/// A request larger than this does not share a link: while a slow client dribbles it, others would wait.
+pub const LARGE: usize = 64 << 10;
+/// Keys of one split command: more would hold the worker for milliseconds.
+pub const SPLIT_KEYS_MAX: usize = 65_536;
+/// Timers are looked at this often while anything waits.
+pub const TICK_US: u64 = 10_000;

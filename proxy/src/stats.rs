@@ -1,0 +1,310 @@
+//! What a worker counts. The relay owns a `Stats` and adds to plain words; the worker copies the words into its shared
+//! page now and then, and the master sums the pages of all workers for `/metrics`. No string is made on the way.
+
+/// Counts of the whole worker; each only grows. The order is the layout of the page: bump `LAYOUT` on a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Counter {
+    ClientsAccepted,
+    ClientsClosed,
+    /// Closed by us because their replies piled up, or memory ran out.
+    ClientsClosedForMemory,
+    /// Closed by us because their bytes were not RESP.
+    ClientsClosedForProtocol,
+    ClientsHandedOver,
+    ClientBytesIn,
+    ClientBytesOut,
+    LinkBytesIn,
+    LinkBytesOut,
+    Requests,
+    /// Answered here, with no instance asked.
+    RequestsLocal,
+    /// Split over groups.
+    RequestsSplit,
+    /// Too large to share a link: sent on a link of their own.
+    RequestsLarge,
+    RepliesError,
+    /// Errors made here rather than by an instance, by cause.
+    ErrorsUnknownCommand,
+    ErrorsNotServed,
+    ErrorsArity,
+    ErrorsCrossSlot,
+    ErrorsNoOwner,
+    ErrorsLinkDown,
+    ErrorsOutcomeUnknown,
+    ErrorsTimeout,
+    ErrorsOverload,
+    ErrorsHeldTooLong,
+    ErrorsAuth,
+    Held,
+    HeldUsSum,
+    LinksOpened,
+    LinksFailed,
+    TopologiesApplied,
+    SettingsApplied,
+    LoopIterations,
+    LoopEvents,
+    LoopStalls,
+    ReadCalls,
+    WriteCalls,
+}
+
+pub const COUNTERS: usize = Counter::WriteCalls as usize + 1;
+
+/// What is the case now; zero when the worker is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Gauge {
+    Clients,
+    RequestsInFlight,
+    RequestsHeld,
+    SlotsHeld,
+    MemoryBytes,
+    ClientOutputBytes,
+    LinkOutputBytes,
+    LinksUp,
+    LinksDown,
+    TopologyEpoch,
+    /// The epoch for which "no request for a held slot is in flight" is true.
+    QuietEpoch,
+    Draining,
+}
+
+pub const GAUGES: usize = Gauge::Draining as usize + 1;
+
+/// Words kept for each command: calls, errors, and microseconds from request to reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum OfCommand {
+    Calls,
+    Errors,
+    UsSum,
+}
+
+/// Words kept for each group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum OfGroup {
+    /// The group's id plus one; 0: this entry is free.
+    IdPlusOne,
+    Requests,
+    Errors,
+    /// Microseconds between request sent and reply read.
+    UsSum,
+    LinkOpened,
+    LinkFailed,
+    RepliesLoading,
+    RepliesReadOnly,
+    RepliesMasterDown,
+    BytesIn,
+    BytesOut,
+    /// Gauges from here on.
+    InFlight,
+    OutputBytes,
+    /// 1 when the link to the primary is usable.
+    LinkUp,
+}
+
+/// The first gauge among a group's words.
+pub const GROUP_GAUGES_FROM: usize = OfGroup::InFlight as usize;
+
+pub const COMMANDS_MAX: usize = 640;
+pub const GROUPS_MAX: usize = 1024;
+const PER_COMMAND: usize = 3;
+const PER_GROUP: usize = OfGroup::LinkUp as usize + 1;
+
+/// Buckets of a histogram of microseconds: 8 to each power of two, up to 67 s.
+pub const BUCKETS: usize = 208;
+
+/// Which histogram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Histogram {
+    /// From a request read to its reply written to the client's buffer.
+    Total,
+    /// From a request put on a link to its reply read.
+    Instance,
+}
+
+const GAUGES_AT: usize = COUNTERS;
+const HISTOGRAMS_AT: usize = GAUGES_AT + GAUGES;
+const COMMANDS_AT: usize = HISTOGRAMS_AT + 2 * BUCKETS;
+const GROUPS_AT: usize = COMMANDS_AT + COMMANDS_MAX * PER_COMMAND;
+
+/// Words in a page.
+pub const WORDS: usize = GROUPS_AT + GROUPS_MAX * PER_GROUP;
+
+/// The bucket of a duration in microseconds.
+#[inline]
+pub fn bucket(us: u64) -> usize {
+    if us < 8 {
+        return us as usize;
+    }
+    let exponent = 63 - us.leading_zeros() as usize;
+    ((exponent - 2) * 8 + (us >> (exponent - 3) & 7) as usize).min(BUCKETS - 1)
+}
+
+/// The least duration, in microseconds, that is beyond bucket `i`.
+pub fn bucket_end(i: usize) -> u64 {
+    let next = i as u64 + 1;
+    if next < 8 { next } else { (8 + next % 8) << (next / 8 - 1) }
+}
+
+/// One worker's words. Groups take an entry by id the first time they are seen and keep it.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    words: Vec<u64>,
+    groups: usize,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self { words: vec![0; WORDS], groups: 0 }
+    }
+}
+
+impl Stats {
+    /// Goes on from the words of an earlier worker's page: counters stay, gauges start at zero.
+    pub fn resumed(words: &[u64]) -> Self {
+        let mut stats = Self::default();
+        if words.len() == WORDS {
+            stats.words.copy_from_slice(words);
+        }
+        stats.words[GAUGES_AT..HISTOGRAMS_AT].fill(0);
+        while stats.groups < GROUPS_MAX && stats.of_group(stats.groups, OfGroup::IdPlusOne) != 0 {
+            let at = GROUPS_AT + stats.groups * PER_GROUP;
+            stats.words[at + GROUP_GAUGES_FROM..at + PER_GROUP].fill(0);
+            stats.groups += 1;
+        }
+        stats
+    }
+
+    /// Sums another worker's words into these; groups are matched by id.
+    pub fn add_all(&mut self, other: &Self) {
+        for i in 0..GROUPS_AT {
+            self.words[i] += other.words[i];
+        }
+        for g in 0..other.groups {
+            let id = other.of_group(g, OfGroup::IdPlusOne) - 1;
+            let Some(mine) = self.group_entry(id as u32) else { continue };
+            for w in 1..PER_GROUP {
+                self.words[GROUPS_AT + mine * PER_GROUP + w] += other.words[GROUPS_AT + g * PER_GROUP + w];
+            }
+        }
+    }
+
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// How many of the words are in use: copying more is a waste.
+    pub fn words_used(&self) -> usize {
+        GROUPS_AT + self.groups * PER_GROUP
+    }
+
+    #[inline]
+    pub fn add(&mut self, counter: Counter, n: u64) {
+        self.words[counter as usize] += n;
+    }
+
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.words[counter as usize]
+    }
+
+    #[inline]
+    pub fn set(&mut self, gauge: Gauge, value: u64) {
+        self.words[GAUGES_AT + gauge as usize] = value;
+    }
+
+    pub fn gauge(&self, gauge: Gauge) -> u64 {
+        self.words[GAUGES_AT + gauge as usize]
+    }
+
+    /// Records `n` equal durations.
+    #[inline]
+    pub fn observe(&mut self, histogram: Histogram, us: u64, n: u64) {
+        self.words[HISTOGRAMS_AT + histogram as usize * BUCKETS + bucket(us)] += n;
+    }
+
+    pub fn histogram(&self, histogram: Histogram) -> &[u64] {
+        let at = HISTOGRAMS_AT + histogram as usize * BUCKETS;
+        &self.words[at..at + BUCKETS]
+    }
+
+    /// `command` is a `CommandId`.
+    #[inline]
+    pub fn add_of_command(&mut self, command: u16, word: OfCommand, n: u64) {
+        let command = usize::from(command).min(COMMANDS_MAX - 1);
+        self.words[COMMANDS_AT + command * PER_COMMAND + word as usize] += n;
+    }
+
+    pub fn of_command(&self, command: u16, word: OfCommand) -> u64 {
+        self.words[COMMANDS_AT + usize::from(command).min(COMMANDS_MAX - 1) * PER_COMMAND + word as usize]
+    }
+
+    /// The entry of a group id, taken now if need be; None when all are taken.
+    pub fn group_entry(&mut self, id: u32) -> Option<usize> {
+        let wanted = u64::from(id) + 1;
+        if let Some(found) = (0..self.groups).find(|&g| self.of_group(g, OfGroup::IdPlusOne) == wanted) {
+            return Some(found);
+        }
+        if self.groups == GROUPS_MAX {
+            return None;
+        }
+        let entry = self.groups;
+        self.groups += 1;
+        self.words[GROUPS_AT + entry * PER_GROUP] = wanted;
+        Some(entry)
+    }
+
+    /// Entries in use, from 0.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    #[inline]
+    pub fn add_of_group(&mut self, entry: usize, word: OfGroup, n: u64) {
+        self.words[GROUPS_AT + entry * PER_GROUP + word as usize] += n;
+    }
+
+    pub fn set_of_group(&mut self, entry: usize, word: OfGroup, value: u64) {
+        self.words[GROUPS_AT + entry * PER_GROUP + word as usize] = value;
+    }
+
+    pub fn of_group(&self, entry: usize, word: OfGroup) -> u64 {
+        self.words[GROUPS_AT + entry * PER_GROUP + word as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_hold_what_they_say() {
+        for us in (0..100_000).chain([1 << 20, 1 << 25, 66_000_000]) {
+            let i = bucket(us);
+            assert!(us < bucket_end(i), "{us} in {i}");
+            assert!(i == 0 || us >= bucket_end(i - 1), "{us} in {i}");
+        }
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn a_restart_keeps_counts_and_forgets_gauges() {
+        let mut stats = Stats::default();
+        stats.add(Counter::Requests, 5);
+        stats.set(Gauge::Clients, 3);
+        let g = stats.group_entry(7).expect("room");
+        stats.add_of_group(g, OfGroup::Requests, 2);
+        stats.set_of_group(g, OfGroup::LinkUp, 1);
+        let next = Stats::resumed(stats.words());
+        assert_eq!((next.get(Counter::Requests), next.gauge(Gauge::Clients)), (5, 0));
+        assert_eq!((next.of_group(0, OfGroup::Requests), next.of_group(0, OfGroup::LinkUp)), (2, 0));
+        let mut sum = Stats::default();
+        sum.group_entry(1);
+        sum.add_all(&next);
+        sum.add_all(&next);
+        assert_eq!((sum.get(Counter::Requests), sum.of_group(1, OfGroup::Requests)), (10, 4));
+    }
+}
