@@ -27,26 +27,48 @@ pub type LinkId = u32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deed {
     /// Open a socket to an instance; then call `link_opened`, or `link_closed` with the cause.
-    Connect { link: LinkId, addr: Addr },
+    Connect {
+        link: LinkId,
+        addr: Addr,
+    },
     /// Close the socket, then call `link_closed`. What is in the link's output is dropped.
-    CloseLink { link: LinkId },
+    CloseLink {
+        link: LinkId,
+    },
     /// Close the socket, then call `client_closed`. What is in the client's output has been written, or is dropped.
-    CloseClient { client: ClientId },
+    CloseClient {
+        client: ClientId,
+    },
     /// Do not read from the client until `ReadAgain`.
-    StopReading { client: ClientId },
-    ReadAgain { client: ClientId },
+    StopReading {
+        client: ClientId,
+    },
+    ReadAgain {
+        client: ClientId,
+    },
     /// The same for a link that serves one client alone.
-    StopReadingLink { link: LinkId },
-    ReadLinkAgain { link: LinkId },
+    StopReadingLink {
+        link: LinkId,
+    },
+    ReadLinkAgain {
+        link: LinkId,
+    },
     /// Memory is short: do not accept until `AcceptAgain`.
     StopAccepting,
     AcceptAgain,
     /// Every live request has been sent under `epoch`, and none for a slot it holds is in flight.
-    Quiet { epoch: u64 },
+    Quiet {
+        epoch: u64,
+    },
     /// The client is between requests and the worker is draining: hand it over (`client_hand_over`) or close it.
-    AtBoundary { client: ClientId },
+    AtBoundary {
+        client: ClientId,
+    },
     /// Something a person should know.
-    Tell { level: Level, text: String },
+    Tell {
+        level: Level,
+        text: String,
+    },
 }
 
 /// How much it matters.
