@@ -5,13 +5,14 @@
 //! clients, and do the relay's deeds, until it wants nothing more. Then, where there is any, letters from the master,
 //! new clients, the relay's timers, and the statistics page.
 
-mod clock;
-mod listener;
-mod mail;
-mod poller;
-mod stream;
 mod traffic;
+mod mail;
+mod listener;
+mod stream;
+mod poller;
+mod clock;
 
+use crate::log::{self, Log, LogSettings};
 use crate::mail::{ToMaster, ToWorker};
 use crate::os::SharedPage;
 use crate::relay::limits::Settings;
@@ -41,19 +42,12 @@ const ROUNDS_MAX: usize = 16;
 /// A letter that could not be sent is tried again this often.
 const POST_RETRY_US: u64 = 10_000;
 
-/// How the master's words about logging are obeyed. The subscriber itself is made before `run`.
-#[derive(Debug, Clone, Copy)]
-pub struct LogHooks {
-    pub set_level: fn(&str),
-    pub reopen: fn(),
-}
-
 /// Serves until the master says `Drain` and all clients have gone, or until the master has gone.
 ///
 /// `control` is the worker's end of the mailbox. Errors: the master says nothing that a worker can start from, or the
 /// poller fails.
-pub fn run(control: OwnedFd, log: LogHooks) -> anyhow::Result<()> {
-    let mut worker = Worker::start(control, log)?;
+pub fn run(control: OwnedFd) -> anyhow::Result<()> {
+    let mut worker = Worker::start(control)?;
     while !worker.is_done() {
         worker.iterate()?;
     }
@@ -71,7 +65,8 @@ struct Worker {
     post: Post,
     page: SharedPage,
     topology: Option<Arc<Topology>>,
-    log: LogHooks,
+    /// None: somebody else in this process has started the log.
+    log: Option<Log>,
     /// Set by `Drain`: whether clients are handed to the master, or closed.
     draining: Option<bool>,
     /// Clients that leave as soon as they can.
@@ -88,6 +83,7 @@ struct Worker {
 struct Greeting {
     worker: u32,
     page: SharedPage,
+    log: Option<Log>,
     settings: Settings,
     /// What it said meanwhile.
     others: Vec<Letter<ToWorker>>,
@@ -99,10 +95,10 @@ impl Greeting {
         loop {
             while let Some((message, fd)) = post.next() {
                 match message {
-                    ToWorker::Hello { worker, .. } => {
+                    ToWorker::Hello { worker, log } => {
                         let fd = fd.context("the master's Hello came without the statistics page")?;
                         let page = SharedPage::map(&fd).context("the statistics page cannot be mapped")?;
-                        hello = Some((worker, page));
+                        hello = Some((worker, page, start_log(&log)));
                     }
                     ToWorker::Settings(said) => settings = Some(*said),
                     other => others.push((other, fd)),
@@ -110,7 +106,7 @@ impl Greeting {
             }
             anyhow::ensure!(!post.is_closed(), "the master went away before it said Hello and Settings");
             match (hello.take(), settings.take()) {
-                (Some((worker, page)), Some(settings)) => return Ok(Self { worker, page, settings, others }),
+                (Some((worker, page, log)), Some(settings)) => return Ok(Self { worker, page, log, settings, others }),
                 (h, s) => (hello, settings) = (h, s),
             }
             poller.wait(None).context("the poller failed")?;
@@ -119,11 +115,23 @@ impl Greeting {
     }
 }
 
+/// Starts this process's log as the master's `Hello` says.
+fn start_log(settings: &str) -> Option<Log> {
+    let settings = serde_json::from_str::<LogSettings>(settings).unwrap_or_default();
+    match log::start(&settings) {
+        Ok(log) => Some(log),
+        Err(e) => {
+            tracing::warn!(error = %e, "this worker has no log of its own");
+            None
+        }
+    }
+}
+
 impl Worker {
-    fn start(control: OwnedFd, log: LogHooks) -> anyhow::Result<Self> {
+    fn start(control: OwnedFd) -> anyhow::Result<Self> {
         let mut poller = Poller::new().context("no poller: epoll is needed")?;
         let mut post = Post::new(control, &poller)?;
-        let Greeting { worker, page, settings, others } = Greeting::wait(&mut poller, &mut post)?;
+        let Greeting { worker, page, log, settings, others } = Greeting::wait(&mut poller, &mut post)?;
         let mut clock = Clock::new();
         let now = clock.now();
         let seed = now.unix_us ^ u64::from(std::process::id()) << 32;
@@ -282,8 +290,8 @@ impl Worker {
                 self.traffic.adopt_client(Stream::new(fd.into()), state, &self.poller);
             }
             (ToWorker::Drain { hand_over }, _) => self.drain(hand_over),
-            (ToWorker::LogLevel { level }, _) => (self.log.set_level)(&level),
-            (ToWorker::ReopenLog, _) => (self.log.reopen)(),
+            (ToWorker::LogLevel { level }, _) => self.set_log_level(&level),
+            (ToWorker::ReopenLog, _) => self.reopen_log(),
             (ToWorker::Status { ticket }, _) => {
                 let links = self.traffic.relay.link_status();
                 self.post.say(ToMaster::Status { ticket, links }, None);
@@ -293,6 +301,20 @@ impl Worker {
                 ?message,
                 "this came without its descriptor; raise the limit of open files (ulimit -n, LimitNOFILE)"
             ),
+        }
+    }
+
+    fn set_log_level(&self, level: &str) {
+        match (&self.log, log::Level::of(level)) {
+            (Some(log), Some(level)) => log.set_level(level),
+            (None, _) => {}
+            (_, None) => tracing::warn!(level, "the log has no such level"),
+        }
+    }
+
+    fn reopen_log(&self) {
+        if let Some(Err(e)) = self.log.as_ref().map(Log::reopen) {
+            tracing::warn!(error = %e, "the log file could not be opened anew; lines go to the old one");
         }
     }
 
