@@ -1,1 +1,394 @@
-//! The shell of a worker.
+//! The shell of a worker: one thread, one loop, many sockets. What bytes mean is the relay's business; here they are
+//! moved, and the relay's deeds are done.
+//!
+//! One iteration: wait for events, and read the clock. Read instances, then clients. Write to instances, then to
+//! clients, and do the relay's deeds, until it wants nothing more. Then, where there is any, letters from the master,
+//! new clients, the relay's timers, and the statistics page.
+
+mod traffic;
+mod mail;
+mod listener;
+mod stream;
+mod poller;
+mod clock;
+
+use crate::log::{self, Log, LogSettings};
+use crate::mail::{ToMaster, ToWorker};
+use crate::os::SharedPage;
+use crate::relay::limits::Settings;
+use crate::relay::{ClientId, Deed, Level, Relay};
+use crate::stats::{Counter, Stats};
+use anyhow::Context;
+use clock::Clock;
+use cluster::topology::Topology;
+use cluster::wire;
+use listener::Listeners;
+use mail::{Letter, Post};
+use poller::{Poller, Source};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use stream::Stream;
+use traffic::{Leaving, Traffic};
+
+/// The statistics page is at most this old while anything happens.
+const PUBLISH_US: u64 = 100_000;
+/// An iteration longer than this is counted as a stall.
+const STALL_US: u64 = 5_000;
+/// Iterations with fewer events than this are not timed: a clock costs as much as a request.
+const STALL_EVENTS: u64 = 16;
+/// Rounds of writes and deeds in one iteration; what is left then goes on in the next.
+const ROUNDS_MAX: usize = 16;
+/// A letter that could not be sent is tried again this often.
+const POST_RETRY_US: u64 = 10_000;
+
+/// Serves until the master says `Drain` and all clients have gone, or until the master has gone.
+///
+/// `control` is the worker's end of the mailbox. Errors: the master says nothing that a worker can start from, or the
+/// poller fails.
+pub fn run(control: OwnedFd) -> anyhow::Result<()> {
+    let mut worker = Worker::start(control)?;
+    while !worker.is_done() {
+        worker.iterate()?;
+    }
+    worker.publish();
+    Ok(())
+}
+
+/// Everything a worker has.
+struct Worker {
+    poller: Poller,
+    clock: Clock,
+    now_us: u64,
+    traffic: Traffic,
+    listeners: Listeners,
+    post: Post,
+    page: SharedPage,
+    topology: Option<Arc<Topology>>,
+    /// None: somebody else in this process has started the log.
+    log: Option<Log>,
+    /// Set by `Drain`: whether clients are handed to the master, or closed.
+    draining: Option<bool>,
+    /// Clients that leave as soon as they can.
+    leaving: Vec<ClientId>,
+    drained: bool,
+    /// The relay wants more than one iteration may do.
+    unsettled: bool,
+    /// Something happened since the page was published.
+    unpublished: bool,
+    published_us: u64,
+}
+
+/// What the master must say before a worker can do anything.
+struct Greeting {
+    worker: u32,
+    page: SharedPage,
+    log: Option<Log>,
+    settings: Settings,
+    /// What it said meanwhile.
+    others: Vec<Letter<ToWorker>>,
+}
+
+impl Greeting {
+    fn wait(poller: &mut Poller, post: &mut Post) -> anyhow::Result<Self> {
+        let (mut hello, mut settings, mut others) = (None, None, Vec::new());
+        loop {
+            while let Some((message, fd)) = post.next() {
+                match message {
+                    ToWorker::Hello { worker, log } => {
+                        let fd = fd.context("the master's Hello came without the statistics page")?;
+                        let page = SharedPage::map(&fd).context("the statistics page cannot be mapped")?;
+                        hello = Some((worker, page, start_log(&log)));
+                    }
+                    ToWorker::Settings(said) => settings = Some(*said),
+                    other => others.push((other, fd)),
+                }
+            }
+            anyhow::ensure!(!post.is_closed(), "the master went away before it said Hello and Settings");
+            match (hello.take(), settings.take()) {
+                (Some((worker, page, log)), Some(settings)) => return Ok(Self { worker, page, log, settings, others }),
+                (h, s) => (hello, settings) = (h, s),
+            }
+            poller.wait(None).context("the poller failed")?;
+            post.note();
+        }
+    }
+}
+
+/// Starts this process's log as the master's `Hello` says.
+fn start_log(settings: &str) -> Option<Log> {
+    let settings = serde_json::from_str::<LogSettings>(settings).unwrap_or_default();
+    match log::start(&settings) {
+        Ok(log) => Some(log),
+        Err(e) => {
+            tracing::warn!(error = %e, "this worker has no log of its own");
+            None
+        }
+    }
+}
+
+impl Worker {
+    fn start(control: OwnedFd) -> anyhow::Result<Self> {
+        let mut poller = Poller::new().context("no poller: epoll is needed")?;
+        let mut post = Post::new(control, &poller)?;
+        let Greeting { worker, page, log, settings, others } = Greeting::wait(&mut poller, &mut post)?;
+        let mut clock = Clock::new();
+        let now = clock.now();
+        let seed = now.unix_us ^ u64::from(std::process::id()) << 32;
+        let mut relay = Relay::new(settings, worker, seed, now);
+        *relay.stats() = Stats::resumed(&page.read());
+        let mut this = Self {
+            poller,
+            clock,
+            now_us: now.us,
+            traffic: Traffic::new(relay),
+            listeners: Listeners::new(),
+            post,
+            page,
+            topology: None,
+            log,
+            draining: None,
+            leaving: Vec::new(),
+            drained: false,
+            unsettled: true,
+            unpublished: true,
+            published_us: now.us,
+        };
+        for (message, fd) in others {
+            this.obey(message, fd);
+        }
+        this.read_post();
+        this.post.say(ToMaster::Ready, None);
+        Ok(this)
+    }
+
+    fn is_done(&self) -> bool {
+        self.post.is_closed() || (self.drained && self.post.is_sent())
+    }
+
+    /// One turn of the loop.
+    fn iterate(&mut self) -> anyhow::Result<()> {
+        let timeout = self.timeout();
+        if timeout != Some(Duration::ZERO) {
+            self.check_nobody_is_forgotten();
+        }
+        let events = self.poller.wait(timeout).context("the poller failed")?;
+        let now = self.clock.now();
+        self.now_us = now.us;
+        self.traffic.relay.set_now(now);
+        self.note_events();
+        self.traffic.turn();
+        self.settle();
+        if self.do_rarer_things() {
+            self.settle();
+        }
+        self.leave();
+        self.count(events);
+        Ok(())
+    }
+
+    /// How long the poller may sleep; None: until an event.
+    fn timeout(&self) -> Option<Duration> {
+        if self.traffic.is_busy() || self.unsettled {
+            return Some(Duration::ZERO);
+        }
+        let mut until = self.traffic.relay.deadline().min(self.listeners.deadline());
+        if self.unpublished {
+            until = until.min(self.published_us + PUBLISH_US);
+        }
+        if !self.post.is_sent() {
+            until = until.min(self.now_us + POST_RETRY_US);
+        }
+        (until != u64::MAX).then(|| Duration::from_micros(until.saturating_sub(self.now_us)))
+    }
+
+    fn check_nobody_is_forgotten(&mut self) {
+        if cfg!(debug_assertions) {
+            let forgotten = self.traffic.forgotten();
+            debug_assert_eq!(forgotten, None, "this socket could go on, but nobody would wake it");
+        }
+    }
+
+    fn note_events(&mut self) {
+        for (source, readiness) in self.poller.events() {
+            match source {
+                Source::Client(client) => self.traffic.note_client(client, readiness),
+                Source::Link(link) => self.traffic.note_link(link, readiness),
+                Source::Listener(at) => self.listeners.note(at),
+                Source::Control => self.post.note(),
+            }
+        }
+    }
+
+    /// Writes and does deeds until the relay wants nothing more.
+    fn settle(&mut self) {
+        for _ in 0..ROUNDS_MAX {
+            let flushed = self.traffic.flush();
+            if !self.do_deeds() && !flushed {
+                self.unsettled = false;
+                return;
+            }
+        }
+        self.unsettled = true;
+    }
+
+    fn do_deeds(&mut self) -> bool {
+        let mut any = false;
+        while let Some(deed) = self.traffic.relay.next_deed() {
+            any = true;
+            match self.traffic.perform(deed, &self.poller) {
+                None => {}
+                Some(Deed::StopAccepting) => self.listeners.allow(false),
+                Some(Deed::AcceptAgain) => self.listeners.allow(true),
+                Some(Deed::Quiet { epoch }) => self.post.say(ToMaster::Quiet { epoch }, None),
+                Some(Deed::AtBoundary { client }) => self.leaving.push(client),
+                Some(Deed::Tell { level: Level::Info, text }) => tracing::info!("{text}"),
+                Some(Deed::Tell { level: Level::Warn, text }) => tracing::warn!("{text}"),
+                Some(other) => debug_assert!(false, "nobody does {other:?}"),
+            }
+        }
+        any
+    }
+
+    /// Letters, new clients and timers; returns whether there were any.
+    fn do_rarer_things(&mut self) -> bool {
+        let mut any = self.post.is_ready();
+        self.read_post();
+        let Self { traffic, listeners, poller, now_us, .. } = self;
+        any |= listeners.accept(*now_us, |stream, peer| traffic.open_client(stream, &peer, poller)) > 0;
+        if *now_us >= traffic.relay.deadline() {
+            traffic.relay.tick();
+            self.unpublished = true;
+            any = true;
+        }
+        any
+    }
+
+    fn read_post(&mut self) {
+        while let Some((message, fd)) = self.post.next() {
+            self.obey(message, fd);
+        }
+        self.post.send();
+    }
+
+    fn obey(&mut self, message: ToWorker, fd: Option<OwnedFd>) {
+        match (message, fd) {
+            (ToWorker::Settings(settings), _) => {
+                self.traffic.relay.set_settings(*settings);
+                self.post.say(ToMaster::Ready, None);
+            }
+            (ToWorker::Listen { name }, Some(fd)) => self.listen(name, fd),
+            (ToWorker::Unlisten { name }, _) => self.unlisten(name),
+            (ToWorker::Topology { epoch, path }, _) => {
+                let answer = match self.load_topology(epoch, &path) {
+                    Ok(epoch) => ToMaster::Serving { epoch },
+                    Err(why) => ToMaster::Refused { epoch, why },
+                };
+                self.post.say(answer, None);
+            }
+            (ToWorker::Client(state), Some(fd)) => {
+                self.traffic.adopt_client(Stream::new(fd.into()), state, &self.poller);
+            }
+            (ToWorker::Drain { hand_over }, _) => self.drain(hand_over),
+            (ToWorker::LogLevel { level }, _) => self.set_log_level(&level),
+            (ToWorker::ReopenLog, _) => self.reopen_log(),
+            (ToWorker::Status { ticket }, _) => {
+                let links = self.traffic.relay.link_status();
+                self.post.say(ToMaster::Status { ticket, links }, None);
+            }
+            (ToWorker::Hello { .. }, _) => tracing::warn!("the master said Hello again"),
+            (message @ (ToWorker::Listen { .. } | ToWorker::Client(_)), None) => tracing::warn!(
+                ?message,
+                "this came without its descriptor; raise the limit of open files (ulimit -n, LimitNOFILE)"
+            ),
+        }
+    }
+
+    fn set_log_level(&self, level: &str) {
+        match (&self.log, log::Level::of(level)) {
+            (Some(log), Some(level)) => log.set_level(level),
+            (None, _) => {}
+            (_, None) => tracing::warn!(level, "the log has no such level"),
+        }
+    }
+
+    fn reopen_log(&self) {
+        if let Some(Err(e)) = self.log.as_ref().map(Log::reopen) {
+            tracing::warn!(error = %e, "the log file could not be opened anew; lines go to the old one");
+        }
+    }
+
+    fn listen(&mut self, name: String, fd: OwnedFd) {
+        match self.listeners.add(name.clone(), fd, &self.poller) {
+            Ok(()) => self.post.say(ToMaster::Listening { name }, None),
+            Err(e) => tracing::error!(listener = name, error = %e, "this listener cannot be used"),
+        }
+    }
+
+    fn unlisten(&mut self, name: String) {
+        let Self { traffic, listeners, poller, .. } = self;
+        listeners.remove(&name, poller, |stream, peer| traffic.open_client(stream, &peer, poller));
+        self.post.say(ToMaster::Unlistened { name }, None);
+    }
+
+    /// Serves the topology in the file, which may be newer than the one asked for; returns its epoch.
+    fn load_topology(&mut self, epoch: u64, path: &str) -> Result<u64, String> {
+        let json = std::fs::read(path).map_err(|e| format!("{path}: {e}"))?;
+        let next = wire::parse(&json).map_err(|faults| format!("{path}: {}", faults.join("; ")))?;
+        wire::may_follow(self.topology.as_deref(), &next).map_err(|refusal| refusal.to_string())?;
+        let found = next.epoch();
+        if found < epoch {
+            return Err(format!("{path}: holds epoch {found}, not {epoch}"));
+        }
+        let next = Arc::new(next);
+        self.topology = Some(Arc::clone(&next));
+        self.traffic.relay.set_topology(next);
+        Ok(found)
+    }
+
+    /// What waits on the listeners is for the worker that comes next: the master keeps them open.
+    fn drain(&mut self, hand_over: bool) {
+        self.listeners.clear(&self.poller);
+        self.draining = Some(hand_over);
+        self.traffic.relay.drain();
+    }
+
+    /// Lets go of clients that are between requests, and says so when the last has gone.
+    fn leave(&mut self) {
+        let Some(hand_over) = self.draining else { return };
+        for client in std::mem::take(&mut self.leaving) {
+            match self.traffic.take_client(client, hand_over, &self.poller) {
+                Leaving::Now(state, fd) if hand_over => self.post.say(ToMaster::Client(state), Some(fd)),
+                Leaving::Now(..) | Leaving::Not => {}
+                Leaving::Later => self.leaving.push(client),
+            }
+        }
+        if self.traffic.relay.clients() == 0 && !self.drained {
+            self.drained = true;
+            self.post.say(ToMaster::Drained, None);
+        }
+    }
+
+    fn count(&mut self, events: u64) {
+        let calls = std::mem::take(&mut self.traffic.calls);
+        let stats = self.traffic.relay.stats();
+        stats.add(Counter::LoopIterations, 1);
+        stats.add(Counter::LoopEvents, events);
+        stats.add(Counter::ReadCalls, calls.reads);
+        stats.add(Counter::WriteCalls, calls.writes);
+        if events >= STALL_EVENTS && self.clock.us() > self.now_us + STALL_US {
+            stats.add(Counter::LoopStalls, 1);
+        }
+        self.unpublished |= events > 0;
+        if self.unpublished && self.now_us >= self.published_us + PUBLISH_US {
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        let stats = self.traffic.relay.stats();
+        self.page.publish(&stats.words()[..stats.words_used()]);
+        self.unpublished = false;
+        self.published_us = self.now_us;
+    }
+}

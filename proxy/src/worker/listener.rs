@@ -1,0 +1,172 @@
+//! Listeners, which belong to the master: a worker accepts from them, and closes only its own copies.
+
+use super::poller::{Poller, Source};
+use super::stream::{Stream, prepare_listener};
+use mio::net::{TcpListener, UnixListener};
+use nix::libc::{EMFILE, ENFILE};
+use socket2::{Domain, Socket};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Clients accepted from one listener in one iteration: those already here wait meanwhile.
+const ACCEPTS_MAX: usize = 64;
+/// How long a worker without free descriptors leaves new clients in the queue.
+const PAUSE_US: u64 = 100_000;
+
+/// A listening socket of either kind.
+#[derive(Debug)]
+enum Socketed {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Socketed {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(fd);
+        prepare_listener(&socket)?;
+        let unix = socket.domain()? == Domain::UNIX;
+        let fd = OwnedFd::from(socket);
+        Ok(if unix { Self::Unix(fd.into()) } else { Self::Tcp(fd.into()) })
+    }
+
+    /// The next client's socket (non-blocking, closed on exec) and address.
+    fn accept(&self) -> io::Result<(OwnedFd, String)> {
+        match self {
+            Self::Tcp(listener) => listener.accept().map(|(stream, peer)| (stream.into(), peer.to_string())),
+            Self::Unix(listener) => listener.accept().map(|(stream, _)| (stream.into(), "unix".to_owned())),
+        }
+    }
+}
+
+impl AsFd for Socketed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Listener {
+    name: String,
+    socket: Socketed,
+    /// Clients may wait.
+    ready: bool,
+}
+
+/// All listeners of a worker.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    slots: Vec<Option<Listener>>,
+    /// Given up when descriptors run out, to accept a client and close it rather than leave it in the dark.
+    spare: Option<File>,
+    /// The relay has room for more clients.
+    allowed: bool,
+    paused_until_us: u64,
+    turned_away: u64,
+}
+
+impl Listeners {
+    pub(super) fn new() -> Self {
+        Self { slots: Vec::new(), spare: spare(), allowed: true, paused_until_us: 0, turned_away: 0 }
+    }
+
+    /// Accepts from this listener from now on.
+    pub(super) fn add(&mut self, name: String, fd: OwnedFd, poller: &Poller) -> io::Result<()> {
+        let socket = Socketed::new(fd)?;
+        let at = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        poller.watch(&socket, Source::Listener(at))?;
+        let listener = Some(Listener { name, socket, ready: false });
+        match self.slots.get_mut(at) {
+            Some(slot) => *slot = listener,
+            None => self.slots.push(listener),
+        }
+        Ok(())
+    }
+
+    /// Drops the listeners of this name, after giving all that wait on them to `open`.
+    pub(super) fn remove(&mut self, name: &str, poller: &Poller, mut open: impl FnMut(Stream, String)) {
+        for slot in &mut self.slots {
+            let Some(listener) = slot.take_if(|l| l.name == name) else { continue };
+            while let Ok((fd, peer)) = listener.socket.accept() {
+                open(Stream::new(fd.into()), peer);
+            }
+            forget(&listener, poller);
+        }
+    }
+
+    /// Drops all. What waits on them is for the next worker.
+    pub(super) fn clear(&mut self, poller: &Poller) {
+        for listener in self.slots.drain(..).flatten() {
+            forget(&listener, poller);
+        }
+    }
+
+    pub(super) fn note(&mut self, at: usize) {
+        if let Some(Some(listener)) = self.slots.get_mut(at) {
+            listener.ready = true;
+        }
+    }
+
+    /// Whether the relay has room for more clients.
+    pub(super) fn allow(&mut self, allowed: bool) {
+        self.allowed = allowed;
+    }
+
+    fn waiting(&self) -> bool {
+        self.allowed && self.slots.iter().flatten().any(|l| l.ready)
+    }
+
+    /// When `accept` should be called next.
+    pub(super) fn deadline(&self) -> u64 {
+        if self.waiting() { self.paused_until_us } else { u64::MAX }
+    }
+
+    /// Gives waiting clients to `open`; returns how many.
+    pub(super) fn accept(&mut self, now_us: u64, mut open: impl FnMut(Stream, String)) -> usize {
+        let mut accepted = 0;
+        if !self.waiting() || now_us < self.paused_until_us {
+            return accepted;
+        }
+        for listener in self.slots.iter_mut().flatten().filter(|l| l.ready) {
+            for _ in 0..ACCEPTS_MAX {
+                match listener.socket.accept() {
+                    Ok((fd, peer)) => {
+                        open(Stream::new(fd.into()), peer);
+                        accepted += 1;
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                        listener.ready = false;
+                        break;
+                    }
+                    Err(e) if matches!(e.raw_os_error(), Some(EMFILE | ENFILE)) => {
+                        self.paused_until_us = now_us + PAUSE_US;
+                        self.spare = None;
+                        self.turned_away += u64::from(listener.socket.accept().is_ok());
+                        self.spare = spare();
+                        tracing::warn!(
+                            listener = listener.name, turned_away = self.turned_away, error = %e,
+                            "no descriptor for a new client; raise the limit of open files (ulimit -n, LimitNOFILE)"
+                        );
+                        return accepted;
+                    }
+                    // Such as ECONNABORTED: this client has gone, the next may be there.
+                    Err(_) => {}
+                }
+            }
+        }
+        accepted
+    }
+}
+
+fn forget(listener: &Listener, poller: &Poller) {
+    if let Err(e) = poller.forget(&listener.socket) {
+        tracing::warn!(listener = listener.name, error = %e, "a listener could not be taken from the poller");
+    }
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}

@@ -1,0 +1,345 @@
+//! A connected socket, and what is known of it: the bits `readable` and `writable` are set by the poller's events and
+//! cleared only by a short read, a short write or WouldBlock. With edge-triggered events a bit cleared elsewhere is a
+//! connection that hangs, so no other file touches them.
+
+use super::poller::Readiness;
+use nix::libc::MSG_NOSIGNAL;
+use nix::sys::uio::writev;
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use cluster::instance::Addr;
+
+/// Bytes asked for in one read.
+pub(super) const READ_MAX: usize = 64 << 10;
+/// Bytes given to one write: more would let one client's large reply keep others waiting.
+const WRITE_MAX: usize = 256 << 10;
+/// Slices given to one write.
+const SLICES_MAX: usize = 64;
+/// Slices tried first: an array of 64 costs more to prepare than most outputs to send.
+const SLICES_FEW: usize = 8;
+/// Unacknowledged bytes for so long mean that an instance's machine is gone.
+const LINK_USER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a read brought.
+#[derive(Debug)]
+pub(super) enum Got {
+    Bytes(usize),
+    Nothing,
+    /// The peer sends no more.
+    End,
+    Failed(io::Error),
+}
+
+/// What a write took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Wrote {
+    pub bytes: usize,
+    /// The kernel was asked.
+    pub called: bool,
+    /// The socket takes more, and there may be more.
+    pub more: bool,
+}
+
+/// One socket and its bits.
+#[derive(Debug)]
+pub(super) struct Stream {
+    socket: Socket,
+    readable: bool,
+    writable: bool,
+    /// The peer will send no more: a short read does not prove that nothing is left to learn.
+    ending: bool,
+    /// Nothing can be written any more.
+    failed: bool,
+    /// Output waits for `writable`.
+    unwritten: bool,
+    /// The relay wants its bytes.
+    wanted: bool,
+    /// The end has been read.
+    ended: bool,
+    /// A link whose connect is under way.
+    opening: bool,
+    in_ready: bool,
+    in_flush: bool,
+}
+
+impl Stream {
+    /// A connected, non-blocking socket.
+    pub(super) fn new(socket: Socket) -> Self {
+        Self {
+            socket,
+            readable: false,
+            writable: true,
+            ending: false,
+            failed: false,
+            unwritten: false,
+            wanted: true,
+            ended: false,
+            opening: false,
+            in_ready: false,
+            in_flush: false,
+        }
+    }
+
+    /// Starts to connect to an instance; the outcome shows as an event (`opened`).
+    pub(super) fn connect(addr: &Addr) -> io::Result<Self> {
+        let (domain, to) = match addr {
+            Addr::Tcp(tcp) => (Domain::for_address(*tcp), SockAddr::from(*tcp)),
+            Addr::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+        };
+        let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
+        if matches!(addr, Addr::Tcp(_)) {
+            socket.set_tcp_nodelay(true)?;
+            socket.set_keepalive(true)?;
+            socket.set_tcp_user_timeout(Some(LINK_USER_TIMEOUT))?;
+        }
+        match socket.connect(&to) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(nix::libc::EINPROGRESS) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(Self { writable: false, opening: true, ..Self::new(socket) })
+    }
+
+    /// None: still connecting, or connected long since. Otherwise whether the link opened, said once.
+    pub(super) fn opened(&mut self) -> Option<io::Result<()>> {
+        if !self.opening || !(self.writable || self.failed) {
+            return None;
+        }
+        self.opening = false;
+        Some(match self.socket.take_error() {
+            Ok(Some(e)) | Err(e) => Err(e),
+            Ok(None) => Ok(()),
+        })
+    }
+
+    /// Whether a read is worth a call.
+    pub(super) fn may_read(&self) -> bool {
+        self.readable && self.wanted && !self.ended && !self.opening
+    }
+
+    /// Nothing can be written any more, and nothing will be read that would tell.
+    pub(super) fn is_lost(&self) -> bool {
+        self.failed && !self.may_read()
+    }
+
+    /// Whether the relay wants the bytes of this socket.
+    pub(super) fn want(&mut self, wanted: bool) {
+        self.wanted = wanted;
+    }
+
+    /// One read.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Got {
+        match (&self.socket).read(buffer) {
+            Ok(0) => {
+                self.ended = true;
+                Got::End
+            }
+            Ok(n) => {
+                if n < buffer.len() && !self.ending {
+                    self.readable = false;
+                }
+                Got::Bytes(n)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                if self.failed { Got::Failed(io::ErrorKind::ConnectionReset.into()) } else { Got::Nothing }
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Got::Nothing,
+            Err(e) => Got::Failed(e),
+        }
+    }
+
+    /// One write of what `output` fills in; a socket that is not writable gets it later.
+    pub(super) fn write<'a>(&mut self, output: impl Fn(&mut [IoSlice<'a>]) -> usize) -> io::Result<Wrote> {
+        if !self.writable {
+            self.unwritten = true;
+            return Ok(Wrote::default());
+        }
+        self.unwritten = false;
+        let mut few = [IoSlice::new(&[]); SLICES_FEW];
+        let count = output(&mut few);
+        if count < SLICES_FEW {
+            return self.send(&few[..count], false);
+        }
+        let mut many = [IoSlice::new(&[]); SLICES_MAX];
+        let count = output(&mut many);
+        self.send(&many[..count], count == SLICES_MAX)
+    }
+
+    fn send(&mut self, slices: &[IoSlice<'_>], full: bool) -> io::Result<Wrote> {
+        let (count, asked) = fitting(slices);
+        let result = match &slices[..count] {
+            [] => return Ok(Wrote::default()),
+            [one] => self.socket.send_with_flags(&one[..asked], MSG_NOSIGNAL),
+            several => writev(&self.socket, several).map_err(io::Error::from),
+        };
+        let bytes = match result {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                return Ok(Wrote { bytes: 0, called: true, more: true });
+            }
+            Err(e) => return Err(e),
+        };
+        if bytes < asked {
+            self.writable = false;
+            self.unwritten = true;
+        }
+        let cut = count < slices.len() || asked == WRITE_MAX;
+        Ok(Wrote { bytes, called: true, more: bytes == asked && (full || cut) })
+    }
+
+    /// Writing failed: what the peer said before is still read, and its end then closes the socket.
+    pub(super) fn break_off(&mut self) {
+        self.failed = true;
+        self.ending = true;
+        self.readable = true;
+        self.writable = false;
+        self.unwritten = false;
+    }
+
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.socket.into()
+    }
+
+    fn note(&mut self, readiness: Readiness) {
+        self.failed |= readiness.failed;
+        self.ending |= readiness.ended || readiness.failed;
+        self.readable |= readiness.readable || self.ending;
+        self.writable |= readiness.writable;
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// How many of the slices go into one write, and how many bytes that is. A first slice above `WRITE_MAX` is cut.
+fn fitting(slices: &[IoSlice<'_>]) -> (usize, usize) {
+    let mut bytes = 0;
+    for (i, slice) in slices.iter().enumerate() {
+        if bytes + slice.len() > WRITE_MAX {
+            return if i == 0 { (1, WRITE_MAX) } else { (i, bytes) };
+        }
+        bytes += slice.len();
+    }
+    (slices.len(), bytes)
+}
+
+/// What a listener gives to each socket it accepts, so that accepting costs no further call.
+pub(super) fn prepare_listener(socket: &Socket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    if socket.domain()? != Domain::UNIX {
+        socket.set_tcp_nodelay(true)?;
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(300)).with_interval(Duration::from_secs(60));
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    Ok(())
+}
+
+/// Sockets by the relay's index, and those that have something to do.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    slots: Vec<Option<Stream>>,
+    /// Readable and wanted; each once. What is left of one goes to the tail.
+    ready: VecDeque<u32>,
+    /// Writable with output left; each once.
+    flush: VecDeque<u32>,
+    /// Where the watchdog goes on.
+    checked: usize,
+}
+
+impl Streams {
+    pub(super) fn insert(&mut self, id: u32, stream: Stream) {
+        let at = id as usize;
+        if at >= self.slots.len() {
+            self.slots.resize_with(at + 1, || None);
+        }
+        debug_assert!(self.slots[at].is_none(), "socket {id} exists");
+        self.slots[at] = Some(stream);
+    }
+
+    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Stream> {
+        self.slots.get_mut(id as usize)?.as_mut()
+    }
+
+    /// Takes the socket out. Its place in the queues stays, and finds nobody there.
+    pub(super) fn remove(&mut self, id: u32) -> Option<Stream> {
+        self.slots.get_mut(id as usize)?.take()
+    }
+
+    /// Sets the bits an event brought, and queues what can go on.
+    pub(super) fn note(&mut self, id: u32, readiness: Readiness) {
+        let Some(stream) = self.get_mut(id) else { return };
+        stream.note(readiness);
+        if stream.unwritten && stream.writable {
+            self.queue_flush(id);
+        }
+        self.queue_read(id);
+    }
+
+    /// Queues a socket that has something to read or to tell.
+    pub(super) fn queue_read(&mut self, id: u32) {
+        let Some(stream) = self.get_mut(id) else { return };
+        let opens = stream.opening && (stream.writable || stream.failed);
+        if !stream.in_ready && (stream.may_read() || opens || stream.is_lost()) {
+            stream.in_ready = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Queues a socket whose output goes on in the next iteration.
+    pub(super) fn queue_flush(&mut self, id: u32) {
+        let Some(stream) = self.get_mut(id) else { return };
+        if !stream.in_flush {
+            stream.in_flush = true;
+            self.flush.push_back(id);
+        }
+    }
+
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    pub(super) fn next_ready(&mut self) -> Option<u32> {
+        let id = self.ready.pop_front()?;
+        if let Some(stream) = self.get_mut(id) {
+            stream.in_ready = false;
+        }
+        Some(id)
+    }
+
+    pub(super) fn flushes(&self) -> usize {
+        self.flush.len()
+    }
+
+    pub(super) fn next_flush(&mut self) -> Option<u32> {
+        let id = self.flush.pop_front()?;
+        if let Some(stream) = self.get_mut(id) {
+            stream.in_flush = false;
+        }
+        Some(id)
+    }
+
+    /// The watchdog of edge-triggered events, to be asked before sleeping: a socket that could go on but is in no
+    /// queue sleeps for ever. Looks at a few sockets at a time.
+    pub(super) fn forgotten(&mut self, has_output: impl Fn(u32) -> bool) -> Option<u32> {
+        for _ in 0..self.slots.len().min(32) {
+            self.checked = (self.checked + 1) % self.slots.len();
+            let Some(stream) = &self.slots[self.checked] else { continue };
+            let id = self.checked as u32;
+            let stuck_read = stream.may_read() && !stream.in_ready;
+            let stuck_write = stream.writable && !stream.in_flush && has_output(id);
+            if stuck_read || stuck_write {
+                return Some(id);
+            }
+        }
+        None
+    }
+}
