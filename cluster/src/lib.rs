@@ -2,9 +2,9 @@
 //!
 //! Read top to bottom: each module uses only those declared below it.
 
+pub mod wire;
+pub mod topology;
 pub mod group;
 pub mod instance;
-pub mod resp;
 pub mod slot;
-pub mod topology;
-pub mod wire;
+pub mod resp;

@@ -1,10 +1,10 @@
 //! A client: an application's connection. Its requests are a list in the order they came; only the first one's reply
 //! may be written.
 
+use super::LinkId;
 use super::buffer::Outgoing;
 use super::command::CommandId;
 use super::request::{NONE, RequestId};
-use super::LinkId;
 use cluster::resp::reply::Cursor;
 use cluster::resp::request::Frame;
 use cluster::slot::Slot;

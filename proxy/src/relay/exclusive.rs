@@ -4,8 +4,8 @@
 
 use super::client::Lane;
 use super::command::{CommandId, Keys, Serve};
-use super::link::{Link, State, Use, whose};
 use super::limits::{EXCLUSIVE_IDLE_MAX, EXCLUSIVE_MAX, EXCLUSIVE_OUTPUT};
+use super::link::{Link, State, Use, whose};
 use super::request::{NONE, Stage};
 use super::scatter::no_owner;
 use super::state::Relay;
@@ -28,7 +28,9 @@ impl Relay {
         };
         let key_at = match (entry.serve, entry.keys) {
             (Serve::Keyed, Keys::One { at }) => usize::from(at),
-            (Serve::Keyed, Keys::Range { first, last, .. }) if i32::from(first) == i32::from(last) => usize::from(first),
+            (Serve::Keyed, Keys::Range { first, last, .. }) if i32::from(first) == i32::from(last) => {
+                usize::from(first)
+            }
             _ => KEPT,
         };
         if key_at >= KEPT || frame.found as usize <= key_at {
@@ -49,7 +51,9 @@ impl Relay {
         if raw.len() <= max {
             return false;
         }
-        let text = format!("ERR twemslot: the request is larger than request_kept_max {max}, and its keys may be in several groups");
+        let text = format!(
+            "ERR twemslot: the request is larger than request_kept_max {max}, and its keys may be in several groups"
+        );
         self.refuse_here(id, 0, Counter::ErrorsOverload, &text);
         self.clients[id as usize].lane = Lane::Swallowing { cursor: Cursor::default() };
         true
@@ -82,7 +86,8 @@ impl Relay {
         match self.exclusive_link(route.link, id) {
             Some(link) => self.start_large(id, link, command, slot),
             None => {
-                let text = format!("ERR twemslot: {EXCLUSIVE_MAX} large requests are under way already; nothing was sent");
+                let text =
+                    format!("ERR twemslot: {EXCLUSIVE_MAX} large requests are under way already; nothing was sent");
                 self.refuse_large(id, Counter::ErrorsOverload, &text);
             }
         }
@@ -101,7 +106,8 @@ impl Relay {
             return None;
         }
         let purpose = Use::Exclusive { client };
-        let new = Link::new(shared.addr.clone(), shared.group, shared.entry, shared.run_id.clone(), purpose, self.now.us);
+        let new =
+            Link::new(shared.addr.clone(), shared.group, shared.entry, shared.run_id.clone(), purpose, self.now.us);
         let addr = new.addr.clone();
         let link = self.links.insert(new) as LinkId;
         self.deeds.push_back(Deed::Connect { link, addr });

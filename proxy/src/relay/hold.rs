@@ -121,5 +121,8 @@ impl Relay {
 }
 
 fn held_too_long(limit_us: u64) -> String {
-    format!("TRYAGAIN twemslot: the slot was held for {} ms, its group is being changed; nothing was sent", limit_us / 1000)
+    format!(
+        "TRYAGAIN twemslot: the slot was held for {} ms, its group is being changed; nothing was sent",
+        limit_us / 1000
+    )
 }

@@ -1,10 +1,10 @@
 //! A link: our connection to an instance. It queues what goes out, knows whose reply comes next, and says hello
 //! before it carries anything: AUTH, its name, its id, ROLE and INFO.
 
+use super::ClientId;
 use super::buffer::{Outgoing, Pool};
 use super::limits::Settings;
-use super::request::{RequestId, PING};
-use super::ClientId;
+use super::request::{PING, RequestId};
 use cluster::group::GroupId;
 use cluster::instance::Addr;
 use cluster::resp::{reply, write};
@@ -19,7 +19,9 @@ pub(super) enum State {
     Greeting,
     Up,
     /// No socket; requests fail at once. A socket is opened again at this time.
-    Down { until_us: u64 },
+    Down {
+        until_us: u64,
+    },
     /// `CloseLink` has been said, `link_closed` has not been called yet. Requests fail at once.
     Closing,
 }
@@ -102,7 +104,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(addr: Addr, group: GroupId, entry: usize, run_id: Option<String>, purpose: Use, now_us: u64) -> Self {
+    pub(super) fn new(
+        addr: Addr,
+        group: GroupId,
+        entry: usize,
+        run_id: Option<String>,
+        purpose: Use,
+        now_us: u64,
+    ) -> Self {
         Self {
             addr,
             group,
@@ -188,7 +197,9 @@ impl Link {
                 let role = reply::Elements::new(reply).and_then(|mut e| e.next()).and_then(reply::text);
                 if let Some(role) = role.filter(|r| *r != b"master") {
                     let role = String::from_utf8_lossy(role).into_owned();
-                    return Greeted::Refused(format!("the instance says its role is {role:?}, the topology says primary"));
+                    return Greeted::Refused(format!(
+                        "the instance says its role is {role:?}, the topology says primary"
+                    ));
                 }
             }
             Hello::Info => return self.introduced(reply::text(reply).unwrap_or_default()),
@@ -254,7 +265,6 @@ pub(super) fn backoff_us(attempts: u32, random: u64) -> u64 {
 pub(super) fn whose(link: &Link) -> String {
     format!("group {} ({})", link.group, link.addr)
 }
-
 
 #[cfg(test)]
 mod tests {

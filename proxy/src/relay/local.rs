@@ -162,7 +162,9 @@ impl Relay {
                     name = Some(*wanted);
                     rest = more;
                 }
-                _ => return write::error(out, &format!("ERR Syntax error in HELLO option '{}'", option.escape_ascii())),
+                _ => {
+                    return write::error(out, &format!("ERR Syntax error in HELLO option '{}'", option.escape_ascii()));
+                }
             }
         }
         if !self.clients[id as usize].authenticated {
@@ -221,29 +223,44 @@ impl Relay {
             }
         };
         let version = self.redis_version();
-        section("Server", format!(
-            "redis_version:{version}\r\nredis_mode:standalone\r\ntwemslot_version:{}\r\narch_bits:64\r\n",
-            env!("CARGO_PKG_VERSION")
-        ));
-        section("Clients", format!("connected_clients:{}\r\nmaxclients:{}\r\n", self.clients.len(), self.settings.clients_max));
-        section("Memory", format!("used_memory:{}\r\nmaxmemory:{}\r\n", self.pool.lent(), self.settings.worker_memory_max));
+        section(
+            "Server",
+            format!(
+                "redis_version:{version}\r\nredis_mode:standalone\r\ntwemslot_version:{}\r\narch_bits:64\r\n",
+                env!("CARGO_PKG_VERSION")
+            ),
+        );
+        section(
+            "Clients",
+            format!("connected_clients:{}\r\nmaxclients:{}\r\n", self.clients.len(), self.settings.clients_max),
+        );
+        section(
+            "Memory",
+            format!("used_memory:{}\r\nmaxmemory:{}\r\n", self.pool.lent(), self.settings.worker_memory_max),
+        );
         section("Persistence", "loading:0\r\n".to_owned());
-        section("Stats", format!(
-            "total_connections_received:{}\r\ntotal_commands_processed:{}\r\ntotal_error_replies:{}\r\n",
-            self.stats.get(Counter::ClientsAccepted),
-            self.stats.get(Counter::Requests),
-            self.stats.get(Counter::RepliesError),
-        ));
+        section(
+            "Stats",
+            format!(
+                "total_connections_received:{}\r\ntotal_commands_processed:{}\r\ntotal_error_replies:{}\r\n",
+                self.stats.get(Counter::ClientsAccepted),
+                self.stats.get(Counter::Requests),
+                self.stats.get(Counter::RepliesError),
+            ),
+        );
         section("Replication", "role:master\r\nconnected_slaves:0\r\n".to_owned());
         section("Cluster", "cluster_enabled:0\r\n".to_owned());
-        section("Twemslot", format!(
-            "worker:{}\r\ntopology_epoch:{}\r\nslots:{}\r\nslots_held:{}\r\ngroups:{}\r\nlinks_up:{up}\r\n",
-            self.worker,
-            self.routes.epoch(),
-            self.routes.slot_count(),
-            self.stats.gauge(Gauge::SlotsHeld),
-            self.routes.targets.len(),
-        ));
+        section(
+            "Twemslot",
+            format!(
+                "worker:{}\r\ntopology_epoch:{}\r\nslots:{}\r\nslots_held:{}\r\ngroups:{}\r\nlinks_up:{up}\r\n",
+                self.worker,
+                self.routes.epoch(),
+                self.routes.slot_count(),
+                self.stats.gauge(Gauge::SlotsHeld),
+                self.routes.targets.len(),
+            ),
+        );
         text
     }
 }

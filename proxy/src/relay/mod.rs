@@ -62,26 +62,48 @@ pub type LinkId = u32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deed {
     /// Open a socket to an instance; then call `link_opened`, or `link_closed` with the cause.
-    Connect { link: LinkId, addr: Addr },
+    Connect {
+        link: LinkId,
+        addr: Addr,
+    },
     /// Close the socket, then call `link_closed`. What is in the link's output is dropped.
-    CloseLink { link: LinkId },
+    CloseLink {
+        link: LinkId,
+    },
     /// Close the socket, then call `client_closed`. What is in the client's output has been written, or is dropped.
-    CloseClient { client: ClientId },
+    CloseClient {
+        client: ClientId,
+    },
     /// Do not read from the client until `ReadAgain`.
-    StopReading { client: ClientId },
-    ReadAgain { client: ClientId },
+    StopReading {
+        client: ClientId,
+    },
+    ReadAgain {
+        client: ClientId,
+    },
     /// The same for a link that serves one client alone.
-    StopReadingLink { link: LinkId },
-    ReadLinkAgain { link: LinkId },
+    StopReadingLink {
+        link: LinkId,
+    },
+    ReadLinkAgain {
+        link: LinkId,
+    },
     /// Memory is short: do not accept until `AcceptAgain`.
     StopAccepting,
     AcceptAgain,
     /// Every request in flight was sent under `epoch`, and none for a slot that it holds is in flight.
-    Quiet { epoch: u64 },
+    Quiet {
+        epoch: u64,
+    },
     /// The worker drains and the client is between requests: hand it over (`client_hand_over`) or close it.
-    AtBoundary { client: ClientId },
+    AtBoundary {
+        client: ClientId,
+    },
     /// Something a person should know.
-    Tell { level: Level, text: String },
+    Tell {
+        level: Level,
+        text: String,
+    },
 }
 
 /// How much it matters.
@@ -464,7 +486,14 @@ impl Relay {
     }
 
     /// The one slot of all keys of a command, or it has been refused.
-    fn one_slot(&mut self, id: ClientId, command_id: CommandId, command: &Command, argc: u32, raw: &[u8]) -> Option<Slot> {
+    fn one_slot(
+        &mut self,
+        id: ClientId,
+        command_id: CommandId,
+        command: &Command,
+        argc: u32,
+        raw: &[u8],
+    ) -> Option<Slot> {
         let mut slot = None;
         let mut crossed = false;
         let routes = &self.routes;
@@ -483,7 +512,10 @@ impl Relay {
         } else if crossed {
             (Counter::ErrorsCrossSlot, "CROSSSLOT Keys in request don't hash to the same slot".to_owned())
         } else if command::asks_to_block(command, raw) {
-            let text = format!("ERR twemslot: '{}' with BLOCK is not served yet: blocking commands are not supported", command.name);
+            let text = format!(
+                "ERR twemslot: '{}' with BLOCK is not served yet: blocking commands are not supported",
+                command.name
+            );
             (Counter::ErrorsNotServed, text)
         } else if let Some(slot) = slot {
             return Some(slot);
@@ -540,7 +572,8 @@ impl Relay {
         let mut crossed = false;
         if declared.first_key > 0 {
             let argc = i64::from(frame.argc);
-            let last = if declared.last_key < 0 { argc + i64::from(declared.last_key) } else { i64::from(declared.last_key) };
+            let last =
+                if declared.last_key < 0 { argc + i64::from(declared.last_key) } else { i64::from(declared.last_key) };
             let last = last.max(i64::from(declared.first_key));
             let keys = Args::new(raw).take(last as usize + 1).skip(declared.first_key as usize);
             for key in keys.step_by(declared.key_step.max(1) as usize) {
@@ -550,7 +583,9 @@ impl Relay {
             }
         }
         let (counter, text) = match (slot, declared.all_groups) {
-            _ if crossed => (Counter::ErrorsCrossSlot, "CROSSSLOT Keys in request don't hash to the same slot".to_owned()),
+            _ if crossed => {
+                (Counter::ErrorsCrossSlot, "CROSSSLOT Keys in request don't hash to the same slot".to_owned())
+            }
             (Some(slot), _) => {
                 let request = self.open_request(id, command, slot);
                 self.place(request, raw);
@@ -882,7 +917,8 @@ impl Relay {
             let (slot, place) = (request.slot, request.place);
             self.left_link(slot);
             if was_up && place < written {
-                let text = format!("ERR twemslot: the link to {whose} was lost ({cause}); whether this was done is unknown");
+                let text =
+                    format!("ERR twemslot: the link to {whose} was lost ({cause}); whether this was done is unknown");
                 self.refuse(request_id, Counter::ErrorsOutcomeUnknown, &text);
             } else {
                 let text = format!("ERR twemslot: {whose} is down: {cause}; nothing was sent");
@@ -1178,7 +1214,8 @@ impl Relay {
             let most = self.clients.iter().filter(|(_, c)| !c.closed).max_by_key(|(_, c)| c.out.len() + c.input.len());
             let Some((id, client)) = most.filter(|(_, c)| c.out.len() + c.input.len() > 0) else { break };
             let freed = client.out.len() + client.input.len();
-            let text = format!("buffers take {lent} bytes, more than worker_memory_max {max}, and it holds most of them");
+            let text =
+                format!("buffers take {lent} bytes, more than worker_memory_max {max}, and it holds most of them");
             self.close_for_memory(id as ClientId, &text);
             lent = lent.saturating_sub(freed);
         }
@@ -1230,11 +1267,20 @@ impl Relay {
         self.dirty_clients.len()
     }
 
-    /// The counts, with the gauges as of now.
+    /// The counts; the gauges among them are as `stats` left them.
+    pub fn counts(&mut self) -> &mut Stats {
+        &mut self.stats
+    }
+
+    /// The counts, with the gauges as of now. It looks at every client: for now and then.
     pub fn stats(&mut self) -> &mut Stats {
         let links = || self.links.iter().map(|(_, l)| l).filter(|l| l.shared());
         let up = links().filter(|l| l.state == State::Up).count();
-        let slots_held = self.routes.topology.as_ref().map_or(0, |t| t.slots().iter().filter(|s| s.state == SlotState::Held).count());
+        let slots_held = self
+            .routes
+            .topology
+            .as_ref()
+            .map_or(0, |t| t.slots().iter().filter(|s| s.state == SlotState::Held).count());
         let quiet = if self.routes.quiet_owed.is_some() { 0 } else { self.routes.epoch() };
         for (gauge, value) in [
             (Gauge::Clients, self.clients.len()),

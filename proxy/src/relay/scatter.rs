@@ -1,11 +1,11 @@
 //! Requests that concern several groups: split by key and merged (MGET, MSET, DEL ...), or sent to every group
 //! (FLUSHALL, DBSIZE ...). One fragment a group, however many keys.
 
+use super::LinkId;
 use super::command::{self, Fan as Kind, Serve, Split};
 use super::limits::SPLIT_KEYS_MAX;
 use super::request::{NO_SLOT, NONE, Request, RequestId, Stage};
 use super::state::Relay;
-use super::LinkId;
 use crate::stats::Counter;
 use cluster::resp::request::Args;
 use cluster::resp::{reply, write};
@@ -220,7 +220,8 @@ impl Relay {
         }
         self.pool.extend(&mut fan.parts[part].reply, piece);
         if fan.parts[part].reply.len() > self.settings.client_output_max {
-            let text = format!("ERR twemslot: the reply is larger than client_output_max {}", self.settings.client_output_max);
+            let text =
+                format!("ERR twemslot: the reply is larger than client_output_max {}", self.settings.client_output_max);
             self.refuse_fan(fan_id, Counter::ErrorsOverload, &text);
         }
         true
@@ -326,8 +327,14 @@ fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
 
 /// CONFIG GET's pairs, less those whose value nobody should see.
 fn without_secrets(raw: &[u8], out: &mut Vec<u8>) {
-    const SECRETS: [&[u8]; 6] =
-        [b"requirepass", b"masterauth", b"primaryauth", b"masteruser", b"tls-key-file-pass", b"tls-client-key-file-pass"];
+    const SECRETS: [&[u8]; 6] = [
+        b"requirepass",
+        b"masterauth",
+        b"primaryauth",
+        b"masteruser",
+        b"tls-key-file-pass",
+        b"tls-client-key-file-pass",
+    ];
     let Some(elements) = reply::Elements::new(raw) else { return out.extend_from_slice(raw) };
     let elements: Vec<&[u8]> = elements.collect();
     let open = |pair: &&[&[u8]]| {

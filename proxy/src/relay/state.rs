@@ -350,7 +350,8 @@ impl Relay {
         }
         client.largest = client.largest.max(whole);
         if client.out.len() as u64 > max as u64 + client.largest {
-            let text = format!("{} bytes of replies wait to be read, more than client_output_max {max}", client.out.len());
+            let text =
+                format!("{} bytes of replies wait to be read, more than client_output_max {max}", client.out.len());
             self.close_for_memory(id, &text);
         }
     }

@@ -178,12 +178,7 @@ fn stream_options(raw: &[u8]) -> StreamOptions {
     StreamOptions { keys_at: None, block }
 }
 
-fn streams<'a>(
-    command: &Command,
-    argc: u32,
-    raw: &'a [u8],
-    each: impl FnMut(&'a [u8]),
-) -> Result<(), KeysFault> {
+fn streams<'a>(command: &Command, argc: u32, raw: &'a [u8], each: impl FnMut(&'a [u8])) -> Result<(), KeysFault> {
     let keys_at = stream_options(raw).keys_at.ok_or(KeysFault::Syntax)?;
     let behind = argc.saturating_sub(keys_at);
     if behind == 0 {

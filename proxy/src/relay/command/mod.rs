@@ -122,13 +122,24 @@ impl BitOr for Flags {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
     None,
-    One { at: u8 },
+    One {
+        at: u8,
+    },
     /// Each `step`-th argument from `first` to `last`; a negative `last` counts from behind, -1 is the last argument.
-    Range { first: u8, last: i8, step: u8 },
+    Range {
+        first: u8,
+        last: i8,
+        step: u8,
+    },
     /// Argument `count_at` says how many keys follow it. `also`, unless 0, is one more key (a destination).
-    Numkeys { count_at: u8, also: u8 },
+    Numkeys {
+        count_at: u8,
+        also: u8,
+    },
     /// Argument `count_at` says how many pairs of key and value follow it.
-    NumPairs { count_at: u8 },
+    NumPairs {
+        count_at: u8,
+    },
     /// The first half of what follows STREAMS.
     Streams,
     /// The first argument and the one behind the last STORE. Patterns (`sort_patterns`) are no keys.
