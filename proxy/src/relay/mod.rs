@@ -24,6 +24,9 @@ mod buffer;
 pub mod command;
 pub mod limits;
 
+#[cfg(test)]
+mod stories;
+
 pub use state::Relay;
 
 use client::{Client, Lane};
@@ -867,6 +870,7 @@ impl Relay {
             Greeted::NotYet => true,
             Greeted::Ready => {
                 link.state = State::Up;
+                link.carried = true;
                 (link.attempts, link.written) = (0, 0);
                 link.cause.clear();
                 link.out.append_all(&mut self.pool, &mut link.queue);
@@ -895,10 +899,7 @@ impl Relay {
         if was != State::Closing {
             link.cause = cause.to_owned();
         }
-        let (was_up, written) = (was == State::Up || (was == State::Closing && link.written > 0), link.written);
-        if !link.greeting() && was_up {
-            link.attempts = 0;
-        }
+        let (carried, written) = (link.carried, link.written);
         let gone = link.reset(&mut self.pool);
         let until_us = self.now.us + link::backoff_us(link.attempts, random);
         link.attempts += 1;
@@ -916,7 +917,7 @@ impl Relay {
             let request = &self.requests[request_id as usize];
             let (slot, place) = (request.slot, request.place);
             self.left_link(slot);
-            if was_up && place < written {
+            if carried && place < written {
                 let text =
                     format!("ERR twemslot: the link to {whose} was lost ({cause}); whether this was done is unknown");
                 self.refuse(request_id, Counter::ErrorsOutcomeUnknown, &text);
