@@ -11,6 +11,8 @@ mod listener;
 mod stream;
 mod poller;
 mod clock;
+#[cfg(test)]
+mod tests;
 
 use crate::log::{self, Log, LogSettings};
 use crate::mail::{ToMaster, ToWorker};
