@@ -174,7 +174,9 @@ impl From<&Topology> for Message {
                 SlotState::Moving { target } => (State::Moving, Some(target)),
             };
             match slots.last_mut() {
-                Some(last) if last.to + 1 == slot && (last.group, last.state, last.target) == (group, state, target) => {
+                Some(last)
+                    if last.to + 1 == slot && (last.group, last.state, last.target) == (group, state, target) =>
+                {
                     last.to = slot;
                 }
                 _ => slots.push(Range { from: slot, to: slot, group, state, target }),

@@ -3,10 +3,10 @@
 //! Read top to bottom: each module uses only those declared below it.
 
 pub mod config;
-pub mod log;
-pub mod mail;
 pub mod master;
+pub mod worker;
+pub mod mail;
+pub mod log;
 pub mod os;
 pub mod relay;
 pub mod stats;
-pub mod worker;

@@ -131,7 +131,9 @@ impl<'a> Elements<'a> {
     /// None where `raw` is not an array.
     pub fn new(raw: &'a [u8]) -> Option<Self> {
         match (raw.first(), line(raw, 1)) {
-            (Some(b'*' | b'~' | b'>'), Line::Number(n, behind)) if n >= 0 => Some(Self { raw: &raw[behind..], left: n as u32 }),
+            (Some(b'*' | b'~' | b'>'), Line::Number(n, behind)) if n >= 0 => {
+                Some(Self { raw: &raw[behind..], left: n as u32 })
+            }
             _ => None,
         }
     }

@@ -18,7 +18,8 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
-    pub const OPEN: Self = Self { args: 1024 * 1024, bulk: 512 * 1024 * 1024, inline: 64 * 1024, unauthenticated: false };
+    pub const OPEN: Self =
+        Self { args: 1024 * 1024, bulk: 512 * 1024 * 1024, inline: 64 * 1024, unauthenticated: false };
     pub const UNAUTHENTICATED: Self = Self { args: 10, bulk: 16 * 1024, inline: 64 * 1024, unauthenticated: true };
 }
 
@@ -208,6 +209,14 @@ impl<'a> Args<'a> {
             _ => Self { raw, at: 0, left: 0 },
         }
     }
+
+    /// The next argument as it stands, with its header and line ends.
+    #[inline]
+    pub fn next_raw(&mut self) -> Option<&'a [u8]> {
+        let from = self.at;
+        self.next()?;
+        self.raw.get(from..self.at)
+    }
 }
 
 impl<'a> Iterator for Args<'a> {
@@ -329,7 +338,10 @@ mod tests {
         let get = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
         let mut frame = Frame::default();
         assert_eq!(frame.step(get, &Ceilings::OPEN), Step::Done { len: get.len() });
-        assert_eq!((frame.kept(0, get), frame.kept(1, get), frame.kept(2, get)), (Some(&b"GET"[..]), Some(&b"a"[..]), None));
+        assert_eq!(
+            (frame.kept(0, get), frame.kept(1, get), frame.kept(2, get)),
+            (Some(&b"GET"[..]), Some(&b"a"[..]), None)
+        );
         assert_eq!(whole(b"*0\r\n"), Step::Nothing { len: 4 });
         assert_eq!(whole(b"*-1\r\n"), Step::Nothing { len: 5 });
         assert_eq!(whole(b"\r\n"), Step::Nothing { len: 2 });
@@ -356,7 +368,8 @@ mod tests {
 
     #[test]
     fn lines_of_people() {
-        let resp = |text: &[u8]| inline_to_resp(text).map(|raw| Args::new(&raw).map(<[u8]>::to_vec).collect::<Vec<_>>());
+        let resp =
+            |text: &[u8]| inline_to_resp(text).map(|raw| Args::new(&raw).map(<[u8]>::to_vec).collect::<Vec<_>>());
         assert_eq!(resp(b"  SET a  1\r\n"), Ok(vec![b"SET".to_vec(), b"a".to_vec(), b"1".to_vec()]));
         assert_eq!(resp(br#""a\x41\n" 'it\'s'"#), Ok(vec![b"aA\n".to_vec(), b"it's".to_vec()]));
         assert_eq!(resp(br#"set "a"b"#), Err(Wrong::Quotes));

@@ -110,3 +110,19 @@ pub const LARGE: usize = 64 << 10;
 pub const SPLIT_KEYS_MAX: usize = 65_536;
 /// Timers are looked at this often while anything waits.
 pub const TICK_US: u64 = 10_000;
+/// Bytes of a large request queued on its own link before its client is not read: keeps the pipe full, no more.
+pub const EXCLUSIVE_OUTPUT: usize = 256 << 10;
+/// Links for large requests at once, per worker: each costs a connection at the instance.
+pub const EXCLUSIVE_MAX: usize = 512;
+/// Such links kept open per instance for the next large request, and for how long.
+pub const EXCLUSIVE_IDLE_MAX: usize = 4;
+pub const EXCLUSIVE_IDLE_US: u64 = 10_000_000;
+/// A client whose replies pile up and who takes none of them for so long ...
+/// ... is taken to be writing first and reading later: it is read on, up to `client_output_max`.
+pub const OVERRUN_US: u64 = 20_000;
+/// ... and after this long it is taken to be dead, and closed.
+pub const STALL_US: u64 = 60_000_000;
+/// Timers are looked at this often while nothing waits: pings and back-off need no more.
+pub const TICK_IDLE_US: u64 = 100_000;
+/// What is left of a kept input moves to a smaller buffer when it is no larger than this.
+pub const CHUNK_KEPT: usize = 64 << 10;

@@ -138,7 +138,7 @@ impl Worker {
         let now = clock.now();
         let seed = now.unix_us ^ u64::from(std::process::id()) << 32;
         let mut relay = Relay::new(settings, worker, seed, now);
-        *relay.stats() = Stats::resumed(&page.read());
+        *relay.counts() = Stats::resumed(&page.read());
         let mut this = Self {
             poller,
             clock,
@@ -373,7 +373,7 @@ impl Worker {
 
     fn count(&mut self, events: u64) {
         let calls = std::mem::take(&mut self.traffic.calls);
-        let stats = self.traffic.relay.stats();
+        let stats = self.traffic.relay.counts();
         stats.add(Counter::LoopIterations, 1);
         stats.add(Counter::LoopEvents, events);
         stats.add(Counter::ReadCalls, calls.reads);

@@ -1,0 +1,116 @@
+//! A client: an application's connection. Its requests are a list in the order they came; only the first one's reply
+//! may be written.
+
+use super::LinkId;
+use super::buffer::Outgoing;
+use super::command::CommandId;
+use super::request::{NONE, RequestId};
+use cluster::resp::reply::Cursor;
+use cluster::resp::request::Frame;
+use cluster::slot::Slot;
+
+/// How the bytes a client sends are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Parsed, and put on shared links whole.
+    Shared,
+    /// A large request has begun: it waits until everything earlier is answered and its slot is not held.
+    Waiting { command: CommandId, slot: Slot, since_us: u64 },
+    /// It is being passed on over a link of its own. `whole`: all of it has been passed on.
+    Passing { link: LinkId, request: RequestId, cursor: Cursor, whole: bool },
+    /// It has been refused: its bytes are dropped up to its end.
+    Swallowing { cursor: Cursor },
+}
+
+/// One connection of an application.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// The oldest request that is not answered, and the newest.
+    pub(super) head: RequestId,
+    pub(super) tail: RequestId,
+    /// Requests in the list.
+    pub(super) in_flight: u32,
+    /// Requests that wait for a held slot, those among them that are of several slots, and the bytes of all.
+    pub(super) held: u32,
+    pub(super) held_wide: u32,
+    pub(super) held_bytes: usize,
+    pub(super) lane: Lane,
+    /// Bytes read but not yet taken: the start of a request, or a backlog while the client is stopped.
+    pub(super) input: Vec<u8>,
+    /// How far the first request in `input` has been parsed.
+    pub(super) frame: Frame,
+    pub(super) out: Outgoing,
+    pub(super) dirty: bool,
+    pub(super) authenticated: bool,
+    /// `StopReading` has been said.
+    pub(super) stopped: bool,
+    /// Replies pile up: no further request is taken ...
+    pub(super) pressed: bool,
+    /// The size of the largest reply since.
+    pub(super) largest: u64,
+    /// ... unless the client does not read at all: perhaps it will, once it has written everything.
+    pub(super) overrun: bool,
+    /// Nothing more is taken; to be closed once everything is answered and written.
+    pub(super) closing: bool,
+    /// `CloseClient` has been said.
+    pub(super) closed: bool,
+    /// The client will send no more.
+    pub(super) finished: bool,
+    /// `AtBoundary` has been said.
+    pub(super) boundary_told: bool,
+    /// CLIENT REPLY OFF; and SKIP: 1 mutes the next request, 2 the one after the command itself.
+    pub(super) reply_off: bool,
+    pub(super) reply_skip: u8,
+    /// When it last sent something, and when it last took some of its replies.
+    pub(super) heard_us: u64,
+    pub(super) progress_us: u64,
+    /// For CLIENT ID; unique in this proxy process's life.
+    pub(super) id: u64,
+    pub(super) name: Box<str>,
+    pub(super) peer: Box<str>,
+}
+
+impl Client {
+    pub(super) fn new(id: u64, peer: &str, authenticated: bool, now_us: u64) -> Self {
+        Self {
+            head: NONE,
+            tail: NONE,
+            in_flight: 0,
+            held: 0,
+            held_wide: 0,
+            held_bytes: 0,
+            lane: Lane::Shared,
+            input: Vec::new(),
+            frame: Frame::default(),
+            out: Outgoing::default(),
+            dirty: false,
+            authenticated,
+            stopped: false,
+            pressed: false,
+            largest: 0,
+            overrun: false,
+            closing: false,
+            closed: false,
+            finished: false,
+            boundary_told: false,
+            reply_off: false,
+            reply_skip: 0,
+            heard_us: now_us,
+            progress_us: now_us,
+            id,
+            name: "".into(),
+            peer: peer.into(),
+        }
+    }
+
+    /// Whether the next request may be taken.
+    #[inline]
+    pub(super) fn takes_requests(&self, in_flight_max: u32) -> bool {
+        self.in_flight < in_flight_max && !self.closing && (!self.pressed || self.overrun)
+    }
+
+    /// Between two requests: nothing asked, nothing owed, nothing half said.
+    pub(super) fn at_boundary(&self) -> bool {
+        self.head == NONE && self.out.is_empty() && self.input.is_empty() && self.lane == Lane::Shared && !self.closing
+    }
+}

@@ -1,0 +1,396 @@
+//! The command table: every command that servers have, what is done with it here, and where its keys are.
+//!
+//! The table is made by proxy/tools/commands/generate.py from what servers report of themselves and from a policy that
+//! people write; what neither makes servable is refused. The common path asks `lookup`, then looks at one `Command`.
+
+mod introspect;
+mod keys;
+mod glob;
+mod table;
+
+pub use glob::matches;
+pub use introspect::introspect;
+pub use keys::{KeysFault, asks_other_database, asks_to_block, fixed_prefix, for_each_key, sort_patterns};
+
+use std::ops::BitOr;
+use table::{COMMANDS, COUNT, ENTRIES};
+
+/// An index into the table; the same for as long as the program runs.
+pub type CommandId = u16;
+
+/// A command, or a subcommand of a container.
+#[derive(Debug)]
+pub struct Command {
+    /// In lower case: `get`, `client|setname`.
+    pub name: &'static str,
+    /// As Redis says it: how many arguments, the name (and the subcommand's) included; negative: at least as many.
+    pub arity: i16,
+    pub flags: Flags,
+    /// Where its keys are.
+    pub keys: Keys,
+    /// What is done with it.
+    pub serve: Serve,
+    /// Its second argument names a subcommand.
+    pub container: bool,
+}
+
+impl Command {
+    /// Whether a request of `argc` arguments may be one of this command.
+    #[inline]
+    pub fn takes(&self, argc: u32) -> bool {
+        let least = u32::from(self.arity.unsigned_abs());
+        if self.arity < 0 { argc >= least } else { argc == least }
+    }
+}
+
+/// What servers say of a command: a set of the constants below, named as servers name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flags(u32);
+
+/// The bits, for the table's constants.
+mod flag {
+    pub(super) const WRITE: u32 = 1 << 0;
+    pub(super) const READONLY: u32 = 1 << 1;
+    pub(super) const DENYOOM: u32 = 1 << 2;
+    pub(super) const ADMIN: u32 = 1 << 3;
+    pub(super) const PUBSUB: u32 = 1 << 4;
+    pub(super) const NOSCRIPT: u32 = 1 << 5;
+    pub(super) const BLOCKING: u32 = 1 << 6;
+    pub(super) const LOADING: u32 = 1 << 7;
+    pub(super) const STALE: u32 = 1 << 8;
+    pub(super) const NO_AUTH: u32 = 1 << 9;
+    pub(super) const FAST: u32 = 1 << 10;
+    pub(super) const MOVABLEKEYS: u32 = 1 << 11;
+    pub(super) const MODULE: u32 = 1 << 12;
+    pub(super) const ALLOW_BUSY: u32 = 1 << 13;
+    pub(super) const ASKING: u32 = 1 << 14;
+    pub(super) const NO_ASYNC_LOADING: u32 = 1 << 15;
+    pub(super) const NO_MANDATORY_KEYS: u32 = 1 << 16;
+    pub(super) const NO_MULTI: u32 = 1 << 17;
+    pub(super) const SKIP_MONITOR: u32 = 1 << 18;
+    pub(super) const SKIP_COMMANDLOG: u32 = 1 << 19;
+}
+
+impl Flags {
+    pub const WRITE: Self = Self(flag::WRITE);
+    pub const READONLY: Self = Self(flag::READONLY);
+    /// Refused by an instance that is out of memory.
+    pub const DENYOOM: Self = Self(flag::DENYOOM);
+    pub const ADMIN: Self = Self(flag::ADMIN);
+    pub const PUBSUB: Self = Self(flag::PUBSUB);
+    pub const NOSCRIPT: Self = Self(flag::NOSCRIPT);
+    /// May wait for something to happen.
+    pub const BLOCKING: Self = Self(flag::BLOCKING);
+    /// Served by an instance that is still loading.
+    pub const LOADING: Self = Self(flag::LOADING);
+    /// Served by a replica that has lost its primary.
+    pub const STALE: Self = Self(flag::STALE);
+    /// Served before a password is said.
+    pub const NO_AUTH: Self = Self(flag::NO_AUTH);
+    pub const FAST: Self = Self(flag::FAST);
+    /// Where its keys are depends on other arguments.
+    pub const MOVABLEKEYS: Self = Self(flag::MOVABLEKEYS);
+    pub const MODULE: Self = Self(flag::MODULE);
+    pub const ALLOW_BUSY: Self = Self(flag::ALLOW_BUSY);
+    pub const ASKING: Self = Self(flag::ASKING);
+    pub const NO_ASYNC_LOADING: Self = Self(flag::NO_ASYNC_LOADING);
+    pub const NO_MANDATORY_KEYS: Self = Self(flag::NO_MANDATORY_KEYS);
+    /// Not allowed in a transaction.
+    pub const NO_MULTI: Self = Self(flag::NO_MULTI);
+    pub const SKIP_MONITOR: Self = Self(flag::SKIP_MONITOR);
+    pub const SKIP_COMMANDLOG: Self = Self(flag::SKIP_COMMANDLOG);
+
+    /// No flag at all.
+    pub const NONE: Self = Self(0);
+
+    /// Whether all of `others` are set.
+    #[inline]
+    pub const fn contains(self, others: Self) -> bool {
+        self.0 & others.0 == others.0
+    }
+}
+
+impl BitOr for Flags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Where the keys of a request are. Arguments are counted from 0, the command's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    None,
+    One {
+        at: u8,
+    },
+    /// Each `step`-th argument from `first` to `last`; a negative `last` counts from behind, -1 is the last argument.
+    Range {
+        first: u8,
+        last: i8,
+        step: u8,
+    },
+    /// Argument `count_at` says how many keys follow it. `also`, unless 0, is one more key (a destination).
+    Numkeys {
+        count_at: u8,
+        also: u8,
+    },
+    /// Argument `count_at` says how many pairs of key and value follow it.
+    NumPairs {
+        count_at: u8,
+    },
+    /// The first half of what follows STREAMS.
+    Streams,
+    /// The first argument and the one behind the last STORE. Patterns (`sort_patterns`) are no keys.
+    Sort,
+    /// The first argument and the one behind the last STORE or STOREDIST.
+    GeoStore,
+}
+
+/// What is done with a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serve {
+    /// Sent to the one owner of all its keys.
+    Keyed,
+    /// Cut by owner; the replies are merged.
+    Split(Split),
+    /// Sent to every group; the replies are merged.
+    Fan(Fan),
+    /// Answered here.
+    Local(Local),
+    /// Refused for now: the part of Redis that is unsupported, such as "transactions".
+    Later(&'static str),
+    /// Refused: the reason, as a clause that can follow a colon.
+    Denied(&'static str),
+}
+
+/// How a cut request's replies become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// Values in the order of the request's keys.
+    Mget,
+    /// Keys and values go out; OK comes back.
+    Mset,
+    /// Integers are summed.
+    Count,
+}
+
+/// How the replies of all groups become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fan {
+    /// OK, or the first error.
+    Ok,
+    /// Integers are summed.
+    Sum,
+    /// Settings by name.
+    ConfigGet,
+}
+
+/// What the proxy answers itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Local {
+    Ping,
+    Echo,
+    Quit,
+    Auth,
+    Select,
+    Time,
+    Hello,
+    Info,
+    Command,
+    CommandCount,
+    CommandList,
+    CommandInfo,
+    CommandDocs,
+    CommandGetkeys,
+    CommandGetkeysAndFlags,
+    CommandHelp,
+    ClientSetname,
+    ClientGetname,
+    ClientId,
+    ClientSetinfo,
+    ClientReply,
+    ClientInfo,
+    ClientHelp,
+    /// HELP of any other container.
+    Help,
+}
+
+/// What else is known of a command; COMMAND tells it.
+#[derive(Debug)]
+struct Entry {
+    /// How many subcommands follow it in the table.
+    subs: u16,
+    info: Piece,
+    docs: Piece,
+    help: Piece,
+    categories: u32,
+    key_flags: (u8, u8),
+}
+
+/// Bytes of a file that the table comes with.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    at: u32,
+    len: u32,
+}
+
+impl Piece {
+    /// Not there: the command is not served.
+    const NONE: Self = Self { at: 0, len: 0 };
+
+    fn of(self, bytes: &'static [u8]) -> &'static [u8] {
+        &bytes[self.at as usize..][..self.len as usize]
+    }
+}
+
+/// The command of an id that `lookup` or `lookup_sub` gave.
+#[inline]
+pub fn get(id: CommandId) -> &'static Command {
+    &COMMANDS[usize::from(id)]
+}
+
+/// How many commands there are, subcommands included; every id is below it.
+pub fn count() -> usize {
+    COUNT
+}
+
+/// Whether any request of this command is served; of a container, whether any subcommand is.
+pub fn served(id: CommandId) -> bool {
+    ENTRIES[usize::from(id)].info.len > 0
+}
+
+/// The command of this name, in any letter case. Subcommands are found by `lookup_sub` only.
+#[inline]
+pub fn lookup(name: &[u8]) -> Option<CommandId> {
+    if name.len() > SHORT {
+        return lookup_long(name);
+    }
+    let words = fold(words(name));
+    let mut at = bucket_of(words, name.len());
+    loop {
+        let bucket = INDEX.buckets[at];
+        if bucket == EMPTY {
+            return None;
+        }
+        let id = bucket as u16;
+        if (bucket >> 16) as u8 == name.len() as u8
+            && INDEX.words[usize::from(id)] == words
+            && (bucket & INEXACT == 0 || get(id).name.as_bytes().eq_ignore_ascii_case(name))
+        {
+            return Some(id);
+        }
+        at = (at + 1) % BUCKETS;
+    }
+}
+
+/// The subcommand `sub` of a container, in any letter case.
+pub fn lookup_sub(parent: CommandId, sub: &[u8]) -> Option<CommandId> {
+    let prefix = get(parent).name.len() + 1;
+    let behind = parent + 1;
+    (behind..behind + ENTRIES[usize::from(parent)].subs)
+        .find(|&id| get(id).name.as_bytes()[prefix..].eq_ignore_ascii_case(sub))
+}
+
+/// The command of a whole name, such as `config|get`.
+fn lookup_full(name: &[u8]) -> Option<CommandId> {
+    match name.iter().position(|&b| b == b'|') {
+        Some(bar) => lookup_sub(lookup(&name[..bar])?, &name[bar + 1..]),
+        None => lookup(name),
+    }
+}
+
+/// Names up to this length are found by hash.
+const SHORT: usize = 16;
+/// A power of two, several times the number of names: most names are found in the first bucket.
+const BUCKETS: usize = 1024;
+/// No name is here. (No name has length 0, so no bucket looks like this.)
+const EMPTY: u32 = 0;
+/// The name has bytes that are not letters, which `fold` may confuse with others: compare it itself.
+const INEXACT: u32 = 1 << 24;
+
+/// Where each short name is: open addressing over `id | len << 16 | INEXACT`.
+struct Index {
+    buckets: [u32; BUCKETS],
+    /// Folded names, by id.
+    words: [[u64; 2]; COUNT],
+}
+
+static INDEX: Index = index();
+
+/// The first and the last bytes of a name of at most `SHORT`: all its bytes, given its length.
+#[inline]
+const fn words(name: &[u8]) -> [u64; 2] {
+    let n = name.len();
+    if let (Some(first), Some(last)) = (name.first_chunk::<8>(), name.last_chunk::<8>()) {
+        [u64::from_le_bytes(*first), u64::from_le_bytes(*last)]
+    } else if let (Some(first), Some(last)) = (name.first_chunk::<4>(), name.last_chunk::<4>()) {
+        [u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << (8 * (n - 4)), 0]
+    } else if n > 0 {
+        [name[0] as u64 | (name[n / 2] as u64) << (8 * (n / 2)) | (name[n - 1] as u64) << (8 * (n - 1)), 0]
+    } else {
+        [0, 0]
+    }
+}
+
+/// Makes letters upper case, and changes other bytes too.
+#[inline]
+const fn fold(words: [u64; 2]) -> [u64; 2] {
+    const MASK: u64 = 0xdfdf_dfdf_dfdf_dfdf;
+    [words[0] & MASK, words[1] & MASK]
+}
+
+#[inline]
+const fn bucket_of(folded: [u64; 2], len: usize) -> usize {
+    let mixed = folded[0] ^ folded[1].rotate_left(5) ^ len as u64;
+    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - BUCKETS.trailing_zeros())) as usize
+}
+
+const fn index() -> Index {
+    let mut index = Index { buckets: [EMPTY; BUCKETS], words: [[0; 2]; COUNT] };
+    let mut id = 0;
+    while id < COUNT {
+        let name = COMMANDS[id].name.as_bytes();
+        if name.len() <= SHORT && is_top(name) {
+            let folded = fold(words(name));
+            let mut at = bucket_of(folded, name.len());
+            while index.buckets[at] != EMPTY {
+                at = (at + 1) % BUCKETS;
+            }
+            let inexact = if is_letters(name) { 0 } else { INEXACT };
+            index.buckets[at] = id as u32 | (name.len() as u32) << 16 | inexact;
+            index.words[id] = folded;
+        }
+        id += 1;
+    }
+    index
+}
+
+const fn is_top(name: &[u8]) -> bool {
+    let mut i = 0;
+    while i < name.len() && name[i] != b'|' {
+        i += 1;
+    }
+    i == name.len()
+}
+
+const fn is_letters(name: &[u8]) -> bool {
+    let mut i = 0;
+    while i < name.len() && name[i].is_ascii_alphabetic() {
+        i += 1;
+    }
+    i == name.len()
+}
+
+/// The few names that are longer: nobody sends them often.
+#[cold]
+fn lookup_long(name: &[u8]) -> Option<CommandId> {
+    let found = COMMANDS
+        .iter()
+        .position(|command| is_top(command.name.as_bytes()) && command.name.as_bytes().eq_ignore_ascii_case(name))?;
+    CommandId::try_from(found).ok()
+}
+
+#[cfg(test)]
+mod tests;

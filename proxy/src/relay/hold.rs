@@ -1,0 +1,128 @@
+//! Requests that wait: for a slot that the topology holds, or for one whose owner changed while earlier requests were
+//! in flight at the old one. They wait in their client's order, so two writes to one key are never exchanged.
+
+use super::request::{NONE, RequestId, Stage};
+use super::state::Relay;
+use super::{Deed, client::Lane};
+use crate::stats::Counter;
+
+impl Relay {
+    /// Keeps a request until `release`, or refuses it where too much waits already.
+    #[cold]
+    pub(super) fn hold(&mut self, id: RequestId, raw: &[u8]) {
+        let request = &mut self.requests[id as usize];
+        let client = &mut self.clients[request.client as usize];
+        let client_full = client.held_bytes + raw.len() > self.settings.hold_client_bytes_max;
+        if client_full || self.held_bytes + raw.len() > self.settings.hold_worker_bytes_max {
+            let text = "TRYAGAIN twemslot: the slot is held and too many bytes wait for it already; nothing was sent";
+            return self.refuse(id, Counter::ErrorsHeldTooLong, text);
+        }
+        client.held += 1;
+        client.held_bytes += raw.len();
+        self.held_bytes += raw.len();
+        if request.slot == super::request::NO_SLOT {
+            client.held_wide += 1;
+        }
+        debug_assert_eq!(request.stage, Stage::Waiting);
+        request.kept = self.pool.keep(raw);
+        self.held.push_back(id);
+        self.stats.add(Counter::Held, 1);
+    }
+
+    /// Routes everything that waits anew, in order; what still has to wait is kept again.
+    pub(super) fn release(&mut self) {
+        let queue = std::mem::take(&mut self.held);
+        self.held_bytes = 0;
+        for &id in &queue {
+            let client = &mut self.clients[self.requests[id as usize].client as usize];
+            (client.held, client.held_wide, client.held_bytes) = (0, 0, 0);
+        }
+        for id in queue {
+            let request = &mut self.requests[id as usize];
+            let waited = self.now.us.saturating_sub(request.started_us);
+            let raw = std::mem::take(&mut request.kept);
+            let before = self.held.len();
+            self.place(id, &raw);
+            if self.held.len() == before {
+                self.stats.add(Counter::HeldUsSum, waited);
+            }
+            self.pool.give(raw);
+        }
+        let waiting = self.waiting.clone();
+        self.resumable.extend(waiting);
+    }
+
+    /// Answers what has waited too long.
+    pub(super) fn expire_held(&mut self) {
+        let limit = self.settings.hold_timeout_us;
+        while let Some(&id) = self.held.front() {
+            let request = &mut self.requests[id as usize];
+            if self.now.us.saturating_sub(request.started_us) < limit {
+                break;
+            }
+            self.held.pop_front();
+            let raw = std::mem::take(&mut request.kept);
+            let client = &mut self.clients[request.client as usize];
+            client.held -= 1;
+            client.held_bytes -= raw.len();
+            self.held_bytes -= raw.len();
+            if request.slot == super::request::NO_SLOT {
+                client.held_wide -= 1;
+            }
+            self.pool.give(raw);
+            self.refuse(id, Counter::ErrorsHeldTooLong, &held_too_long(limit));
+        }
+        for client in self.waiting.clone() {
+            let Lane::Waiting { since_us, .. } = self.clients[client as usize].lane else { continue };
+            let idle = self.clients[client as usize].head == NONE;
+            if idle && self.now.us.saturating_sub(since_us) >= limit {
+                self.refuse_large(client, Counter::ErrorsHeldTooLong, &held_too_long(limit));
+            }
+        }
+    }
+
+    /// Forgets what a client that is gone had waiting.
+    pub(super) fn forget_held(&mut self, client: super::ClientId) {
+        let queue = std::mem::take(&mut self.held);
+        for id in queue {
+            let request = &self.requests[id as usize];
+            if request.client == client {
+                self.held_bytes -= request.kept.len();
+            } else {
+                self.held.push_back(id);
+            }
+        }
+    }
+
+    /// Looks whether slots that settle are quiet now, and whether the barrier can be reported.
+    pub(super) fn settle(&mut self) {
+        if !self.routes.unsettled {
+            return;
+        }
+        let mut settled = false;
+        let mut quiet = self.wide_before == 0;
+        let mut unsettled = false;
+        for (route, &in_flight) in self.routes.slots.iter_mut().zip(&self.in_flight) {
+            if route.settling && in_flight == 0 && self.wide_before == 0 {
+                route.settling = false;
+                settled = true;
+            }
+            quiet &= !(route.held || route.settling) || in_flight == 0;
+            unsettled |= route.settling;
+        }
+        if quiet && let Some(epoch) = self.routes.quiet_owed.take() {
+            self.deeds.push_back(Deed::Quiet { epoch });
+        }
+        self.routes.unsettled = unsettled || self.routes.quiet_owed.is_some();
+        if settled {
+            self.release();
+        }
+    }
+}
+
+fn held_too_long(limit_us: u64) -> String {
+    format!(
+        "TRYAGAIN twemslot: the slot was held for {} ms, its group is being changed; nothing was sent",
+        limit_us / 1000
+    )
+}

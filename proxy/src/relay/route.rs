@@ -1,0 +1,127 @@
+//! Where a slot's requests go: a flat table made from the topology, one load and one test on the common path.
+
+use super::request::NONE;
+use super::{ClientId, LinkId};
+use cluster::group::GroupId;
+use cluster::slot::{Slot, TagRule, slot_of};
+use cluster::topology::Topology;
+use std::sync::Arc;
+
+/// One slot's way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Route {
+    /// The first link to the owner's primary; NONE: nobody owns the slot.
+    pub(super) link: LinkId,
+    /// Held by the topology: requests wait.
+    pub(super) held: bool,
+    /// The owner changed while requests were in flight at the old one: requests wait until they are answered, so
+    /// that a later one cannot overtake an earlier one.
+    pub(super) settling: bool,
+}
+
+impl Route {
+    const NOWHERE: Self = Self { link: NONE, held: false, settling: false };
+
+    /// Whether a request cannot simply be put on the link.
+    #[inline]
+    pub(super) fn special(self) -> bool {
+        self.held || self.settling || self.link == NONE
+    }
+
+    pub(super) fn waits(self) -> bool {
+        self.held || self.settling
+    }
+}
+
+/// A group's links.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) group: GroupId,
+    /// To the primary; a client keeps to one of them, so that its requests stay in order.
+    pub(super) links: Vec<LinkId>,
+    /// Whether any slot is the group's: broadcasts go to those that have some.
+    pub(super) owns_slots: bool,
+}
+
+/// The table.
+#[derive(Debug)]
+pub(super) struct Routes {
+    pub(super) topology: Option<Arc<Topology>>,
+    pub(super) slots: Vec<Route>,
+    pub(super) targets: Vec<Target>,
+    tag_rule: TagRule,
+    slot_count: u16,
+    /// Grows with each topology: tells requests sent under an earlier one.
+    pub(super) generation: u32,
+    /// Whether any route is held or settling, or a `Quiet` is owed.
+    pub(super) unsettled: bool,
+    /// The epoch for which `Quiet` is still to be said.
+    pub(super) quiet_owed: Option<u64>,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self {
+            topology: None,
+            slots: vec![Route::NOWHERE],
+            targets: Vec::new(),
+            tag_rule: TagRule::Redis,
+            slot_count: 1,
+            generation: 0,
+            unsettled: false,
+            quiet_owed: None,
+        }
+    }
+}
+
+impl Routes {
+    #[inline]
+    pub(super) fn slot_of(&self, key: &[u8]) -> Slot {
+        slot_of(key, self.tag_rule, self.slot_count)
+    }
+
+    pub(super) fn slot_count(&self) -> u16 {
+        self.slot_count
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.topology.as_ref().map_or(0, |t| t.epoch())
+    }
+
+    /// The link this client uses where several lead to one instance: always the same.
+    #[inline]
+    pub(super) fn lane(&self, first: LinkId, client: ClientId, links_per_instance: u32) -> LinkId {
+        if links_per_instance <= 1 {
+            return first;
+        }
+        let target = self.targets.iter().find(|t| t.links.first() == Some(&first));
+        target.map_or(first, |t| t.links[client as usize % t.links.len()])
+    }
+
+    /// Takes a topology whose groups have these links (in the topology's order). A slot whose link changes while
+    /// `in_flight` says that requests are under way settles first.
+    pub(super) fn set(&mut self, topology: Arc<Topology>, targets: Vec<Target>, in_flight: &[u32], wide: u32) {
+        let same_size = self.slots.len() == topology.slots().len();
+        let mut slots = vec![Route::NOWHERE; topology.slots().len()];
+        for (i, (route, owner)) in slots.iter_mut().zip(topology.slots()).enumerate() {
+            let target = owner.group.and_then(|id| targets.iter().find(|t| t.group == id));
+            route.link = target.and_then(|t| t.links.first().copied()).unwrap_or(NONE);
+            route.held = owner.state == cluster::topology::SlotState::Held;
+            let old = if same_size { self.slots[i] } else { Route::NOWHERE };
+            let moved = old.link != NONE && old.link != route.link;
+            route.settling = (moved || old.settling) && (in_flight[i] > 0 || wide > 0);
+        }
+        self.targets = targets;
+        for target in &mut self.targets {
+            let first = target.links.first().copied();
+            target.owns_slots = slots.iter().any(|r| Some(r.link) == first);
+        }
+        self.tag_rule = topology.tag_rule();
+        self.slot_count = topology.slot_count();
+        self.slots = slots;
+        self.generation += 1;
+        self.quiet_owed = Some(topology.epoch());
+        self.unsettled = true;
+        self.topology = Some(topology);
+    }
+}

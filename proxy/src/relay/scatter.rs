@@ -1,0 +1,374 @@
+//! Requests that concern several groups: split by key and merged (MGET, MSET, DEL ...), or sent to every group
+//! (FLUSHALL, DBSIZE ...). One fragment a group, however many keys.
+
+use super::LinkId;
+use super::command::{self, Fan as Kind, Serve, Split};
+use super::limits::SPLIT_KEYS_MAX;
+use super::request::{NO_SLOT, NONE, Request, RequestId, Stage};
+use super::state::Relay;
+use crate::stats::Counter;
+use cluster::resp::request::Args;
+use cluster::resp::{reply, write};
+
+/// How the fragments' replies become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Merge {
+    /// One array with the keys' values in their order.
+    Values,
+    /// +OK.
+    Ok,
+    /// The sum.
+    Sum,
+    /// The first one, less what is secret.
+    Settings,
+    /// The first one.
+    First,
+}
+
+/// One fragment.
+#[derive(Debug, Default)]
+struct Part {
+    link: LinkId,
+    keys: u32,
+    reply: Vec<u8>,
+    /// How much of `reply` has been merged.
+    merged: usize,
+}
+
+/// A request whose fragments are under way.
+#[derive(Debug)]
+pub(super) struct Fan {
+    /// NONE: answered already (an error, a timeout), or its client is gone.
+    parent: RequestId,
+    merge: Merge,
+    pending: u32,
+    generation: u32,
+    /// For each key, which part it went to.
+    order: Vec<u16>,
+    parts: Vec<Part>,
+}
+
+impl Relay {
+    /// Sends a request of several slots on its ways, or holds it.
+    pub(super) fn place_wide(&mut self, id: RequestId, raw: &[u8]) {
+        let command = self.requests[id as usize].command;
+        if usize::from(command) >= command::count() {
+            // Declared by the operator, for all groups.
+            return self.broadcast(id, Merge::First, raw);
+        }
+        match command::get(command).serve {
+            Serve::Split(split) => self.split(id, split, raw),
+            Serve::Fan(kind) => self.broadcast(id, merge_of(kind), raw),
+            _ => self.broadcast(id, Merge::First, raw),
+        }
+    }
+
+    fn split(&mut self, id: RequestId, split: Split, raw: &[u8]) {
+        let mut fan = self.new_fan(id, if split == Split::Mget { Merge::Values } else { merge_counts(split) });
+        let step = if split == Split::Mset { 2 } else { 1 };
+        let client = self.requests[id as usize].client;
+        let mut waits = self.clients[client as usize].held_wide > 0;
+        let mut args = Args::new(raw);
+        args.next();
+        let mut at = 0u32;
+        while let Some(key) = args.next() {
+            if step == 2 {
+                args.next();
+            }
+            let slot = self.routes.slot_of(key);
+            let route = self.routes.slots[usize::from(slot)];
+            if route.link == NONE {
+                self.drop_fan(fan);
+                return self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot));
+            }
+            waits |= route.waits();
+            let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
+            let part = match fan.order.last() {
+                Some(&last) if fan.parts[usize::from(last)].link == link => usize::from(last),
+                _ => part_of(&mut fan, link),
+            };
+            fan.parts[part].keys += 1;
+            fan.order.push(part as u16);
+            at += 1;
+        }
+        if waits || at as usize > SPLIT_KEYS_MAX {
+            self.drop_fan(fan);
+            return if waits {
+                self.hold(id, raw)
+            } else {
+                let text = format!("ERR twemslot: {at} keys in one command, at most {SPLIT_KEYS_MAX}");
+                self.refuse(id, Counter::ErrorsNotServed, &text)
+            };
+        }
+        let name = Args::new(raw).next().unwrap_or_default();
+        self.stats.add(Counter::RequestsSplit, u64::from(fan.parts.len() > 1));
+        let fan_id = self.open_fan(id, fan);
+        self.send_parts(fan_id, name, step, raw);
+    }
+
+    /// One request for each part, made of the raw bytes of its keys.
+    fn send_parts(&mut self, fan_id: u32, name: &[u8], step: usize, raw: &[u8]) {
+        let mut bytes: Vec<Vec<u8>> = Vec::new();
+        std::mem::swap(&mut bytes, &mut self.fan_bytes);
+        let parts = self.fans[fan_id as usize].parts.len();
+        while bytes.len() < parts {
+            bytes.push(Vec::new());
+        }
+        for (part, out) in self.fans[fan_id as usize].parts.iter().zip(&mut bytes) {
+            out.clear();
+            write::array(out, part.keys as usize * step + 1);
+            write::bulk(out, name);
+        }
+        let mut args = Args::new(raw);
+        args.next();
+        for &part in &self.fans[fan_id as usize].order {
+            for _ in 0..step {
+                if let Some(piece) = args.next_raw() {
+                    bytes[usize::from(part)].extend_from_slice(piece);
+                }
+            }
+        }
+        for (i, request) in bytes[..parts].iter().enumerate() {
+            self.send_part(fan_id, i, request);
+        }
+        // What is kept for reuse stays bounded.
+        bytes.retain(|b| b.capacity() <= 1 << 20);
+        self.fan_bytes = bytes;
+    }
+
+    fn send_part(&mut self, fan_id: u32, part: usize, raw: &[u8]) {
+        let Some(fan) = self.fans.get(fan_id as usize) else { return };
+        let link = fan.parts[part].link;
+        let command = self.requests.get(fan.parent as usize).map_or(0, |r| r.command);
+        let mut fragment = Request::new(NONE, command, NO_SLOT, self.now.us);
+        fragment.stage = Stage::Fragment;
+        fragment.of = fan_id;
+        fragment.generation = part as u32;
+        let id = self.requests.insert(fragment) as RequestId;
+        self.put(link, id, raw);
+    }
+
+    /// Sends the request as it is to every group that owns slots.
+    fn broadcast(&mut self, id: RequestId, merge: Merge, raw: &[u8]) {
+        let client = self.requests[id as usize].client;
+        let waits = self.clients[client as usize].held_wide > 0 || self.routes.slots.iter().any(|r| r.waits());
+        if waits {
+            return self.hold(id, raw);
+        }
+        let mut fan = self.new_fan(id, merge);
+        for i in 0..self.routes.targets.len() {
+            let target = &self.routes.targets[i];
+            if let Some(&link) = target.links.first().filter(|_| target.owns_slots) {
+                let link = self.routes.lane(link, client, self.settings.links_per_instance);
+                part_of(&mut fan, link);
+            }
+            if merge == Merge::Settings && !fan.parts.is_empty() {
+                break;
+            }
+        }
+        if fan.parts.is_empty() {
+            self.drop_fan(fan);
+            return self.refuse(id, Counter::ErrorsNoOwner, "ERR twemslot: no group owns any slot yet");
+        }
+        let parts = fan.parts.len();
+        let fan_id = self.open_fan(id, fan);
+        for part in 0..parts {
+            self.send_part(fan_id, part, raw);
+        }
+    }
+
+    /// An empty fan; its vectors come from an earlier one.
+    fn new_fan(&mut self, parent: RequestId, merge: Merge) -> Fan {
+        let generation = self.routes.generation;
+        match self.spare_fans.pop() {
+            Some(fan) => Fan { parent, merge, pending: 0, generation, ..fan },
+            None => Fan { parent, merge, pending: 0, generation, order: Vec::new(), parts: Vec::new() },
+        }
+    }
+
+    fn drop_fan(&mut self, mut fan: Fan) {
+        for part in fan.parts.drain(..) {
+            self.pool.give(part.reply);
+        }
+        fan.order.clear();
+        if self.spare_fans.len() < 64 && fan.order.capacity() <= 4096 {
+            self.spare_fans.push(fan);
+        }
+    }
+
+    fn open_fan(&mut self, parent: RequestId, mut fan: Fan) -> u32 {
+        fan.pending = fan.parts.len() as u32;
+        let id = self.fans.insert(fan) as u32;
+        let request = &mut self.requests[parent as usize];
+        request.stage = Stage::Split;
+        request.of = id;
+        self.wide_now += 1;
+        id
+    }
+
+    /// The client of a split request is gone, or has been answered.
+    pub(super) fn orphan_fan(&mut self, fan: u32) {
+        self.fans[fan as usize].parent = NONE;
+    }
+
+    /// Part of a fragment's reply. False: nobody wants it.
+    pub(super) fn fragment_part(&mut self, id: RequestId, piece: &[u8]) -> bool {
+        let (fan_id, part) = self.fragment(id);
+        let fan = &mut self.fans[fan_id as usize];
+        if fan.parent == NONE {
+            return false;
+        }
+        self.pool.extend(&mut fan.parts[part].reply, piece);
+        if fan.parts[part].reply.len() > self.settings.client_output_max {
+            let text =
+                format!("ERR twemslot: the reply is larger than client_output_max {}", self.settings.client_output_max);
+            self.refuse_fan(fan_id, Counter::ErrorsOverload, &text);
+        }
+        true
+    }
+
+    /// A fragment's reply, or its last part, or our error in its stead.
+    pub(super) fn fragment_reply(&mut self, id: RequestId, piece: &[u8]) {
+        let (fan_id, part) = self.fragment(id);
+        self.forget(id);
+        let fan = &mut self.fans[fan_id as usize];
+        if fan.parent != NONE {
+            self.pool.extend(&mut fan.parts[part].reply, piece);
+        }
+        fan.pending -= 1;
+        if fan.pending > 0 {
+            return;
+        }
+        let fan = self.fans.remove(fan_id as usize);
+        if fan.generation == self.routes.generation {
+            self.wide_now -= 1;
+        } else {
+            self.wide_before -= 1;
+        }
+        let fan = self.merge(fan);
+        self.drop_fan(fan);
+    }
+
+    /// Answers a split request with an error before its fragments are all back.
+    pub(super) fn refuse_fan(&mut self, fan_id: u32, counter: Counter, text: &str) {
+        let parent = std::mem::replace(&mut self.fans[fan_id as usize].parent, NONE);
+        if parent != NONE {
+            self.refuse(parent, counter, text);
+        }
+    }
+
+    /// The fan and the part of a fragment.
+    pub(super) fn fragment(&self, id: RequestId) -> (u32, usize) {
+        let request = &self.requests[id as usize];
+        (request.of, request.generation as usize)
+    }
+
+    fn merge(&mut self, mut fan: Fan) -> Fan {
+        if fan.parent == NONE {
+            return fan;
+        }
+        let mut reply = std::mem::take(&mut self.scratch);
+        reply.clear();
+        // An error anywhere is the answer: half a reply would be a wrong one.
+        if let Some(part) = fan.parts.iter().find(|p| p.reply.first() == Some(&b'-')) {
+            reply.extend_from_slice(&part.reply);
+        } else {
+            merged(&mut fan, &mut reply);
+        }
+        self.answer(fan.parent, &reply);
+        if reply.capacity() > 1 << 20 {
+            reply = Vec::new();
+        }
+        self.scratch = reply;
+        fan
+    }
+}
+
+fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
+    match fan.merge {
+        Merge::Ok => out.extend_from_slice(b"+OK\r\n"),
+        Merge::First => out.extend_from_slice(&fan.parts[0].reply),
+        Merge::Sum => {
+            let sums: Option<i64> = fan.parts.iter().map(|p| reply::integer(&p.reply)).sum();
+            match sums {
+                Some(sum) => write::integer(out, sum),
+                None => write::error(out, "ERR twemslot: an instance answered something else than a number"),
+            }
+        }
+        Merge::Settings => without_secrets(&fan.parts[0].reply, out),
+        Merge::Values => {
+            write::array(out, fan.order.len());
+            if values(fan, out).is_none() {
+                out.clear();
+                write::error(out, "ERR twemslot: an instance answered fewer values than it was asked for");
+            }
+        }
+    }
+}
+
+/// The parts' elements in the order of the keys.
+fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
+    for part in &mut fan.parts {
+        // Behind the header `*n`.
+        part.merged = memchr::memchr(b'\n', &part.reply)? + 1;
+        if part.reply.first() != Some(&b'*') {
+            return None;
+        }
+    }
+    for &part in &fan.order {
+        let part = &mut fan.parts[usize::from(part)];
+        let rest = part.reply.get(part.merged..)?;
+        let reply::Step::Done { len } = reply::Cursor::default().step(rest) else { return None };
+        out.extend_from_slice(&rest[..len]);
+        part.merged += len;
+    }
+    Some(())
+}
+
+/// CONFIG GET's pairs, less those whose value nobody should see.
+fn without_secrets(raw: &[u8], out: &mut Vec<u8>) {
+    const SECRETS: [&[u8]; 6] = [
+        b"requirepass",
+        b"masterauth",
+        b"primaryauth",
+        b"masteruser",
+        b"tls-key-file-pass",
+        b"tls-client-key-file-pass",
+    ];
+    let Some(elements) = reply::Elements::new(raw) else { return out.extend_from_slice(raw) };
+    let elements: Vec<&[u8]> = elements.collect();
+    let open = |pair: &&[&[u8]]| {
+        let name = reply::text(pair[0]).unwrap_or_default().to_ascii_lowercase();
+        !SECRETS.contains(&name.as_slice())
+    };
+    let pairs: Vec<&[&[u8]]> = elements.chunks_exact(2).filter(open).collect();
+    write::array(out, pairs.len() * 2);
+    for pair in pairs {
+        out.extend_from_slice(pair[0]);
+        out.extend_from_slice(pair[1]);
+    }
+}
+
+fn part_of(fan: &mut Fan, link: LinkId) -> usize {
+    if let Some(found) = fan.parts.iter().position(|p| p.link == link) {
+        return found;
+    }
+    fan.parts.push(Part { link, ..Part::default() });
+    fan.parts.len() - 1
+}
+
+fn merge_counts(split: Split) -> Merge {
+    if split == Split::Mset { Merge::Ok } else { Merge::Sum }
+}
+
+fn merge_of(kind: Kind) -> Merge {
+    match kind {
+        Kind::Ok => Merge::Ok,
+        Kind::Sum => Merge::Sum,
+        Kind::ConfigGet => Merge::Settings,
+    }
+}
+
+pub(super) fn no_owner(slot: cluster::slot::Slot) -> String {
+    format!("ERR twemslot: slot {slot} has no owner: assign it to a group")
+}

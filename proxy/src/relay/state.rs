@@ -1,0 +1,419 @@
+//! What a relay holds, and the few moves everything else is made of: open a request, put it on a link, answer it.
+
+use super::buffer::Pool;
+use super::client::{Client, Lane};
+use super::command::{CommandId, count};
+use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, Settings};
+use super::link::{Link, State, whose};
+use super::request::{NO_SLOT, NONE, Request, RequestId, SMALL_REPLY, Stage};
+use super::route::Routes;
+use super::scatter::Fan;
+use super::{ClientId, Deed, Level, LinkId, Now};
+use crate::stats::{Counter, Histogram, OfCommand, OfGroup, Stats};
+use cluster::instance::Addr;
+use cluster::resp::write;
+use cluster::slot::Slot;
+use slab::Slab;
+use std::collections::{BTreeMap, VecDeque};
+
+/// One worker's relay.
+pub struct Relay {
+    pub(super) now: Now,
+    pub(super) settings: Settings,
+    pub(super) worker: u32,
+    pub(super) random: u64,
+    pub(super) clients: Slab<Client>,
+    pub(super) links: Slab<Link>,
+    pub(super) requests: Slab<Request>,
+    pub(super) fans: Slab<Fan>,
+    pub(super) routes: Routes,
+    pub(super) pool: Pool,
+    pub(super) stats: Stats,
+    pub(super) deeds: VecDeque<Deed>,
+    pub(super) dirty_links: VecDeque<LinkId>,
+    pub(super) dirty_clients: VecDeque<ClientId>,
+    /// Clients whose stopped requests may go on.
+    pub(super) resumable: Vec<ClientId>,
+    /// Requests that wait for a held slot, oldest first.
+    pub(super) held: VecDeque<RequestId>,
+    pub(super) held_bytes: usize,
+    /// Clients whose large request waits.
+    pub(super) waiting: Vec<ClientId>,
+    /// Clients whose replies pile up.
+    pub(super) pressed: Vec<ClientId>,
+    /// Requests of one slot that are on a link, by slot.
+    pub(super) in_flight: Vec<u32>,
+    /// Requests of several slots that are on links: sent under this topology, and under earlier ones.
+    pub(super) wide_now: u32,
+    pub(super) wide_before: u32,
+    pub(super) shared_links: BTreeMap<Addr, Vec<LinkId>>,
+    /// Commands refused by name (`denied_commands`).
+    pub(super) denied: Vec<bool>,
+    pub(super) next_client: u64,
+    pub(super) draining: bool,
+    pub(super) accepting: bool,
+    pub(super) ticked_us: u64,
+    /// For reuse: fans, and the requests they send.
+    pub(super) spare_fans: Vec<Fan>,
+    pub(super) fan_bytes: Vec<Vec<u8>>,
+    /// Replies and requests are composed here before they are appended.
+    pub(super) scratch: Vec<u8>,
+}
+
+impl Relay {
+    /// `seed` feeds the jitter of reconnects; `worker` is this worker's index, for names and client ids.
+    pub fn new(settings: Settings, worker: u32, seed: u64, now: Now) -> Self {
+        let mut relay = Self {
+            now,
+            settings: Settings::default(),
+            worker,
+            random: seed | 1,
+            clients: Slab::new(),
+            links: Slab::new(),
+            requests: Slab::new(),
+            fans: Slab::new(),
+            routes: Routes::default(),
+            pool: Pool::default(),
+            stats: Stats::default(),
+            deeds: VecDeque::new(),
+            dirty_links: VecDeque::new(),
+            dirty_clients: VecDeque::new(),
+            resumable: Vec::new(),
+            held: VecDeque::new(),
+            held_bytes: 0,
+            waiting: Vec::new(),
+            pressed: Vec::new(),
+            in_flight: vec![0],
+            wide_now: 0,
+            wide_before: 0,
+            shared_links: BTreeMap::new(),
+            denied: vec![false; count()],
+            next_client: 1,
+            draining: false,
+            accepting: true,
+            ticked_us: now.us,
+            spare_fans: Vec::new(),
+            fan_bytes: Vec::new(),
+            scratch: Vec::new(),
+        };
+        relay.set_settings(settings);
+        relay
+    }
+
+    /// A pseudo-random number (xorshift64*), for jitter only.
+    pub(super) fn random(&mut self) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub(super) fn tell(&mut self, level: Level, text: String) {
+        self.deeds.push_back(Deed::Tell { level, text });
+    }
+
+    #[inline]
+    pub(super) fn mark_client(&mut self, id: ClientId) {
+        let client = &mut self.clients[id as usize];
+        if !client.dirty {
+            client.dirty = true;
+            self.dirty_clients.push_back(id);
+        }
+    }
+
+    #[inline]
+    pub(super) fn mark_link(&mut self, id: LinkId) {
+        let link = &mut self.links[id as usize];
+        if !link.dirty {
+            link.dirty = true;
+            self.dirty_links.push_back(id);
+        }
+    }
+
+    /// A new request at the end of its client's list.
+    #[inline]
+    pub(super) fn open_request(&mut self, client_id: ClientId, command: CommandId, slot: Slot) -> RequestId {
+        let client = &mut self.clients[client_id as usize];
+        let mut request = Request::new(client_id, command, slot, self.now.us);
+        request.mute = client.reply_off || client.reply_skip == 1;
+        client.reply_skip = client.reply_skip.saturating_sub(1);
+        let id = self.requests.insert(request) as RequestId;
+        if client.head == NONE {
+            client.head = id;
+        } else {
+            self.requests[client.tail as usize].next = id;
+        }
+        client.tail = id;
+        client.in_flight += 1;
+        id
+    }
+
+    /// Puts a request on a link, or answers why it cannot.
+    #[inline]
+    pub(super) fn put(&mut self, link_id: LinkId, id: RequestId, raw: &[u8]) {
+        let link = &mut self.links[link_id as usize];
+        let out = match link.state {
+            State::Up => &mut link.out,
+            State::Connecting | State::Greeting => &mut link.queue,
+            State::Down { .. } | State::Closing => return self.refuse_down(link_id, id),
+        };
+        if link.fifo.len() >= LINK_IN_FLIGHT_MAX || out.len() + raw.len() > LINK_OUTPUT_MAX {
+            return self.refuse_overload(link_id, id);
+        }
+        out.append(&mut self.pool, raw);
+        link.fifo.push_back(id);
+        let request = &mut self.requests[id as usize];
+        if request.stage == Stage::Waiting {
+            request.stage = Stage::Sent;
+        }
+        request.sent_us = self.now.us;
+        request.place = link.queued;
+        link.queued += raw.len() as u64;
+        if let Some(n) = self.in_flight.get_mut(usize::from(request.slot)) {
+            *n += 1;
+        }
+        if !link.dirty {
+            link.dirty = true;
+            self.dirty_links.push_back(link_id);
+        }
+    }
+
+    #[cold]
+    fn refuse_down(&mut self, link_id: LinkId, id: RequestId) {
+        let link = &self.links[link_id as usize];
+        let text = format!("ERR twemslot: {} is down: {}; nothing was sent", whose(link), link.cause);
+        self.refuse(id, Counter::ErrorsLinkDown, &text);
+    }
+
+    #[cold]
+    fn refuse_overload(&mut self, link_id: LinkId, id: RequestId) {
+        let link = &self.links[link_id as usize];
+        let text = format!(
+            "ERR twemslot: {} is overloaded: {} requests and {} bytes wait for it; nothing was sent",
+            whose(link),
+            link.fifo.len(),
+            link.output_bytes()
+        );
+        self.refuse(id, Counter::ErrorsOverload, &text);
+    }
+
+    /// Answers with an error of ours; for a fragment, its whole request.
+    #[cold]
+    pub(super) fn refuse(&mut self, id: RequestId, counter: Counter, text: &str) {
+        self.stats.add(counter, 1);
+        let mut reply = std::mem::take(&mut self.scratch);
+        reply.clear();
+        write::error(&mut reply, text);
+        if self.requests[id as usize].stage == Stage::Fragment {
+            self.fragment_reply(id, &reply);
+        } else {
+            self.answer(id, &reply);
+        }
+        self.scratch = reply;
+    }
+
+    /// The request has left its link's queue, answered or not.
+    #[inline]
+    pub(super) fn left_link(&mut self, slot: Slot) {
+        if let Some(n) = self.in_flight.get_mut(usize::from(slot)) {
+            debug_assert!(*n > 0, "slot {slot}: more replies than requests");
+            *n = n.saturating_sub(1);
+        }
+    }
+
+    /// Answers a request that is on no link (any more), in its client's order, and forgets it.
+    #[inline]
+    pub(super) fn answer(&mut self, id: RequestId, reply: &[u8]) {
+        let request = &mut self.requests[id as usize];
+        let error = reply.first() == Some(&b'-');
+        self.stats.add_of_command(request.command, OfCommand::Calls, 1);
+        let us = self.now.us.saturating_sub(request.started_us);
+        self.stats.add_of_command(request.command, OfCommand::UsSum, us);
+        self.stats.observe(Histogram::Total, us, 1);
+        if error {
+            self.stats.add(Counter::RepliesError, 1);
+            self.stats.add_of_command(request.command, OfCommand::Errors, 1);
+        }
+        let client_id = request.client;
+        if client_id == NONE {
+            return self.forget(id);
+        }
+        let client = &mut self.clients[client_id as usize];
+        if client.head != id {
+            request.stage = Stage::Done;
+            if reply.len() <= SMALL_REPLY {
+                request.small[..reply.len()].copy_from_slice(reply);
+                request.small_len = reply.len() as u8;
+                self.pool.give(std::mem::take(&mut request.kept));
+            } else {
+                let old = std::mem::replace(&mut request.kept, self.pool.keep(reply));
+                self.pool.give(old);
+            }
+            return;
+        }
+        if !request.mute {
+            client.out.append(&mut self.pool, reply);
+        }
+        self.pop_head(client_id);
+    }
+
+    /// The head of a client's list has been answered in full: goes on with those behind it that are, too.
+    #[inline]
+    pub(super) fn pop_head(&mut self, client_id: ClientId) {
+        let client = &mut self.clients[client_id as usize];
+        let mut id = client.head;
+        loop {
+            let request = self.requests.remove(id as usize);
+            if request.kept.capacity() > 0 {
+                self.pool.give(request.kept);
+            }
+            client.in_flight -= 1;
+            id = request.next;
+            if id == NONE {
+                client.tail = NONE;
+                break;
+            }
+            let next = &mut self.requests[id as usize];
+            match next.stage {
+                Stage::Done if !next.mute => {
+                    let small = &next.small[..usize::from(next.small_len)];
+                    client.out.append(&mut self.pool, if next.small_len > 0 { small } else { &next.kept });
+                }
+                Stage::Done => {}
+                Stage::Sent => {
+                    // The first parts of a large reply may be here already.
+                    if !next.mute && !next.kept.is_empty() {
+                        client.out.append(&mut self.pool, &next.kept);
+                    }
+                    self.pool.give(std::mem::take(&mut next.kept));
+                    break;
+                }
+                _ => break,
+            }
+        }
+        client.head = id;
+        if !client.dirty {
+            client.dirty = true;
+            self.dirty_clients.push_back(client_id);
+        }
+        if client.stopped || client.lane != Lane::Shared {
+            self.resumable.push(client_id);
+        }
+        if client.out.len() > self.settings.client_output_soft {
+            self.press(client_id, 0);
+        }
+    }
+
+    /// Part of a reply that is too large to be kept whole; `whole` is as much of its size as is known. False: nobody
+    /// wants it.
+    pub(super) fn answer_part(&mut self, id: RequestId, part: &[u8], whole: u64) -> bool {
+        let request = &mut self.requests[id as usize];
+        let client_id = request.client;
+        let Some(client) = self.clients.get_mut(client_id as usize) else { return false };
+        if request.mute {
+            return false;
+        }
+        if client.head == id {
+            client.out.append(&mut self.pool, part);
+            self.mark_client(client_id);
+            if self.clients[client_id as usize].out.len() > self.settings.client_output_soft {
+                self.press(client_id, whole);
+            }
+        } else {
+            self.pool.extend(&mut request.kept, part);
+            if request.kept.len() > self.settings.client_output_max {
+                self.close_for_memory(client_id, "a reply that waits behind an earlier one is too large to keep");
+            }
+        }
+        true
+    }
+
+    /// Forgets a request that is in no list and no queue.
+    pub(super) fn forget(&mut self, id: RequestId) {
+        let request = self.requests.remove(id as usize);
+        self.pool.give(request.kept);
+    }
+
+    /// A client's replies pile up: it is not read while it takes some of them, and closed when they are too many.
+    /// A single large reply may exceed the bound by its own size.
+    #[cold]
+    pub(super) fn press(&mut self, id: ClientId, whole: u64) {
+        let max = self.settings.client_output_max;
+        let client = &mut self.clients[id as usize];
+        if client.closed {
+            return;
+        }
+        if !client.pressed {
+            (client.pressed, client.largest) = (true, 0);
+            client.progress_us = self.now.us;
+            self.pressed.push(id);
+        }
+        client.largest = client.largest.max(whole);
+        if client.out.len() as u64 > max as u64 + client.largest {
+            let text =
+                format!("{} bytes of replies wait to be read, more than client_output_max {max}", client.out.len());
+            self.close_for_memory(id, &text);
+        }
+    }
+
+    /// Closes a client at once, whatever it is owed.
+    #[cold]
+    pub(super) fn close_for_memory(&mut self, id: ClientId, why: &str) {
+        let client = &self.clients[id as usize];
+        if client.closed {
+            return;
+        }
+        let text = format!("client {} ({}) closed: {why}", client.id, client.peer);
+        self.stats.add(Counter::ClientsClosedForMemory, 1);
+        self.tell(Level::Warn, text);
+        self.close_client(id);
+    }
+
+    pub(super) fn close_client(&mut self, id: ClientId) {
+        let client = &mut self.clients[id as usize];
+        client.closing = true;
+        if !client.closed {
+            client.closed = true;
+            client.out.clear(&mut self.pool);
+            self.deeds.push_back(Deed::CloseClient { client: id });
+        }
+    }
+
+    /// Says `CloseLink`; the requests on it are answered when the shell says that it is closed.
+    pub(super) fn close_link(&mut self, id: LinkId, cause: String) {
+        let link = &mut self.links[id as usize];
+        if !matches!(link.state, State::Closing | State::Down { .. }) {
+            link.state = State::Closing;
+            link.cause = cause;
+            self.deeds.push_back(Deed::CloseLink { link: id });
+        }
+    }
+
+    /// Counts a reply's time at the instance.
+    #[inline]
+    pub(super) fn observe_instance(&mut self, entry: usize, sent_us: u64, error: bool) {
+        let us = self.now.us.saturating_sub(sent_us);
+        self.stats.observe(Histogram::Instance, us, 1);
+        if entry != usize::MAX {
+            self.stats.add_of_group(entry, OfGroup::Requests, 1);
+            self.stats.add_of_group(entry, OfGroup::UsSum, us);
+            if error {
+                self.stats.add_of_group(entry, OfGroup::Errors, 1);
+            }
+        }
+    }
+
+    /// Answers at once if nothing earlier is owed, else in turn.
+    pub(super) fn answer_here(&mut self, client: ClientId, command: CommandId, reply: &[u8]) {
+        self.stats.add(Counter::RequestsLocal, 1);
+        let id = self.open_request(client, command, NO_SLOT);
+        self.answer(id, reply);
+    }
+
+    /// Answers with an error of ours before anything is sent.
+    #[cold]
+    pub(super) fn refuse_here(&mut self, client: ClientId, command: CommandId, counter: Counter, text: &str) {
+        let id = self.open_request(client, command, NO_SLOT);
+        self.refuse(id, counter, text);
+    }
+}
