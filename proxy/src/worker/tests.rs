@@ -143,7 +143,7 @@ fn serve(mut link: TcpStream) -> std::io::Result<()> {
     let (mut bytes, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
     loop {
         let mut frame = Frame::default();
-        while let Step::Whole { len } = frame.step(&bytes, &Ceilings::default()) {
+        while let Step::Done { len } = frame.step(&bytes, &Ceilings::OPEN) {
             let answer = answer(&Args::new(&bytes[..len]).collect::<Vec<_>>());
             bytes.drain(..len);
             frame = Frame::default();
