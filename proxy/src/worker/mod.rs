@@ -11,6 +11,8 @@ mod listener;
 mod stream;
 mod poller;
 mod clock;
+#[cfg(test)]
+mod tests;
 
 use crate::log::{self, Log, LogSettings};
 use crate::mail::{ToMaster, ToWorker};
@@ -72,6 +74,8 @@ struct Worker {
     /// Clients that leave as soon as they can.
     leaving: Vec<ClientId>,
     drained: bool,
+    /// When the relay's timers are due; asked once an iteration.
+    tick_us: u64,
     /// The relay wants more than one iteration may do.
     unsettled: bool,
     /// Something happened since the page was published.
@@ -115,8 +119,11 @@ impl Greeting {
     }
 }
 
-/// Starts this process's log as the master's `Hello` says.
+/// Starts this process's log as the master's `Hello` says; an empty text means that the process has one.
 fn start_log(settings: &str) -> Option<Log> {
+    if settings.is_empty() {
+        return None;
+    }
     let settings = serde_json::from_str::<LogSettings>(settings).unwrap_or_default();
     match log::start(&settings) {
         Ok(log) => Some(log),
@@ -150,6 +157,7 @@ impl Worker {
             draining: None,
             leaving: Vec::new(),
             drained: false,
+            tick_us: u64::MAX,
             unsettled: true,
             unpublished: true,
             published_us: now.us,
@@ -188,11 +196,12 @@ impl Worker {
     }
 
     /// How long the poller may sleep; None: until an event.
-    fn timeout(&self) -> Option<Duration> {
+    fn timeout(&mut self) -> Option<Duration> {
+        self.tick_us = self.traffic.relay.deadline();
         if self.traffic.is_busy() || self.unsettled {
             return Some(Duration::ZERO);
         }
-        let mut until = self.traffic.relay.deadline().min(self.listeners.deadline());
+        let mut until = self.tick_us.min(self.listeners.deadline());
         if self.unpublished {
             until = until.min(self.published_us + PUBLISH_US);
         }
@@ -254,9 +263,9 @@ impl Worker {
     fn do_rarer_things(&mut self) -> bool {
         let mut any = self.post.is_ready();
         self.read_post();
-        let Self { traffic, listeners, poller, now_us, .. } = self;
+        let Self { traffic, listeners, poller, now_us, tick_us, .. } = self;
         any |= listeners.accept(*now_us, |stream, peer| traffic.open_client(stream, &peer, poller)) > 0;
-        if *now_us >= traffic.relay.deadline() {
+        if now_us >= tick_us {
             traffic.relay.tick();
             self.unpublished = true;
             any = true;

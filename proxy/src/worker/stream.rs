@@ -343,3 +343,173 @@ impl Streams {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::poller::{Poller, Source};
+    use super::*;
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    /// A watched stream, and its peer.
+    struct Pair {
+        poller: Poller,
+        streams: Streams,
+        peer: TcpStream,
+    }
+
+    fn pair() -> Pair {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let peer = TcpStream::connect(listener.local_addr().expect("addr")).expect("connect");
+        let socket = Socket::from(listener.accept().expect("accept").0);
+        socket.set_nonblocking(true).expect("nonblocking");
+        let (poller, mut streams) = (Poller::new().expect("epoll"), Streams::default());
+        let stream = Stream::new(socket);
+        poller.watch(&stream, Source::Client(0)).expect("watch");
+        streams.insert(0, stream);
+        Pair { poller, streams, peer }
+    }
+
+    impl Pair {
+        /// Waits for events until one makes the stream ready for what `done` asks.
+        fn wait_for(&mut self, done: impl Fn(&Stream) -> bool) {
+            while !done(self.stream()) {
+                let events = self.poller.wait(Some(Duration::from_secs(5))).expect("wait");
+                assert!(events > 0, "no event came");
+                for (source, readiness) in self.poller.events() {
+                    assert_eq!(source, Source::Client(0));
+                    self.streams.note(0, readiness);
+                }
+            }
+        }
+
+        fn stream(&mut self) -> &mut Stream {
+            self.streams.get_mut(0).expect("stream")
+        }
+    }
+
+    #[test]
+    fn a_short_read_ends_reading_and_a_full_one_does_not() {
+        let mut pair = pair();
+        pair.peer.write_all(b"abcdef").expect("write");
+        pair.wait_for(Stream::may_read);
+        let mut buffer = [0; 4];
+        assert!(matches!(pair.stream().read(&mut buffer), Got::Bytes(4)) && pair.stream().may_read());
+        assert!(matches!(pair.stream().read(&mut buffer), Got::Bytes(2)) && !pair.stream().may_read());
+        pair.peer.write_all(b"g").expect("write");
+        pair.wait_for(Stream::may_read);
+        assert!(matches!(pair.stream().read(&mut buffer), Got::Bytes(1)));
+    }
+
+    #[test]
+    fn an_end_that_comes_with_the_last_bytes_is_seen() {
+        let mut pair = pair();
+        pair.peer.write_all(b"last").expect("write");
+        pair.peer.shutdown(Shutdown::Write).expect("shutdown");
+        pair.wait_for(|s| s.ending);
+        let mut buffer = [0; 64];
+        assert!(matches!(pair.stream().read(&mut buffer), Got::Bytes(4)) && pair.stream().may_read());
+        assert!(matches!(pair.stream().read(&mut buffer), Got::End) && !pair.stream().may_read());
+        assert!(!pair.stream().is_lost(), "it still wants its replies");
+        assert_eq!(pair.stream().write(|s| fill(s, b"reply", 1)).expect("write").bytes, 5);
+    }
+
+    #[test]
+    fn a_reset_is_seen_though_nobody_reads() {
+        let mut pair = pair();
+        pair.stream().want(false);
+        socket2::SockRef::from(&pair.peer).set_linger(Some(Duration::ZERO)).expect("linger");
+        drop(std::mem::replace(&mut pair.peer, self::pair().peer));
+        pair.wait_for(Stream::is_lost);
+        assert_eq!(pair.streams.next_ready(), Some(0));
+    }
+
+    #[test]
+    fn output_that_does_not_fit_goes_on_when_there_is_room() {
+        let mut pair = pair();
+        let block = vec![b'x'; 1 << 20];
+        let mut sent = 0;
+        loop {
+            let wrote = pair.stream().write(|s| fill(s, &block, 1)).expect("write");
+            sent += wrote.bytes;
+            assert!(wrote.bytes <= WRITE_MAX);
+            if !wrote.more {
+                break;
+            }
+        }
+        assert!(!pair.stream().write(|s| fill(s, &block, 1)).expect("write").called, "it is known to be full");
+        pair.peer.set_nonblocking(true).expect("nonblocking");
+        let (mut buffer, mut got) = (vec![0; 1 << 20], 0);
+        while got < sent {
+            match pair.peer.read(&mut buffer) {
+                Ok(n) => got += n,
+                Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        pair.wait_for(|s| s.in_flush);
+        assert_eq!(pair.streams.next_flush(), Some(0));
+        assert!(pair.stream().write(|s| fill(s, b"y", 1)).expect("write").called);
+    }
+
+    #[test]
+    fn many_slices_go_in_few_writes_and_none_is_left_behind() {
+        let mut pair = pair();
+        for (count, bytes, more) in [(0, 0, false), (1, 3, false), (7, 21, false), (8, 24, false), (63, 189, false)] {
+            let wrote = pair.stream().write(|s| fill(s, b"abc", count)).expect("write");
+            assert_eq!((wrote.bytes, wrote.more, wrote.called), (bytes, more, count > 0), "{count} slices");
+        }
+        let wrote = pair.stream().write(|s| fill(s, b"abc", 200)).expect("write");
+        assert_eq!((wrote.bytes, wrote.more), (3 * SLICES_MAX, true));
+    }
+
+    #[test]
+    fn a_write_is_bounded() {
+        let large = vec![0; WRITE_MAX];
+        let slices = |lengths: &[usize]| lengths.iter().map(|n| IoSlice::new(&large[..*n])).collect::<Vec<_>>();
+        assert_eq!(fitting(&slices(&[])), (0, 0));
+        assert_eq!(fitting(&slices(&[1, 2])), (2, 3));
+        assert_eq!(fitting(&slices(&[WRITE_MAX])), (1, WRITE_MAX));
+        assert_eq!(fitting(&slices(&[1, WRITE_MAX])), (1, 1));
+        assert_eq!(fitting(&[IoSlice::new(&vec![0; WRITE_MAX + 1])]), (1, WRITE_MAX));
+    }
+
+    fn fill<'a>(slices: &mut [IoSlice<'a>], with: &'a [u8], count: usize) -> usize {
+        let count = count.min(slices.len());
+        slices[..count].fill(IoSlice::new(with));
+        count
+    }
+
+    #[test]
+    fn a_connect_says_how_it_ended() {
+        let mut listener = Some(TcpListener::bind("127.0.0.1:0").expect("bind"));
+        let addr = Addr::Tcp(listener.as_ref().expect("just made").local_addr().expect("addr"));
+        for good in [true, false] {
+            let (mut poller, mut streams) = (Poller::new().expect("epoll"), Streams::default());
+            let stream = Stream::connect(&addr).expect("under way");
+            poller.watch(&stream, Source::Link(3)).expect("watch");
+            streams.insert(3, stream);
+            let outcome = loop {
+                assert!(poller.wait(Some(Duration::from_secs(5))).expect("wait") > 0, "no event came");
+                poller.events().for_each(|(_, readiness)| streams.note(3, readiness));
+                if let Some(outcome) = streams.get_mut(3).and_then(Stream::opened) {
+                    break outcome;
+                }
+            };
+            assert_eq!(outcome.is_ok(), good, "{outcome:?}");
+            assert!(streams.get_mut(3).expect("stream").opened().is_none(), "said once");
+            listener = None; // the second round finds nobody at the address
+        }
+        assert!(listener.is_none());
+    }
+
+    #[test]
+    fn an_index_used_again_does_not_inherit_a_place_in_the_queue() {
+        let mut pair = pair();
+        pair.peer.write_all(b"a").expect("write");
+        pair.wait_for(Stream::may_read);
+        let old = pair.streams.remove(0).expect("stream");
+        pair.streams.insert(0, Stream::new(self::pair().stream().socket.try_clone().expect("clone")));
+        assert_eq!(pair.streams.next_ready(), Some(0));
+        assert!(!pair.stream().may_read() && old.may_read());
+    }
+}

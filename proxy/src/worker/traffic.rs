@@ -29,8 +29,6 @@ pub(super) struct Traffic {
     links: Streams,
     /// Every read goes here; the relay copies what it keeps. So idle sockets own no buffer.
     scratch: Vec<u8>,
-    /// Clients named by the relay and not yet written to.
-    answered: Vec<ClientId>,
 }
 
 impl Traffic {
@@ -41,7 +39,6 @@ impl Traffic {
             clients: Streams::default(),
             links: Streams::default(),
             scratch: vec![0; READ_MAX],
-            answered: Vec::new(),
         }
     }
 
@@ -66,8 +63,7 @@ impl Traffic {
                 self.read_link(link);
             }
         }
-        self.answered.extend(std::iter::from_fn(|| self.relay.next_dirty_client()));
-        if self.answered.len() > EARLY_FLUSH {
+        if self.relay.dirty_clients() > EARLY_FLUSH {
             self.flush_clients();
         }
         self.read_clients();
@@ -113,12 +109,7 @@ impl Traffic {
     }
 
     fn flush_clients(&mut self) -> bool {
-        let mut any = !self.answered.is_empty();
-        let mut answered = std::mem::take(&mut self.answered);
-        for client in answered.drain(..) {
-            self.write_client(client);
-        }
-        self.answered = answered; // for its memory
+        let mut any = false;
         while let Some(client) = self.relay.next_dirty_client() {
             self.write_client(client);
             any = true;
