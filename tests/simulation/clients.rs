@@ -169,7 +169,8 @@ impl Client {
         if rng.one_in(2) {
             self.ask(&[b"QUIT"], Ask::Exact(b"+OK\r\n".to_vec()), history);
         } else {
-            self.out.extend_from_slice(*rng.pick(&[&b"*1\r\n$-5\r\n"[..], b"*1\r\n!", b"*2\r\n$3\r\nGET\r\n$1\r\nxyz", b"GET 'a\r\n"]));
+            let babble = [&b"*1\r\n$-5\r\n"[..], b"*1\r\n!", b"*2\r\n$3\r\nGET\r\n$1\r\nxyz", b"GET 'a\r\n"];
+            self.out.extend_from_slice(babble[rng.below(babble.len())]);
             self.expect(Ask::Fails("ERR Protocol error"), history);
         }
     }

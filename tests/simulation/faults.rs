@@ -167,7 +167,7 @@ impl World {
     }
 
     fn babble(&mut self, l: usize) {
-        let words: &[u8] = self.rng.pick(&[&b"hello\r\n"[..], b"*1x", b"$-9\r\n", b"+OK\nno\r\n"]);
+        let words: &[u8] = [&b"hello\r\n"[..], b"*1x", b"$-9\r\n", b"+OK\nno\r\n"][self.rng.below(4)];
         self.links[l].peer.output.extend_from_slice(words);
         let i = self.links[l].instance;
         self.wake_soon(Event::Instance(i));

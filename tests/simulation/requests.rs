@@ -43,8 +43,8 @@ impl Writer<'_> {
             54..60 => self.range(),
             60..68 => self.get_many(),
             68..74 => self.set_many(modest),
-            74..77 => self.count(if self.rng.one_in(2) { "DEL" } else { "UNLINK" }),
-            77..80 => self.count(if self.rng.one_in(2) { "EXISTS" } else { "touch" }),
+            74..77 => self.count(["DEL", "UNLINK"]),
+            77..80 => self.count(["EXISTS", "touch"]),
             80..83 => self.set_new(),
             83 if !modest && self.rng.one_in(2) => self.whole(),
             84..92 => self.local(modest),
@@ -65,7 +65,10 @@ impl Writer<'_> {
     fn keys(&mut self, family: Option<&str>) -> Vec<Vec<u8>> {
         let mut keys = Vec::new();
         for _ in 0..1 + self.rng.below(6) {
-            let key = family.map_or_else(|| self.some_key(), |family| self.key(family));
+            let key = match family {
+                Some(family) => self.key(family),
+                None => self.some_key(),
+            };
             if !keys.contains(&key) {
                 keys.push(key);
             }
@@ -144,9 +147,9 @@ impl Writer<'_> {
         Request { args: args(&[b"INCR", &key]), ask: Ask::Incr(key) }
     }
 
-    fn count(&mut self, name: &str) -> Request {
+    fn count(&mut self, names: [&str; 2]) -> Request {
         let keys = self.keys(None);
-        let mut words = args(&[name.as_bytes()]);
+        let mut words = args(&[self.rng.pick(&names).as_bytes()]);
         words.extend(keys.iter().cloned());
         Request { args: words, ask: Ask::Count(keys) }
     }

@@ -114,6 +114,7 @@ impl World {
             self.workers[w].relay.tick();
         }
         self.flush(w);
+        self.workers[w].relay.check();
         if self.workers[w].draining && self.drained(w) {
             return self.replace(w);
         }
@@ -408,7 +409,6 @@ impl World {
         let l = self.links.len();
         self.links.push(LinkConn {
             worker: w,
-            link,
             instance: i,
             fate,
             at,

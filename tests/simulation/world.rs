@@ -11,7 +11,6 @@ use crate::network::Pipe;
 use crate::rng::Rng;
 use crate::topology::Plan;
 use crate::worker::Worker;
-use proxy::relay::LinkId;
 use proxy::relay::limits::Settings;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -99,7 +98,6 @@ pub(crate) enum Fate {
 /// A connection of a worker to an instance.
 pub(crate) struct LinkConn {
     pub(crate) worker: usize,
-    pub(crate) link: LinkId,
     pub(crate) instance: usize,
     pub(crate) fate: Fate,
     /// When `fate` is known; the connection is open from then on.

@@ -101,7 +101,9 @@ impl Session {
             Ask::SetNew(parts) => match integer(raw) {
                 Some(1) => self.all_done(parts, history),
                 Some(0) => {
-                    parts.iter().for_each(|(token, _)| drop(history.told(*token, Verdict::Refused)));
+                    for (token, _) in parts {
+                        history.told(*token, Verdict::Refused);
+                    }
                     true
                 }
                 _ => false,
