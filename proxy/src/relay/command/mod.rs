@@ -142,7 +142,8 @@ pub enum Keys {
     },
     /// The first half of what follows STREAMS.
     Streams,
-    /// The first argument and the one behind the last STORE. Patterns (`sort_patterns`) are no keys.
+    /// SORT and SORT_RO: the first argument and the one behind the last STORE. Patterns (`sort_patterns`) are no keys,
+    /// but the owner of the keys must own what they reach.
     Sort,
     /// The first argument and the one behind the last STORE or STOREDIST.
     GeoStore,

@@ -308,6 +308,7 @@ fn sort_patterns_that_reach_other_keys() {
     assert_eq!(patterns("SORT a BY w_* GET # get x_*->f GET plain STORE s*"), "w_* x_*->f");
     assert_eq!(patterns("SORT a BY nosort LIMIT get b* DESC"), "");
     assert_eq!(patterns("SORT_RO a limit 0 1 GET g*"), "g*");
+    assert_eq!(find(&[b"SORT_RO", b"a"]).keys, Keys::Sort, "whoever looks for patterns looks at Keys::Sort");
     for (pattern, prefix) in [
         (&b"{t}w_*"[..], Some(&b"{t}w_"[..])),
         (b"w{t}*{u}", Some(b"w{t}")),
