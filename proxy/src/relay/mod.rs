@@ -508,7 +508,8 @@ impl Relay {
         if command.keys == Keys::Sort {
             // A pattern reaches other keys: they must be in the key's slot, which only a tag can promise.
             let one = self.routes.slot_count() == 1;
-            command::sort_patterns(raw, |p| crossed |= !one && (!tagged(p) || slot != Some(self.routes.slot_of(p))));
+            let same = |prefix| slot == Some(self.routes.slot_of(prefix));
+            command::sort_patterns(raw, |p| crossed |= !one && !command::fixed_prefix(p).is_some_and(same));
         }
         let (counter, text) = if let Err(fault) = found {
             (Counter::ErrorsArity, fault.to_string())
@@ -520,6 +521,8 @@ impl Relay {
                 command.name
             );
             (Counter::ErrorsNotServed, text)
+        } else if command::asks_other_database(command, raw) {
+            (Counter::ErrorsNotServed, "ERR DB index is out of range (a cluster has database 0 only)".to_owned())
         } else if let Some(slot) = slot {
             return Some(slot);
         } else {
@@ -681,13 +684,6 @@ impl Relay {
             self.deeds.push_back(Deed::AtBoundary { client: id });
         }
     }
-}
-
-/// Whether a pattern has a tag that stands before its `*`.
-fn tagged(pattern: &[u8]) -> bool {
-    let open = pattern.iter().position(|&b| b == b'{');
-    let close = open.and_then(|o| pattern[o..].iter().position(|&b| b == b'}').map(|c| (o, o + c)));
-    close.is_some_and(|(o, c)| c > o + 1 && !pattern[o..c].contains(&b'*'))
 }
 
 /// Links.
