@@ -1,1 +1,3 @@
 //! The master.
+
+mod fleet;
