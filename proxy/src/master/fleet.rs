@@ -123,6 +123,8 @@ const DELAY_MAX_US: u64 = 5_000_000;
 const START_US: u64 = 10_000_000;
 /// A killed process that is not gone by then is stuck in the kernel; it is left behind at the end.
 const GRACE_US: u64 = 2_000_000;
+/// A worker's page shows a client it was given long before this.
+const RECOUNT_US: u64 = 1_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -202,7 +204,6 @@ pub(super) struct View {
     pub(super) id: Id,
     pub(super) seat: Seat,
     pub(super) pid: u32,
-    pub(super) started_us: u64,
     pub(super) state: &'static str,
     pub(super) serving: u64,
     pub(super) quiet: u64,
@@ -215,7 +216,6 @@ pub(super) struct Inherited {
     pub(super) id: Id,
     pub(super) seat: Seat,
     pub(super) pid: u32,
-    pub(super) started_us: u64,
     pub(super) given: BTreeSet<(String, usize)>,
     pub(super) serving: u64,
     pub(super) quiet: u64,
@@ -232,6 +232,7 @@ pub(super) struct Fleet {
     epoch: u64,
     drain_timeout_us: u64,
     stop: Stop,
+    recounted_us: u64,
     actions: Vec<Action>,
 }
 
@@ -245,6 +246,7 @@ impl Fleet {
             epoch: 0,
             drain_timeout_us: 0,
             stop: Stop::No,
+            recounted_us: 0,
             actions: Vec::new(),
         }
     }
@@ -260,7 +262,7 @@ impl Fleet {
                 seat: w.seat,
                 pid: w.pid,
                 old: true,
-                started_us: w.started_us,
+                started_us: 0,
                 phase,
                 given: w.given,
                 listening,
@@ -279,7 +281,6 @@ impl Fleet {
             id,
             seat: w.seat,
             pid: w.pid,
-            started_us: w.started_us,
             given: w.given.clone(),
             serving: w.serving,
             quiet: w.quiet,
@@ -304,7 +305,7 @@ impl Fleet {
 
     fn note(&mut self, now: u64, event: Event) {
         match event {
-            Event::Tick => self.workers.values_mut().for_each(|w| w.adopted = 0),
+            Event::Tick => self.recount(now),
             Event::Layout(layout) => self.note_layout(layout),
             Event::Topology { epoch } => {
                 self.epoch = epoch;
@@ -324,6 +325,14 @@ impl Fleet {
             Event::Serving { id, epoch } => self.with(id, |w| w.serving = epoch),
             Event::Quiet { id, epoch } => self.with(id, |w| w.quiet = epoch),
             Event::Refused { id, epoch, why } => self.with(id, |w| w.refused = Some((epoch, why))),
+        }
+    }
+
+    /// By now the workers' own counts show the clients they were given.
+    fn recount(&mut self, now: u64) {
+        if now >= self.recounted_us + RECOUNT_US {
+            self.recounted_us = now;
+            self.workers.values_mut().for_each(|w| w.adopted = 0);
         }
     }
 
@@ -516,6 +525,12 @@ impl Fleet {
         phases.chain(empty.map(|s| self.seats[s].not_before_us)).min()
     }
 
+    /// Whether nothing is under way: every worker is where it should be.
+    pub(super) fn calm(&self) -> bool {
+        let settled = |w: &Worker| w.phase == Phase::Live && !w.old && w.seat < self.seats.len();
+        self.stop == Stop::No && self.whole() && self.workers.values().all(settled)
+    }
+
     pub(super) fn stopping(&self) -> bool {
         self.stop != Stop::No
     }
@@ -569,7 +584,7 @@ impl Fleet {
         };
         let restarts = self.seats.get(w.seat).map_or(0, |s| s.restarts);
         let (serving, quiet) = (w.serving, w.quiet);
-        View { id, seat: w.seat, pid: w.pid, started_us: w.started_us, state, serving, quiet, restarts }
+        View { id, seat: w.seat, pid: w.pid, state, serving, quiet, restarts }
     }
 }
 
