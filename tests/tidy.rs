@@ -12,6 +12,8 @@ const SKIPPED: [&str; 9] =
 /// Decisions without a world: bytes and time come in as arguments, so that any run can be repeated.
 const PURE: [&str; 5] =
     ["cluster/src/", "proxy/src/relay/", "proxy/src/stats.rs", "proxy/src/master/fleet.rs", "tests/simulation/"];
+/// Spreads seeds over threads; each seed's run is pure.
+const SEEDS: &str = "tests/simulation/main.rs";
 const WORLD: [&str; 13] = [
     "TcpStream",
     "TcpListener",
@@ -32,6 +34,8 @@ struct Source {
     /// From the repository's root.
     path: String,
     text: String,
+    /// All of it is tests: its module is declared with `#[cfg(test)]`.
+    test: bool,
 }
 
 impl Source {
@@ -63,15 +67,30 @@ fn sources() -> Vec<Source> {
                 kind if kind.is_file() => {
                     let Ok(text) = fs::read_to_string(&path) else { continue }; // not text
                     let path = path.strip_prefix(root()).expect("below").to_str().expect("UTF-8").to_owned();
-                    found.push(Source { path, text });
+                    found.push(Source { path, text, test: false });
                 }
                 _ => {}
             }
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
+    let tests: Vec<String> = found.iter().filter(|s| is_head(s)).flat_map(test_modules).collect();
+    found.iter_mut().for_each(|s| {
+        s.test = tests.iter().any(|m| s.path == format!("{m}.rs") || s.path.starts_with(&format!("{m}/")))
+    });
     assert!(found.iter().filter(|s| s.is_rust()).count() > 10, "where are the sources?");
     found
+}
+
+fn is_head(s: &Source) -> bool {
+    s.path.ends_with("/lib.rs") || s.path.ends_with("/mod.rs")
+}
+
+/// The paths, without `.rs`, of the modules that exist for tests only.
+fn test_modules(head: &Source) -> Vec<String> {
+    let after = head.text.split("#[cfg(test)]\n").skip(1).filter_map(|rest| rest.lines().next());
+    let names = after.filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+    names.map(|name| format!("{}/{name}", dir_of(&head.path))).collect()
 }
 
 fn rust() -> impl Iterator<Item = Source> {
@@ -109,7 +128,7 @@ fn files_stay_short() {
 
 #[test]
 fn pure_modules_do_not_touch_the_world() {
-    let pure = rust().filter(|s| PURE.iter().any(|p| s.path.starts_with(p)) && !s.path.ends_with("tests.rs"));
+    let pure = rust().filter(|s| PURE.iter().any(|p| s.path.starts_with(p)) && !s.test && s.path != SEEDS);
     none(pure.flat_map(|s| {
         let words = |line: &str| WORLD.iter().find(|w| has_word(line, w)).copied();
         let faults = s.code().filter_map(|(n, line)| Some((n, words(line)?)));
@@ -145,7 +164,7 @@ fn nothing_unfinished_and_no_foreign_paths() {
 
 /// The names that `mod` lines of lib.rs and mod.rs declare, by directory, in their order.
 fn declared(sources: &[Source]) -> BTreeMap<String, Vec<String>> {
-    let heads = sources.iter().filter(|s| s.path.ends_with("/lib.rs") || s.path.ends_with("/mod.rs"));
+    let heads = sources.iter().filter(|s| is_head(s));
     let name = |line: &str| {
         Some(
             line.trim_start_matches("pub ")
@@ -201,7 +220,7 @@ fn imports_point_down_the_list() {
     let mut faults = Vec::new();
     for (dir, list) in &lists {
         let crate_root = dir.ends_with("/src");
-        for s in all.iter().filter(|s| s.path.starts_with(&format!("{dir}/")) && !s.path.ends_with("tests.rs")) {
+        for s in all.iter().filter(|s| s.path.starts_with(&format!("{dir}/")) && !s.test) {
             let inside = &s.path[dir.len() + 1..];
             let module = inside.split('/').next().unwrap_or_default().trim_end_matches(".rs");
             let Some(own) = list.iter().position(|m| m == module) else { continue };

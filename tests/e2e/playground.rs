@@ -1,7 +1,7 @@
 //! The playground, with real servers: what people type, and what the other tests rely on.
 
 use anyhow::{Context, Result};
-use configsvr::playground::{Options, Playground, Server, ask, find_binary, info, until};
+use configsvr::playground::{Options, Playground, Server, ask, find_binary, http, info, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -113,6 +113,51 @@ fn who_dies_at_start_is_shown_with_its_log() -> Result<()> {
     for part in ["redis-", "exit status: 1", "no-such-setting yes", "Bad directive"] {
         assert!(error.contains(part), "{part:?} not in {error}");
     }
+    Ok(())
+}
+
+#[test]
+fn proxies_take_topologies_die_and_come_back() -> Result<()> {
+    let mut playground = Playground::start(Options { proxies: 2, workers: Some(1), ..Options::default() })?;
+    let admin = playground.admin_addr()?;
+    let mut topology = playground.topology().clone();
+    assert_eq!(http::get(admin, "/api/v1/topology")?.json()?["epoch"], 1);
+    topology.epoch = 5;
+    playground.put_topology(&topology)?;
+    for proxy in playground.proxies() {
+        let admin = proxy.admin_addr().context("a proxy has one")?;
+        assert_eq!(http::get(admin, "/api/v1/topology")?.json()?["epoch"], 5);
+    }
+    topology.epoch = 4;
+    let error = playground.put_topology(&topology).expect_err("an older epoch").to_string();
+    assert!(error.contains("proxy-1 refuses epoch 4 (409)"), "{error}");
+    assert_eq!(playground.topology().epoch, 5);
+
+    playground.reload(0, "log:\n  level: debug\n")?;
+    let conf = fs::read_to_string(playground.proxy_conf(0)?)?;
+    assert!(conf.contains("level: debug") && conf.contains("listen: ") && !conf.contains("level: info"), "{conf}");
+
+    let (before, workers) = (playground.proxy_pid(0)?, playground.worker_pids(0)?);
+    assert!(!workers.is_empty());
+    playground.kill_proxy(0)?;
+    assert!(http::get(admin, "/readyz").is_err());
+    gone(&workers)?;
+    playground.start_proxy(0)?;
+    assert_ne!(playground.proxy_pid(0)?, before);
+    assert_eq!(http::get(admin, "/api/v1/topology")?.json()?["epoch"], 5, "served from its disk");
+    let mut pids: Vec<i32> = playground.proxies().iter().map(Server::pid).collect();
+    pids.extend(playground.worker_pids(1)?);
+    playground.stop()?;
+    gone(&pids)
+}
+
+#[test]
+fn a_proxy_that_cannot_start_is_shown_with_its_log() -> Result<()> {
+    let options = Options { proxy_conf: "wrokers: 1\n".to_owned(), ..Options::default() };
+    let error = format!("{:#}", Playground::start(options).expect_err("a wrong setting"));
+    assert!(error.contains("proxy-1 ended at once") && error.contains("wrokers"), "{error}");
+    let options = Options { proxy_conf: "listen: 127.0.0.1:1\n".to_owned(), ..Options::default() };
+    assert!(Playground::start(options).is_err(), "the playground's own settings");
     Ok(())
 }
 

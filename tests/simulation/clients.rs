@@ -98,7 +98,11 @@ impl Client {
     /// The connection is gone: what was asked is open for ever.
     pub(crate) fn disconnected(&mut self, expected: bool, history: &mut History) {
         if self.mood != Mood::Stormy && !expected && !self.asked.is_empty() {
-            history.fail(format!("calm: session {} was closed with {} requests open", self.session.id, self.asked.len()));
+            history.fail(format!(
+                "calm: session {} was closed with {} requests open",
+                self.session.id,
+                self.asked.len()
+            ));
         }
         self.asked.drain(..).for_each(|asked| asked.lost(history));
         self.conn = None;

@@ -9,8 +9,13 @@ use std::collections::BTreeMap;
 /// What is done while slots are held.
 #[derive(Debug, Clone)]
 enum Change {
-    Move { slots: Vec<Slot>, target: GroupId },
-    Switch { group: usize },
+    Move {
+        slots: Vec<Slot>,
+        target: GroupId,
+    },
+    Switch {
+        group: usize,
+    },
     /// Held, and released again.
     Nothing,
 }
@@ -19,9 +24,15 @@ enum Change {
 enum Stage {
     Idle,
     /// Held since `epoch`; given up at `until`.
-    Holding { change: Change, epoch: u64, until: u64 },
+    Holding {
+        change: Change,
+        epoch: u64,
+        until: u64,
+    },
     /// Quiet everywhere: done, and released at this time.
-    Done { release: u64 },
+    Done {
+        release: u64,
+    },
 }
 
 pub(crate) struct Director {

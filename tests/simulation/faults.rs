@@ -147,7 +147,12 @@ impl World {
 
     fn some_link(&mut self, deed: fn(&mut Self, usize)) {
         let open: Vec<usize> = (0..self.links.len())
-            .filter(|&l| self.links[l].open && !self.links[l].broken && !self.links[l].worker_gone && !self.links[l].instance_gone)
+            .filter(|&l| {
+                self.links[l].open
+                    && !self.links[l].broken
+                    && !self.links[l].worker_gone
+                    && !self.links[l].instance_gone
+            })
             .collect();
         if !open.is_empty() {
             let l = open[self.rng.below(open.len())];
@@ -248,7 +253,8 @@ impl World {
     /// All faults end.
     pub(crate) fn heal(&mut self) {
         for i in 0..self.instances.len() {
-            let Instance { loading_until, frozen_until, refuses_until, ignores_until, slow_until, .. } = &mut self.instances[i];
+            let Instance { loading_until, frozen_until, refuses_until, ignores_until, slow_until, .. } =
+                &mut self.instances[i];
             for until in [loading_until, frozen_until, refuses_until, ignores_until, slow_until] {
                 *until = 0;
             }

@@ -94,7 +94,14 @@ impl Instance {
     }
 
     /// Executes one request.
-    pub(crate) fn execute(&mut self, raw: &[u8], peer: &mut Peer, now: u64, owners: &Owners, history: &mut History) -> Effect {
+    pub(crate) fn execute(
+        &mut self,
+        raw: &[u8],
+        peer: &mut Peer,
+        now: u64,
+        owners: &Owners,
+        history: &mut History,
+    ) -> Effect {
         let args: Vec<&[u8]> = Args::new(raw).collect();
         let name = args[0].to_ascii_uppercase();
         let mut out = Vec::new();
@@ -130,7 +137,9 @@ impl Instance {
                 write::simple(out, "OK");
             }
             Some(_) => write::error(out, "WRONGPASS invalid username-password pair or user is disabled."),
-            None => write::error(out, "ERR AUTH <password> called without any password configured for the default user."),
+            None => {
+                write::error(out, "ERR AUTH <password> called without any password configured for the default user.")
+            }
         }
     }
 
@@ -143,7 +152,8 @@ impl Instance {
             b"SELECT" | b"READONLY" => write::simple(&mut out, "OK"),
             b"ROLE" => self.role(&mut out),
             b"INFO" => {
-                let text = format!("# Server\r\nredis_version:7.0.15\r\nrun_id:{:039}{:x}\r\n", self.run, self.run % 16);
+                let text =
+                    format!("# Server\r\nredis_version:7.0.15\r\nrun_id:{:039}{:x}\r\n", self.run, self.run % 16);
                 write::bulk(&mut out, text.as_bytes());
             }
             _ => return None,
@@ -164,7 +174,9 @@ impl Instance {
         let what = show(&name.to_ascii_uppercase());
         let slots: Vec<Slot> = match name {
             b"FLUSHALL" | b"FLUSHDB" | b"DBSIZE" => return owners.executes_all(worker, &self.addr, &what, history),
-            b"MGET" | b"DEL" | b"UNLINK" | b"EXISTS" | b"TOUCH" => args[1..].iter().map(|key| topology::slot(key)).collect(),
+            b"MGET" | b"DEL" | b"UNLINK" | b"EXISTS" | b"TOUCH" => {
+                args[1..].iter().map(|key| topology::slot(key)).collect()
+            }
             b"MSET" | b"MSETNX" => args[1..].iter().step_by(2).map(|key| topology::slot(key)).collect(),
             _ => args.get(1).iter().map(|key| topology::slot(key)).collect(),
         };

@@ -54,7 +54,9 @@ impl World {
         while *budget > 0 && !self.links[l].instance_gone {
             let Some(mut request) = self.links[l].peer.next_request(&mut self.history) else { break };
             *budget -= 1;
-            if self.planted(Plant::Reorder, 40) && let Some(next) = self.links[l].peer.next_request(&mut self.history) {
+            if self.planted(Plant::Reorder, 40)
+                && let Some(next) = self.links[l].peer.next_request(&mut self.history)
+            {
                 self.links[l].peer.input.splice(..0, std::mem::replace(&mut request, next));
             }
             let mut reply = self.execute(i, l, &request);
@@ -86,7 +88,8 @@ impl World {
         match instance.execute(request, peer, self.now, &self.owners, &mut self.history) {
             Effect::Reply(reply) => reply,
             Effect::Kill(id) => {
-                let found = self.open_links_of(i).into_iter().find(|&other| other != l && self.links[other].peer.id == id);
+                let found =
+                    self.open_links_of(i).into_iter().find(|&other| other != l && self.links[other].peer.id == id);
                 if let Some(other) = found
                     && self.plant != Some(Plant::KillNothing)
                 {

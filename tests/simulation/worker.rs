@@ -55,7 +55,13 @@ impl Worker {
             return Some(format!("{clients} clients are kept, though all have gone"));
         }
         let stats = self.relay.stats();
-        for gauge in [Gauge::Clients, Gauge::RequestsInFlight, Gauge::RequestsHeld, Gauge::ClientOutputBytes, Gauge::LinkOutputBytes] {
+        for gauge in [
+            Gauge::Clients,
+            Gauge::RequestsInFlight,
+            Gauge::RequestsHeld,
+            Gauge::ClientOutputBytes,
+            Gauge::LinkOutputBytes,
+        ] {
             if stats.gauge(gauge) != 0 {
                 return Some(format!("{gauge:?} is {} with no client left", stats.gauge(gauge)));
             }
@@ -217,7 +223,10 @@ impl World {
             self.note(|| format!("w{w} adopts connection {k} as client {id}"));
         }
         let worker = &mut self.workers[w];
-        while worker.accepting && !worker.draining && let Some(k) = worker.backlog.pop_front() {
+        while worker.accepting
+            && !worker.draining
+            && let Some(k) = worker.backlog.pop_front()
+        {
             let id = worker.relay.client_opened(&format!("10.1.0.{}:{}", self.conns[k].client, 1024 + k));
             if worker.clients.insert(id, k).is_some() {
                 self.history.fail(format!("wire: client id {id} was given twice"));
@@ -300,7 +309,11 @@ impl World {
 
     fn write_client(&mut self, w: usize, id: ClientId) {
         let Some(&k) = self.workers[w].clients.get(&id) else { return };
-        let target = if self.plant == Some(Plant::CrossClients) && self.rng.one_in(100) { self.rng.below(self.conns.len()) } else { k };
+        let target = if self.plant == Some(Plant::CrossClients) && self.rng.one_in(100) {
+            self.rng.below(self.conns.len())
+        } else {
+            k
+        };
         loop {
             let worker = &mut self.workers[w];
             let mut slices = [IoSlice::new(&[]); 16];

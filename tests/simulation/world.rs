@@ -334,7 +334,10 @@ impl World {
         for (c, client) in self.clients.iter().enumerate() {
             if client.waits() {
                 let (asked, first) = (client.asked.len(), client.asked.front());
-                let what = format!("progress: client {c} still waits for {asked} replies, first {first:.300?}, {:?}", client.ending);
+                let what = format!(
+                    "progress: client {c} still waits for {asked} replies, first {first:.300?}, {:?}",
+                    client.ending
+                );
                 return self.history.fail(what);
             }
         }
@@ -354,7 +357,10 @@ impl World {
     fn check_proven(&mut self) {
         for (c, client) in self.clients.iter().enumerate() {
             if !client.proven() {
-                let what = format!("progress: client {c} got no answer after all faults had ended; {} open", client.asked.len());
+                let what = format!(
+                    "progress: client {c} got no answer after all faults had ended; {} open",
+                    client.asked.len()
+                );
                 return self.history.fail(what);
             }
         }

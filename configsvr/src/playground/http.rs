@@ -31,7 +31,16 @@ pub fn get(addr: SocketAddr, path: &str) -> Result<Answer> {
 
 /// `PUT path` with a JSON body.
 pub fn put(addr: SocketAddr, path: &str, json: &str) -> Result<Answer> {
-    let call = Request::builder().method(Method::PUT).uri(uri(addr, path)).header("content-type", "application/json");
+    send(Method::PUT, addr, path, json)
+}
+
+/// `POST path` with a JSON body, or an empty one.
+pub fn post(addr: SocketAddr, path: &str, json: &str) -> Result<Answer> {
+    send(Method::POST, addr, path, json)
+}
+
+fn send(method: Method, addr: SocketAddr, path: &str, json: &str) -> Result<Answer> {
+    let call = Request::builder().method(method).uri(uri(addr, path)).header("content-type", "application/json");
     answer(agent().run(call.body(json.to_owned())?), addr, path)
 }
 

@@ -178,8 +178,12 @@ impl Playground {
     }
 
     fn spawn_redis(&self, addr: SocketAddr, primary: Option<SocketAddr>) -> Result<Server> {
+        let name = format!("redis-{}", addr.port());
         let command = self.program.command(&self.dir, addr, primary, &self.options.redis_conf)?;
-        Server::start(&self.dir, Kind::Redis, format!("redis-{}", addr.port()), (addr, None), command)
+        if !self.up {
+            self.dir.forget_log(&name)?;
+        }
+        Server::start(&self.dir, Kind::Redis, name, (addr, None), command)
     }
 
     fn await_redis(&mut self, i: usize) -> Result<()> {
@@ -194,6 +198,7 @@ impl Playground {
     fn spawn_proxy(&mut self, i: usize, at: (SocketAddr, SocketAddr)) -> Result<()> {
         let name = format!("proxy-{}", i + 1);
         let home = self.dir.proxy(&name);
+        self.dir.forget_log(&name)?;
         fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
         let conf = proxy::conf(&self.dir, &name, at, &self.options, &self.options.proxy_conf)?;
         state::write_atomically(&self.dir.proxy_conf(&name), &conf)?;
@@ -372,7 +377,7 @@ impl Playground {
     }
 
     /// Rewrites a proxy's configuration (`extra` replaces what it names; an empty one restores what the start wrote)
-    /// and sends HUP. The proxy reloads in its own time. A new `listen` does not change `Server::addr`.
+    /// and sends HUP. The proxy reloads in its own time (POST `/api/v1/reload` waits for it). A new `listen` does not change `Server::addr`.
     pub fn reload(&mut self, i: usize, extra: &str) -> Result<()> {
         let at = (self.proxy(i)?.addr(), self.admin(i)?);
         let name = self.proxies[i].name.clone();

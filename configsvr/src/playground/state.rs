@@ -145,6 +145,11 @@ impl StateDir {
         fs::create_dir_all(&log).with_context(|| format!("cannot create {}", log.display()))
     }
 
+    /// An earlier playground's log of the same name goes when a new one starts.
+    pub(super) fn forget_log(&self, name: &str) -> Result<()> {
+        ignore_missing(fs::remove_file(self.log(name)), "an old log")
+    }
+
     /// None where another process is starting or stopping a playground here.
     pub(super) fn lock(&self) -> Result<Option<Flock<File>>> {
         let path = self.root.join("lock");

@@ -160,7 +160,9 @@ impl History {
         let named = format!("write t{token:x} to {}", show(&write.key));
         match (verdict, applied) {
             (Verdict::Done, None) => self.fail(format!("acknowledged: {named} was answered, but not applied")),
-            (Verdict::Refused, Some(_)) => self.fail(format!("acknowledged: {named} was refused, but had been applied")),
+            (Verdict::Refused, Some(_)) => {
+                self.fail(format!("acknowledged: {named} was refused, but had been applied"))
+            }
             _ => {}
         }
         applied

@@ -68,8 +68,9 @@ impl Owners {
             let quiet = self.allowed.get(&(worker, slot)).is_none_or(BTreeSet::is_empty);
             if here && entry.state == SlotState::Held && quiet {
                 let epoch = topology.epoch();
-                return history
-                    .fail(format!("owner: {addr} executes {what} of worker {worker} while slot {slot} is held, epoch {epoch}"));
+                return history.fail(format!(
+                    "owner: {addr} executes {what} of worker {worker} while slot {slot} is held, epoch {epoch}"
+                ));
             }
         }
     }

@@ -75,7 +75,12 @@ impl Session {
             ask => self.answer(ask, asked.issued, raw, history),
         };
         if !right {
-            history.fail(format!("match: client session {} asked {} and got {}", self.id, show_ask(&asked.ask), show(raw)));
+            history.fail(format!(
+                "match: client session {} asked {} and got {}",
+                self.id,
+                show_ask(&asked.ask),
+                show(raw)
+            ));
         }
     }
 
@@ -112,7 +117,8 @@ impl Session {
             Ask::GetMany(keys) => {
                 let Some(elements) = Elements::new(raw) else { return false };
                 let elements: Vec<_> = elements.collect();
-                elements.len() == keys.len() && keys.iter().zip(elements).all(|(key, raw)| self.value(key, issued, raw, history))
+                elements.len() == keys.len()
+                    && keys.iter().zip(elements).all(|(key, raw)| self.value(key, issued, raw, history))
             }
             Ask::Range(key) => {
                 let Some(elements) = Elements::new(raw) else { return false };
@@ -180,7 +186,9 @@ fn verdict_of(raw: &[u8], ask: &Ask) -> Verdict {
     let refused = ["-LOADING", "-READONLY", "-MASTERDOWN", "-CROSSSLOT", "-NOAUTH", "-WRONGTYPE", "-TRYAGAIN"];
     match ask {
         Ask::SetMany(parts) if parts.len() > 1 => Verdict::Unknown,
-        _ if said("nothing was sent") || refused.iter().any(|prefix| raw.starts_with(prefix.as_bytes())) => Verdict::Refused,
+        _ if said("nothing was sent") || refused.iter().any(|prefix| raw.starts_with(prefix.as_bytes())) => {
+            Verdict::Refused
+        }
         _ => Verdict::Unknown,
     }
 }
