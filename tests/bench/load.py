@@ -43,9 +43,9 @@ class Load:
         if not good:
             raise ServerError(f"a wrong reply to {self.command}")
 
-    def run(self, port, requests, keys, host="127.0.0.1", clients=CLIENTS, seconds=120, under=()):
+    def run(self, port, requests, keys, host="127.0.0.1", seconds=120, under=()):
         """Sends `requests`, waits for all replies; requests per second. `under` is a command that runs the load."""
-        command = [*under, "redis-benchmark", "-h", host, "-p", port, "-c", clients, "-P", self.pipeline, "-n", requests,
+        command = [*under, "redis-benchmark", "-h", host, "-p", port, "-c", CLIENTS, "-P", self.pipeline, "-n", requests,
                    "-r", keys, "-d", VALUE_BYTES, "--csv", *self.arguments()]
         command = [str(c) for c in command]
         try:

@@ -70,7 +70,7 @@ def key(i):
 
 
 def fill(port, keys, size, host="127.0.0.1"):
-    """Gives the keys 0..keys values of `size` bytes, through the program at `port`: each proxy spreads in its own way."""
+    """Gives the keys 0..keys values of `size` bytes, through the program at `port`: each proxy has its own hash."""
     value, step = b"x" * size, 100
     with Client(port, host) as client:
         for first in range(0, keys, step):

@@ -13,7 +13,7 @@ from programs import Unusable
 FEW, MANY = 4000, 24000
 PART_SECONDS = 60
 # Whatever the allocator: Rust's entry points, mimalloc's, and C's.
-ALLOCATES = re.compile(r"__rust_alloc|__rust_realloc|^mi_\w*alloc|^(m|c|re)alloc$|^(posix_mem|aligned_|mem)align(_alloc)?$")
+ALLOCATES = re.compile(r"__rust_(re)?alloc|^mi_\w*alloc|^(m|c|re|aligned_)alloc$|^(posix_)?memalign$")
 INSIDE_ALLOCATOR = re.compile(r"__r(ust|g|dl)_\w*alloc|^_?mi_|^mimalloc|^(m|c|re)alloc$|^_int_|^sysmalloc")
 
 

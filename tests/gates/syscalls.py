@@ -1,4 +1,4 @@
-"""System calls per request: perf where its tracepoints may be read (nearly free), strace otherwise (slows, so batches)."""
+"""System calls per request: by perf where its tracepoints may be read, else by strace, which slows and so batches."""
 
 import signal
 import subprocess
