@@ -117,8 +117,7 @@ pub const EXCLUSIVE_MAX: usize = 512;
 /// Such links kept open per instance for the next large request, and for how long.
 pub const EXCLUSIVE_IDLE_MAX: usize = 4;
 pub const EXCLUSIVE_IDLE_US: u64 = 10_000_000;
-/// A client whose replies pile up and who takes none of them for so long ...
-/// ... is taken to be writing first and reading later: it is read on, up to `client_output_max`.
+/// A client whose replies pile up and who takes none of them for so long is taken to be writing first and reading later: it is read on, up to `client_output_max`.
 pub const OVERRUN_US: u64 = 20_000;
 /// ... and after this long it is taken to be dead, and closed.
 pub const STALL_US: u64 = 60_000_000;
@@ -126,3 +125,8 @@ pub const STALL_US: u64 = 60_000_000;
 pub const TICK_IDLE_US: u64 = 100_000;
 /// What is left of a kept input moves to a smaller buffer when it is no larger than this.
 pub const CHUNK_KEPT: usize = 64 << 10;
+/// A worker with nothing in flight for so long gives its free buffers back, but for so many of each size, and the
+/// room of more requests than this.
+pub const TRIM_US: u64 = 1_000_000;
+pub const TRIM_KEEP: usize = 64;
+pub const REQUESTS_KEPT: usize = 4096;

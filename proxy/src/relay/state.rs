@@ -53,6 +53,8 @@ pub struct Relay {
     pub(super) draining: bool,
     pub(super) accepting: bool,
     pub(super) ticked_us: u64,
+    /// When a request was last seen in flight by a tick.
+    pub(super) busy_us: u64,
     /// For reuse: fans, and the requests they send.
     pub(super) spare_fans: Vec<Fan>,
     pub(super) fan_bytes: Vec<Vec<u8>>,
@@ -92,6 +94,7 @@ impl Relay {
             draining: false,
             accepting: true,
             ticked_us: now.us,
+            busy_us: now.us,
             spare_fans: Vec::new(),
             fan_bytes: Vec::new(),
             scratch: Vec::new(),

@@ -2,7 +2,7 @@
 //! memory.
 
 use super::client::Client;
-use super::limits::{EXCLUSIVE_IDLE_US, OVERRUN_US, STALL_US, Settings, TICK_IDLE_US, TICK_US};
+use super::limits::{EXCLUSIVE_IDLE_US, OVERRUN_US, REQUESTS_KEPT, STALL_US, Settings, TICK_IDLE_US, TICK_US, TRIM_KEEP, TRIM_US};
 use super::link::{self, Link, State, Use};
 use super::request::{NONE, PING, Request, RequestId, Stage};
 use super::route::Target;
@@ -277,11 +277,14 @@ impl Relay {
             self.accepting = accepting;
             self.deeds.push_back(if accepting { Deed::AcceptAgain } else { Deed::StopAccepting });
         }
-        if self.requests.is_empty() && self.clients.iter().all(|(_, c)| c.out.is_empty()) {
-            self.pool.trim(64);
-            if self.requests.capacity() > 4096 {
+        if !self.requests.is_empty() {
+            self.busy_us = self.now.us;
+        } else if self.now.us.saturating_sub(self.busy_us) > TRIM_US {
+            self.pool.trim(TRIM_KEEP);
+            if self.requests.capacity() > REQUESTS_KEPT {
                 self.requests = slab::Slab::new();
             }
+            self.busy_us = self.now.us;
         }
     }
 
