@@ -105,7 +105,8 @@ impl Client {
             ));
         }
         self.asked.drain(..).for_each(|asked| asked.lost(history));
-        self.conn = None;
+        (self.conn, self.ending) = (None, None);
+        self.out.clear();
     }
 
     fn ask(&mut self, args: &[&[u8]], ask: Ask, history: &mut History) {
@@ -229,7 +230,11 @@ impl Client {
         self.proof = self.answered + answers / 2;
     }
 
+    pub(crate) fn has_proof(&self) -> bool {
+        self.answered >= self.proof
+    }
+
     pub(crate) fn proven(&self) -> bool {
-        self.answered >= self.proof && self.asked.is_empty() && self.out.is_empty()
+        self.has_proof() && self.asked.is_empty() && self.out.is_empty()
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Weather {
     /// Nothing goes wrong; only bytes are cut, and slots move.
     pub(crate) calm: bool,
     pub(crate) clients_misbehave: bool,
+    /// What a closed link had written may still be executed, unless the instance is told to kill the connection.
+    pub(crate) late_bytes: bool,
     faults: Vec<Fault>,
     /// Mean time between two faults.
     pause_us: u64,
@@ -61,7 +63,8 @@ impl Weather {
         if one {
             faults = vec![*rng.pick(&FAULTS)];
         }
-        Self { calm, clients_misbehave: !calm && rng.one_in(2), faults, pause_us: *rng.pick(&[5_000, 20_000, 80_000]) }
+        let (clients_misbehave, late_bytes) = (!calm && rng.one_in(2), !calm && rng.one_in(3));
+        Self { calm, clients_misbehave, late_bytes, faults, pause_us: *rng.pick(&[5_000, 20_000, 80_000]) }
     }
 
     pub(crate) fn end(&mut self) {
@@ -163,6 +166,9 @@ impl World {
     /// The worker's end is reset; what had reached the instance is still executed, unless the instance is told to
     /// kill the connection first.
     fn break_link(&mut self, l: usize) {
+        if !self.weather.late_bytes {
+            return self.cut_link(l);
+        }
         let conn = &mut self.links[l];
         conn.broken = true;
         conn.up.tear(&mut self.rng);

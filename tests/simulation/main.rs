@@ -3,6 +3,7 @@
 //! ```text
 //! cargo test -p tests --test simulation            256 seeds, and every planted bug
 //! SIM_SEED=17 cargo test -p tests --test simulation replay -- --nocapture
+//! SIM_SEED=17 SIM_NOTES=1000000 ...                more of the story
 //! SIM_SEEDS=0..10000 cargo test -p tests --test simulation sweep -- --nocapture
 //! ```
 //! A seed decides everything: which worker's turn it is, where bytes are cut, which faults happen. Then all faults
@@ -39,8 +40,8 @@ struct Failure {
 }
 
 fn run(seed: u64, plant: Option<Plant>) -> Result<Summary, Failure> {
-    let told = catch_unwind(AssertUnwindSafe(|| World::new(seed, plant, false).and_then(|mut world| world.run())));
-    told.unwrap_or_else(|panic| Err(format!("panic: {}", words_of(&panic)))).map_err(|what| Failure { seed, what })
+    let told = catch_unwind(AssertUnwindSafe(|| World::new(seed, plant, None).and_then(|mut world| world.run())));
+    told.unwrap_or_else(|panic| Err(format!("panic: {}", words_of(&*panic)))).map_err(|what| Failure { seed, what })
 }
 
 fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
@@ -50,12 +51,13 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// The same run again, this time with a record of its events.
 fn story(seed: u64) -> String {
-    let mut world = match World::new(seed, None, true) {
+    let max = std::env::var("SIM_NOTES").ok().and_then(|max| max.parse().ok()).unwrap_or(100);
+    let mut world = match World::new(seed, None, Some(max)) {
         Ok(world) => world,
         Err(why) => return why,
     };
     let end = catch_unwind(AssertUnwindSafe(|| world.run()));
-    let notes: Vec<String> = world.notes.take().into_iter().flatten().collect();
+    let notes: Vec<String> = world.notes.take().into_iter().flat_map(|notes| notes.lines).collect();
     let end = match end {
         Ok(Ok(summary)) => format!(
             "all is well: {} replies, {} writes, {} links, epoch {}",

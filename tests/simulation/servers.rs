@@ -20,8 +20,8 @@ impl World {
             self.instance_reads(l);
         }
         let mut budget = if slow { 1 } else { 100 };
+        let first = self.rng.below(open.len());
         for at in 0..open.len() {
-            let first = self.rng.below(open.len());
             self.instance_executes(i, open[(first + at) % open.len()], &mut budget);
         }
         let mut more = budget == 0;

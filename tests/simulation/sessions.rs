@@ -104,6 +104,9 @@ impl World {
     /// The quota is used up: go on, or end in one of several ways. In the proof there is nothing more to say.
     fn session_has_said_all(&mut self, c: usize) {
         if self.settled() {
+            if !self.clients[c].has_proof() {
+                self.clients[c].extend();
+            }
             return;
         }
         match self.rng.below(4) {

@@ -5,7 +5,7 @@ use crate::checkers::owners::WorkerUid;
 use crate::instance::Peer;
 use crate::network::Pipe;
 use crate::topology;
-use crate::world::{Event, Fate, LinkConn, Plant, World};
+use crate::world::{Event, Fate, LinkConn, Plant, World, noted};
 use cluster::topology::Topology;
 use proxy::relay::limits::Settings;
 use proxy::relay::{ClientId, ClientState, Deed, LinkId, Now, Relay};
@@ -194,6 +194,7 @@ impl World {
         if !stopped && !conn.down.is_empty() {
             let bytes = conn.down.read(&mut self.rng);
             let instance = conn.instance;
+            self.note(|| format!("w{w} reads {} bytes of link {link}", bytes.len()));
             self.workers[w].relay.link_sent(link, &bytes);
             self.wake_soon(Event::Instance(instance));
             self.wake_soon(Event::Worker(w));
@@ -202,7 +203,7 @@ impl World {
         }
     }
 
-    /// The worker's socket of a link is closed. What it had written may still arrive.
+    /// The worker's socket of a link is closed. What it had written may still arrive, in some weather.
     fn link_gone(&mut self, w: usize, link: LinkId, cause: &str) {
         let worker = &mut self.workers[w];
         let Some(l) = worker.links.remove(&link) else { return };
@@ -210,6 +211,7 @@ impl World {
         worker.unsent_links.remove(&link);
         let conn = &mut self.links[l];
         (conn.worker_gone, conn.up.ended) = (true, true);
+        conn.instance_gone |= !self.weather.late_bytes;
         let instance = conn.instance;
         worker.relay.link_closed(link, cause);
         self.note(|| format!("w{w} link {link} to i{instance} is closed: {cause}"));
@@ -249,6 +251,7 @@ impl World {
             } else if !conn.up.is_empty() {
                 let bytes = conn.up.read(&mut self.rng);
                 let client = conn.client;
+                self.note(|| format!("w{w} reads {} bytes of client {id} (c{client})", bytes.len()));
                 self.workers[w].relay.client_sent(id, &bytes);
                 self.wake_soon(Event::Client(client));
                 self.wake_soon(Event::Worker(w));
@@ -323,6 +326,7 @@ impl World {
                 break;
             }
             let taken = self.conns[target].down.write(&mut self.rng, &slices[..count]);
+            noted(&mut self.notes, self.now, || format!("w{w} writes {taken} of {offered} bytes to client {id}"));
             worker.relay.client_wrote(id, taken);
             if taken < offered {
                 if self.plant != Some(Plant::ForgetRest) || !self.rng.one_in(50) {
@@ -355,6 +359,7 @@ impl World {
             }
             let taken = if conn.broken { offered } else { conn.up.write(&mut self.rng, &slices[..count]) };
             worker.relay.link_wrote(link, taken);
+            noted(&mut self.notes, self.now, || format!("w{w} writes {taken} of {offered} bytes to link {link}"));
             if taken < offered {
                 worker.unsent_links.insert(link);
                 if conn.up.has_room() {
@@ -368,16 +373,21 @@ impl World {
     }
 
     fn deed(&mut self, w: usize, deed: Deed) {
+        self.note(|| format!("w{w}: {deed:?}"));
         match deed {
             Deed::Connect { link, addr } => self.connect_link(w, link, &addr.to_string()),
             Deed::CloseLink { link } => self.link_gone(w, link, "closed"),
             Deed::CloseClient { client } => self.client_gone(w, client),
-            Deed::StopReading { client } => drop(self.workers[w].stopped_clients.insert(client)),
+            Deed::StopReading { client } => {
+                self.workers[w].stopped_clients.insert(client);
+            }
             Deed::ReadAgain { client } => {
                 self.workers[w].stopped_clients.remove(&client);
                 self.wake_soon(Event::Worker(w));
             }
-            Deed::StopReadingLink { link } => drop(self.workers[w].stopped_links.insert(link)),
+            Deed::StopReadingLink { link } => {
+                self.workers[w].stopped_links.insert(link);
+            }
             Deed::ReadLinkAgain { link } => {
                 self.workers[w].stopped_links.remove(&link);
                 self.wake_soon(Event::Worker(w));
@@ -389,7 +399,7 @@ impl World {
             }
             Deed::Quiet { epoch } => self.quiet(w, epoch),
             Deed::AtBoundary { client } => self.at_boundary(w, client),
-            Deed::Tell { text, .. } => self.note(|| format!("w{w} says: {text}")),
+            Deed::Tell { .. } => {}
         }
     }
 

@@ -134,7 +134,7 @@ pub(crate) struct World {
     next_uid: WorkerUid,
     /// Of everything that happened: two runs of one seed must agree.
     pub(crate) digest: u64,
-    pub(crate) notes: Option<VecDeque<String>>,
+    pub(crate) notes: Option<Notes>,
 }
 
 /// What a run came to.
@@ -154,10 +154,23 @@ const PROVEN_US: u64 = HEALED_US + 5_000_000;
 const GONE_US: u64 = PROVEN_US + 4_000_000;
 /// Replies that each client must get after all faults have ended.
 const PROOF: usize = 25;
-const NOTES_MAX: usize = 80;
+/// The last events of a run.
+pub(crate) struct Notes {
+    pub(crate) lines: VecDeque<String>,
+    pub(crate) max: usize,
+}
+
+/// Keeps a line of the story, where one is wanted.
+pub(crate) fn noted(notes: &mut Option<Notes>, now: u64, text: impl FnOnce() -> String) {
+    let Some(notes) = notes else { return };
+    if notes.lines.len() >= notes.max {
+        notes.lines.pop_front();
+    }
+    notes.lines.push_back(format!("{now:>9} {}", text()));
+}
 
 impl World {
-    pub(crate) fn new(seed: u64, plant: Option<Plant>, with_notes: bool) -> Result<Self, String> {
+    pub(crate) fn new(seed: u64, plant: Option<Plant>, notes: Option<usize>) -> Result<Self, String> {
         let mut rng = Rng::new(seed);
         let weather = Weather::of(seed, &mut rng);
         let groups = 1 + rng.below(3);
@@ -187,7 +200,7 @@ impl World {
             next_session: 0,
             next_uid: 0,
             digest: 0,
-            notes: with_notes.then(VecDeque::new),
+            notes: notes.map(|max| Notes { lines: VecDeque::new(), max }),
         };
         world.begin()?;
         Ok(world)
@@ -240,12 +253,7 @@ impl World {
     }
 
     pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
-        let now = self.now;
-        let Some(notes) = &mut self.notes else { return };
-        if notes.len() == NOTES_MAX {
-            notes.pop_front();
-        }
-        notes.push_back(format!("{now:>9} {}", text()));
+        noted(&mut self.notes, self.now, text);
     }
 
     /// Runs to the end, or to the first fault.

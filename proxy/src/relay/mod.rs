@@ -92,6 +92,7 @@ impl Relay {
             return None;
         }
         let client = self.clients.remove(id as usize);
+        self.forget_marks(id, client.dirty, client.pressed);
         self.stats.add(Counter::ClientsHandedOver, 1);
         Some(ClientState {
             id: client.id,
@@ -164,16 +165,21 @@ impl Relay {
             Lane::Waiting { .. } => self.waiting.retain(|&w| w != id),
             _ => {}
         }
-        if client.pressed {
-            self.pressed.retain(|&p| p != id);
-        }
-        if client.dirty {
-            self.dirty_clients.retain(|&d| d != id);
-        }
-        self.resumable.retain(|&r| r != id);
+        self.forget_marks(id, client.dirty, client.pressed);
         client.out.clear(&mut self.pool);
         self.pool.give(client.input);
         self.go_on();
+    }
+
+    /// Takes a client that is gone off every list: its id may be given again at once.
+    fn forget_marks(&mut self, id: ClientId, dirty: bool, pressed: bool) {
+        if pressed {
+            self.pressed.retain(|&p| p != id);
+        }
+        if dirty {
+            self.dirty_clients.retain(|&d| d != id);
+        }
+        self.resumable.retain(|&r| r != id);
     }
 
     /// Fills `slices` with what is to be written to the client; returns how many. 0: nothing to write.

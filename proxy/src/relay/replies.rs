@@ -219,6 +219,7 @@ impl Relay {
             link.cause = cause.to_owned();
         }
         let (carried, written) = (link.carried, link.written);
+        let begun = if link.streamed > 0 { link.fifo.front().copied() } else { None };
         let gone = link.reset(&mut self.pool);
         let until_us = self.now.us + link::backoff_us(link.attempts, random);
         link.attempts += 1;
@@ -236,6 +237,9 @@ impl Relay {
             let request = &self.requests[request_id as usize];
             let (slot, place) = (request.slot, request.place);
             self.left_link(slot);
+            if begun == Some(request_id) {
+                self.cut_off(request_id);
+            }
             if carried && place < written {
                 let text =
                     format!("ERR twemslot: the link to {whose} was lost ({cause}); whether this was done is unknown");
@@ -253,6 +257,15 @@ impl Relay {
         }
         self.settle();
         self.go_on();
+    }
+
+    /// The start of its reply has been passed on and the rest will not come: an error now would be read as the rest,
+    /// so its client is closed.
+    fn cut_off(&mut self, id: RequestId) {
+        let (client, mute) = (self.requests[id as usize].client, self.requests[id as usize].mute);
+        if !mute && self.clients.get(client as usize).is_some_and(|c| c.head == id) {
+            self.close_client(client);
+        }
     }
 
     pub(super) fn remove_link(&mut self, id: LinkId) {

@@ -168,12 +168,12 @@ impl History {
         applied
     }
 
-    /// A client was told that its increment made `value`, some time after `since`.
+    /// A client was told that its increment made `value`, some time after `since`: when that was, at the earliest.
+    /// A value made again after a deletion may be told as often as it was made.
     pub(crate) fn told_count(&mut self, key: &[u8], since: Step, value: i64) -> Option<Step> {
         let counts = self.counts.get_mut(key)?;
-        let found = counts.iter_mut().find(|(step, made, told)| *step > since && *made == value && !told)?;
-        found.2 = true;
-        Some(found.0)
+        counts.iter_mut().find(|(_, made, told)| *made == value && !told)?.2 = true;
+        counts.iter().find(|(step, made, _)| *step > since && *made == value).map(|(step, ..)| *step)
     }
 
     /// Since when `key` had a value with this print, if it had it at any time since `since`.

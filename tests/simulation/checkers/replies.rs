@@ -13,6 +13,8 @@ pub(crate) enum Ask {
     Exact(Vec<u8>),
     /// An error that begins so: refused by design.
     Fails(&'static str),
+    /// FLUSHALL: of all groups.
+    Flush,
     /// A reply of one of these kinds; what it says depends on too much.
     Kind(&'static [u8]),
     Set(Token, Vec<u8>),
@@ -132,6 +134,7 @@ impl Session {
             }
             Ask::Count(keys) => counted(keys, issued, raw, history),
             Ask::Kind(kinds) => raw.first().is_some_and(|kind| kinds.contains(kind)),
+            Ask::Flush => raw == b"+OK\r\n",
             Ask::Exact(_) | Ask::Fails(_) => false,
         }
     }
