@@ -1,5 +1,6 @@
 //! Where the log goes, the same for master and workers: lines on standard error or appended to one file. Each line is
 //! one write, so the processes share the file. The level may change, and the file be opened anew, while we run.
+#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a shell: writes the log")]
 
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};

@@ -2,8 +2,8 @@
 //! descriptor beside it. The worker starts with nothing but its end of the pair.
 
 use crate::os;
-use crate::relay::ClientState;
 use crate::relay::limits::Settings;
+use crate::relay::{ClientState, LinkStatus};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
@@ -85,19 +85,6 @@ pub enum ToMaster {
         ticket: u64,
         links: Vec<LinkStatus>,
     },
-}
-
-/// How one link stands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LinkStatus {
-    pub group: u32,
-    pub addr: String,
-    /// `up`, `connecting`, `down`.
-    pub state: String,
-    /// Why it is down, or what the instance last said of itself (LOADING, READONLY ...).
-    pub cause: String,
-    pub in_flight: usize,
-    pub output_bytes: usize,
 }
 
 /// One end of the pair. Many threads may send and one may receive.

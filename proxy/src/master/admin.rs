@@ -1,5 +1,6 @@
 //! The admin port: HTTP, on a thread of its own. It reads calls, asks the master's loop, and writes the answers;
 //! nothing is decided here.
+#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a shell: owns processes, files and clocks")]
 
 use super::event::{Answer, Event, Problem, Question};
 use super::metrics;

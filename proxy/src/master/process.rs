@@ -1,4 +1,5 @@
 //! A worker process as its master holds it: its number, its mailbox, and the page it counts on.
+#![expect(clippy::disallowed_methods, reason = "a shell: owns processes, files and clocks")]
 
 use super::event::Event;
 use super::fleet::{Id, Seat};

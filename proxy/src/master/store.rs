@@ -1,4 +1,5 @@
 //! The last topology, on disk: written before anybody serves it, so that a restart serves what was acknowledged.
+#![expect(clippy::disallowed_methods, reason = "a shell: owns processes, files and clocks")]
 
 use cluster::topology::Topology;
 use cluster::wire;

@@ -3,6 +3,7 @@
 //! First the new file checks the configuration. Then this image writes its testament into memory that outlives it,
 //! keeps its descriptors open, and executes the new file, which takes everything over, starts workers of its own on
 //! the same sockets, and lets the old workers hand their clients to them.
+#![expect(clippy::disallowed_methods, reason = "a shell: owns processes, files and clocks")]
 
 use super::event::Event;
 use super::fleet::{Fleet, Id, Inherited};

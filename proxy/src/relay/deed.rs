@@ -79,3 +79,16 @@ pub struct ClientState {
     pub name: String,
     pub authenticated: bool,
 }
+
+/// How one link stands.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct LinkStatus {
+    pub group: u32,
+    pub addr: String,
+    /// `up`, `connecting`, `down`.
+    pub state: String,
+    /// Why it is down, or what the instance last said of itself (LOADING, READONLY ...).
+    pub cause: String,
+    pub in_flight: usize,
+    pub output_bytes: usize,
+}

@@ -18,6 +18,7 @@ mod exclusive;
 mod scatter;
 mod hold;
 mod state;
+mod fan;
 mod link;
 mod client;
 mod route;
@@ -30,7 +31,7 @@ pub mod limits;
 #[cfg(test)]
 mod stories;
 
-pub use deed::{ClientId, ClientState, Deed, Level, LinkId, Now};
+pub use deed::{ClientId, ClientState, Deed, Level, LinkId, LinkStatus, Now};
 pub use state::Relay;
 
 use crate::stats::Counter;

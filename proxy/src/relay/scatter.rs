@@ -3,50 +3,13 @@
 
 use super::LinkId;
 use super::command::{self, Fan as Kind, Serve, Split};
+use super::fan::{Fan, Merge, Part, merged};
 use super::limits::SPLIT_KEYS_MAX;
 use super::request::{NO_SLOT, NONE, Request, RequestId, Stage};
 use super::state::Relay;
 use crate::stats::Counter;
 use cluster::resp::request::Args;
-use cluster::resp::{reply, write};
-
-/// How the fragments' replies become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Merge {
-    /// One array with the keys' values in their order.
-    Values,
-    /// +OK.
-    Ok,
-    /// The sum.
-    Sum,
-    /// The first one, less what is secret.
-    Settings,
-    /// The first one.
-    First,
-}
-
-/// One fragment.
-#[derive(Debug, Default)]
-struct Part {
-    link: LinkId,
-    keys: u32,
-    reply: Vec<u8>,
-    /// How much of `reply` has been merged.
-    merged: usize,
-}
-
-/// A request whose fragments are under way.
-#[derive(Debug)]
-pub(super) struct Fan {
-    /// NONE: answered already (an error, a timeout), or its client is gone.
-    parent: RequestId,
-    merge: Merge,
-    pending: u32,
-    generation: u32,
-    /// For each key, which part it went to.
-    order: Vec<u16>,
-    parts: Vec<Part>,
-}
+use cluster::resp::write;
 
 impl Relay {
     /// Sends a request of several slots on its ways, or holds it.
@@ -281,71 +244,6 @@ impl Relay {
         }
         self.scratch = reply;
         fan
-    }
-}
-
-fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
-    match fan.merge {
-        Merge::Ok => out.extend_from_slice(b"+OK\r\n"),
-        Merge::First => out.extend_from_slice(&fan.parts[0].reply),
-        Merge::Sum => {
-            let sums: Option<i64> = fan.parts.iter().map(|p| reply::integer(&p.reply)).sum();
-            match sums {
-                Some(sum) => write::integer(out, sum),
-                None => write::error(out, "ERR twemslot: an instance answered something else than a number"),
-            }
-        }
-        Merge::Settings => without_secrets(&fan.parts[0].reply, out),
-        Merge::Values => {
-            write::array(out, fan.order.len());
-            if values(fan, out).is_none() {
-                out.clear();
-                write::error(out, "ERR twemslot: an instance answered fewer values than it was asked for");
-            }
-        }
-    }
-}
-
-/// The parts' elements in the order of the keys.
-fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
-    for part in &mut fan.parts {
-        // Behind the header `*n`.
-        part.merged = memchr::memchr(b'\n', &part.reply)? + 1;
-        if part.reply.first() != Some(&b'*') {
-            return None;
-        }
-    }
-    for &part in &fan.order {
-        let part = &mut fan.parts[usize::from(part)];
-        let rest = part.reply.get(part.merged..)?;
-        let reply::Step::Done { len } = reply::Cursor::default().step(rest) else { return None };
-        out.extend_from_slice(&rest[..len]);
-        part.merged += len;
-    }
-    Some(())
-}
-
-/// CONFIG GET's pairs, less those whose value nobody should see.
-fn without_secrets(raw: &[u8], out: &mut Vec<u8>) {
-    const SECRETS: [&[u8]; 6] = [
-        b"requirepass",
-        b"masterauth",
-        b"primaryauth",
-        b"masteruser",
-        b"tls-key-file-pass",
-        b"tls-client-key-file-pass",
-    ];
-    let Some(elements) = reply::Elements::new(raw) else { return out.extend_from_slice(raw) };
-    let elements: Vec<&[u8]> = elements.collect();
-    let open = |pair: &&[&[u8]]| {
-        let name = reply::text(pair[0]).unwrap_or_default().to_ascii_lowercase();
-        !SECRETS.contains(&name.as_slice())
-    };
-    let pairs: Vec<&[&[u8]]> = elements.chunks_exact(2).filter(open).collect();
-    write::array(out, pairs.len() * 2);
-    for pair in pairs {
-        out.extend_from_slice(pair[0]);
-        out.extend_from_slice(pair[1]);
     }
 }
 

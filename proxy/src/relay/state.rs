@@ -3,11 +3,11 @@
 use super::buffer::Pool;
 use super::client::{Client, Lane};
 use super::command::{CommandId, count};
+use super::fan::Fan;
 use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, Settings};
 use super::link::{Link, State, whose};
 use super::request::{NO_SLOT, NONE, Request, RequestId, SMALL_REPLY, Stage};
 use super::route::Routes;
-use super::scatter::Fan;
 use super::{ClientId, Deed, Level, LinkId, Now};
 use crate::stats::{Counter, Histogram, OfCommand, OfGroup, Stats};
 use cluster::instance::Addr;

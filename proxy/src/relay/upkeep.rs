@@ -2,13 +2,14 @@
 //! memory.
 
 use super::client::Client;
-use super::limits::{EXCLUSIVE_IDLE_US, OVERRUN_US, REQUESTS_KEPT, STALL_US, Settings, TICK_IDLE_US, TICK_US, TRIM_KEEP, TRIM_US};
+use super::limits::{
+    EXCLUSIVE_IDLE_US, OVERRUN_US, REQUESTS_KEPT, STALL_US, Settings, TICK_IDLE_US, TICK_US, TRIM_KEEP, TRIM_US,
+};
 use super::link::{self, Link, State, Use};
 use super::request::{NONE, PING, Request, RequestId, Stage};
 use super::route::Target;
 use super::state::Relay;
-use super::{ClientId, Deed, LinkId, Now, command};
-use crate::mail::LinkStatus;
+use super::{ClientId, Deed, LinkId, LinkStatus, Now, command};
 use crate::stats::{Counter, Gauge, OfGroup, Stats};
 use cluster::instance::Addr;
 use cluster::topology::{SlotState, Topology};

@@ -1,4 +1,5 @@
 //! The table against names, real servers' answers, Redis's own errors, and the generator.
+#![expect(clippy::disallowed_methods, reason = "a test of the real thing")]
 
 use super::*;
 use cluster::resp::reply::{Cursor, Step};

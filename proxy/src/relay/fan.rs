@@ -1,0 +1,109 @@
+//! A request whose parts are under way to several groups, and how their replies become one.
+
+use super::LinkId;
+use super::request::RequestId;
+use cluster::resp::{reply, write};
+
+/// How the fragments' replies become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Merge {
+    /// One array with the keys' values in their order.
+    Values,
+    /// +OK.
+    Ok,
+    /// The sum.
+    Sum,
+    /// The first one, less what is secret.
+    Settings,
+    /// The first one.
+    First,
+}
+
+/// One fragment.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    pub(super) link: LinkId,
+    pub(super) keys: u32,
+    pub(super) reply: Vec<u8>,
+    /// How much of `reply` has been merged.
+    pub(super) merged: usize,
+}
+
+/// A request whose fragments are under way.
+#[derive(Debug)]
+pub(super) struct Fan {
+    /// NONE: answered already (an error, a timeout), or its client is gone.
+    pub(super) parent: RequestId,
+    pub(super) merge: Merge,
+    pub(super) pending: u32,
+    pub(super) generation: u32,
+    /// For each key, which part it went to.
+    pub(super) order: Vec<u16>,
+    pub(super) parts: Vec<Part>,
+}
+
+/// The reply of a fan whose fragments are all answered, none with an error.
+pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
+    match fan.merge {
+        Merge::Ok => out.extend_from_slice(b"+OK\r\n"),
+        Merge::First => out.extend_from_slice(&fan.parts[0].reply),
+        Merge::Sum => {
+            let sums: Option<i64> = fan.parts.iter().map(|p| reply::integer(&p.reply)).sum();
+            match sums {
+                Some(sum) => write::integer(out, sum),
+                None => write::error(out, "ERR twemslot: an instance answered something else than a number"),
+            }
+        }
+        Merge::Settings => without_secrets(&fan.parts[0].reply, out),
+        Merge::Values => {
+            write::array(out, fan.order.len());
+            if values(fan, out).is_none() {
+                out.clear();
+                write::error(out, "ERR twemslot: an instance answered fewer values than it was asked for");
+            }
+        }
+    }
+}
+
+/// The parts' elements in the order of the keys.
+fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
+    for part in &mut fan.parts {
+        // Behind the header `*n`.
+        part.merged = memchr::memchr(b'\n', &part.reply)? + 1;
+        if part.reply.first() != Some(&b'*') {
+            return None;
+        }
+    }
+    for &part in &fan.order {
+        let part = &mut fan.parts[usize::from(part)];
+        let rest = part.reply.get(part.merged..)?;
+        let reply::Step::Done { len } = reply::Cursor::default().step(rest) else { return None };
+        out.extend_from_slice(&rest[..len]);
+        part.merged += len;
+    }
+    Some(())
+}
+
+/// CONFIG GET's pairs, less those whose value nobody should see.
+fn without_secrets(raw: &[u8], out: &mut Vec<u8>) {
+    const SECRETS: [&[u8]; 6] = [
+        b"requirepass",
+        b"masterauth",
+        b"primaryauth",
+        b"masteruser",
+        b"tls-key-file-pass",
+        b"tls-client-key-file-pass",
+    ];
+    let Some(elements) = reply::Elements::new(raw) else { return out.extend_from_slice(raw) };
+    let elements: Vec<&[u8]> = elements.collect();
+    let open = |pair: &&[&[u8]]| {
+        let name = reply::text(pair[0]).unwrap_or_default().to_ascii_lowercase();
+        !SECRETS.contains(&name.as_slice())
+    };
+    let pairs: Vec<&[&[u8]]> = elements.chunks_exact(2).filter(open).collect();
+    write::array(out, pairs.len() * 2);
+    for pair in pairs {
+        out.extend_from_slice(pair[0]);
+        out.extend_from_slice(pair[1]);
+    }
+}
