@@ -264,7 +264,7 @@ impl Worker {
         let mut any = self.post.is_ready();
         self.read_post();
         let Self { traffic, listeners, poller, now_us, tick_us, .. } = self;
-        any |= listeners.accept(*now_us, |stream, peer| traffic.open_client(stream, &peer, poller)) > 0;
+        any |= listeners.accept(*now_us, |stream, peer| traffic.open_client(stream, &peer, poller));
         if now_us >= tick_us {
             traffic.relay.tick();
             self.unpublished = true;
