@@ -1,1 +1,3 @@
-//! The control plane.
+//! The control plane. At this point: a whole local cluster for people and tests.
+
+pub mod playground;

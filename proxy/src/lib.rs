@@ -2,9 +2,9 @@
 //!
 //! Read top to bottom: each module uses only those declared below it.
 
-pub mod config;
 pub mod master;
 pub mod worker;
+pub mod config;
 pub mod mail;
 pub mod log;
 pub mod os;

@@ -134,6 +134,11 @@ const GROUPS_AT: usize = COMMANDS_AT + COMMANDS_MAX * PER_COMMAND;
 /// Words in a page.
 pub const WORDS: usize = GROUPS_AT + GROUPS_MAX * PER_GROUP;
 
+/// Where a gauge stands in a page.
+pub const fn gauge_word(gauge: Gauge) -> usize {
+    GAUGES_AT + gauge as usize
+}
+
 /// The bucket of a duration in microseconds.
 #[inline]
 pub fn bucket(us: u64) -> usize {
@@ -175,6 +180,15 @@ impl Stats {
             let at = GROUPS_AT + stats.groups * PER_GROUP;
             stats.words[at + GROUP_GAUGES_FROM..at + PER_GROUP].fill(0);
             stats.groups += 1;
+        }
+        stats
+    }
+
+    /// The words of a living worker's page: counters and gauges.
+    pub fn of_page(words: &[u64]) -> Self {
+        let mut stats = Self::resumed(words);
+        if words.len() == WORDS {
+            stats.words.copy_from_slice(words);
         }
         stats
     }

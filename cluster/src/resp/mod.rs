@@ -3,7 +3,7 @@
 //! Nothing here builds trees or allocates by what a peer announces: parsers find boundaries and can stop and go on
 //! at any byte.
 
-mod number;
-pub mod reply;
 pub mod request;
+pub mod reply;
 pub mod write;
+mod number;

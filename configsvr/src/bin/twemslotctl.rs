@@ -1,1 +1,206 @@
-fn main() {}
+//! `twemslotctl`: the command line of Twemslot.
+#![allow(clippy::print_stdout, reason = "a command line prints")]
+#![expect(clippy::disallowed_methods, reason = "a shell: reads files, waits for signals")]
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use configsvr::playground::{self, Options, Playground, Status};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// One address for many Redis groups: the command line.
+#[derive(Parser)]
+#[command(name = "twemslotctl", version, about)]
+struct Cli {
+    /// The playground to talk to.
+    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_DIR, env = "TWEMSLOT_STATE_DIR")]
+    state_dir: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const DEFAULT_DIR: &str = ".playground";
+
+#[derive(Subcommand)]
+enum Command {
+    /// A whole cluster of real servers on this machine, to try things out.
+    #[command(subcommand)]
+    Playground(Act),
+}
+
+#[derive(Subcommand)]
+enum Act {
+    /// Start it: Redis groups with replicas, and proxies before them.
+    Up(Up),
+    /// Stop it. Its data is gone; its logs stay.
+    Down,
+    /// Show what runs. Ends with 1 unless all is well.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+struct Up {
+    /// Come back once all is ready; `playground down` stops it. Otherwise: stay, until Ctrl-C.
+    #[arg(long)]
+    detach: bool,
+    /// The first proxy's client port; admin is the next one, the first Redis 21 above. auto: ports that are free.
+    #[arg(long, value_name = "PORT|auto", default_value = "6380", value_parser = number_or_auto)]
+    base_port: Number,
+    /// Redis groups; the slots are spread over them evenly.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    groups: u16,
+    /// Replicas of each group.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    replicas: u16,
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    proxies: u16,
+    /// Workers of each proxy: a number, or auto for one a core.
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = number_or_auto)]
+    workers: Number,
+    /// Slots of the cluster.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    slots: u16,
+    /// The Redis (or Valkey) server to use instead of the one on the PATH.
+    #[arg(long, value_name = "PATH")]
+    redis_server: Option<PathBuf>,
+    /// The proxy to use instead of the one beside this program or on the PATH.
+    #[arg(long, value_name = "PATH")]
+    proxy: Option<PathBuf>,
+    /// YAML that is added to each proxy's configuration, or replaces parts of it.
+    #[arg(long, value_name = "FILE")]
+    proxy_conf: Option<PathBuf>,
+    /// Lines that are added to each Redis's configuration.
+    #[arg(long, value_name = "FILE")]
+    redis_conf: Option<PathBuf>,
+}
+
+/// None: auto.
+#[derive(Clone, Copy)]
+struct Number(Option<u16>);
+
+fn number_or_auto(text: &str) -> Result<Number, String> {
+    match (text, text.parse::<u16>()) {
+        ("auto", _) => Ok(Number(None)),
+        (_, Ok(n)) if n > 0 => Ok(Number(Some(n))),
+        _ => Err("a number from 1 to 65535, or auto".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let Command::Playground(act) = cli.command;
+    let done = match act {
+        Act::Up(up) => start(&cli.state_dir, up),
+        Act::Down => stop(&cli.state_dir),
+        Act::Status { json } => show(&cli.state_dir, json),
+    };
+    done.unwrap_or_else(|e| {
+        eprintln!("twemslotctl: {e:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn start(dir: &Path, up: Up) -> Result<ExitCode> {
+    let detach = up.detach;
+    let playground = Playground::start(options(dir, up)?)?;
+    println!("\n{}", what_next(&playground, dir));
+    if detach {
+        playground.detach()?;
+    } else {
+        println!("Ctrl-C stops it.");
+        stay(playground)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(dir: &Path, up: Up) -> Result<Options> {
+    let text = |file: Option<PathBuf>| match file {
+        Some(path) => std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display())),
+        None => Ok(String::new()),
+    };
+    Ok(Options {
+        state_dir: Some(dir.to_path_buf()),
+        base_port: up.base_port.0,
+        groups: up.groups,
+        replicas: up.replicas,
+        proxies: up.proxies,
+        workers: up.workers.0,
+        slots: up.slots,
+        redis_server: up.redis_server,
+        proxy: up.proxy,
+        proxy_conf: text(up.proxy_conf)?,
+        redis_conf: text(up.redis_conf)?,
+        supervised: !up.detach,
+        progress: |line| println!("{line}"),
+    })
+}
+
+fn what_next(playground: &Playground, dir: &Path) -> String {
+    let mut lines = vec!["Try:".to_owned()];
+    match playground.proxies().first() {
+        Some(proxy) => {
+            lines.push(format!("  redis-cli -p {} set hello world", proxy.addr().port()));
+            lines.extend(proxy.admin_addr().map(|admin| format!("  curl http://{admin}/api/v1/topology")));
+            lines.extend(proxy.admin_addr().map(|admin| format!("  curl http://{admin}/metrics")));
+        }
+        None => {
+            let redis = playground.instances().first().map(|i| i.server.addr().port());
+            lines.extend(redis.map(|port| format!("  redis-cli -p {port} info replication")));
+        }
+    }
+    // With TWEMSLOT_STATE_DIR set it is needed no less: another terminal may not have it.
+    let at = if dir == Path::new(DEFAULT_DIR) { String::new() } else { format!(" --state-dir {}", dir.display()) };
+    lines.push(format!("  twemslotctl{at} playground status"));
+    lines.push(format!("  twemslotctl{at} playground down"));
+    lines.join("\n")
+}
+
+/// Until someone asks for the end. A server that ends is reported, and the rest stays: people kill things on purpose.
+fn stay(mut playground: Playground) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD]).context("cannot wait for signals")?;
+    for signal in signals.forever() {
+        if signal != SIGCHLD {
+            break;
+        }
+        for death in playground.deaths() {
+            println!("{death}");
+        }
+    }
+    println!("stopping");
+    playground.stop()
+}
+
+fn stop(dir: &Path) -> Result<ExitCode> {
+    if playground::down(dir, |line| println!("{line}"))? {
+        println!("stopped; logs are in {}", dir.join("log").display());
+    } else {
+        println!("no playground runs in {}", dir.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(dir: &Path, json: bool) -> Result<ExitCode> {
+    let status = playground::status(dir)?;
+    match &status {
+        Some(status) if json => println!("{}", serde_json::to_string_pretty(status)?),
+        Some(status) => print_table(status),
+        None if json => println!("{{\"state_dir\":{},\"healthy\":false,\"processes\":[]}}", serde_json::json!(dir)),
+        None => println!("no playground runs in {}: start one with `twemslotctl playground up`", dir.display()),
+    }
+    Ok(if status.is_some_and(|s| s.healthy) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_table(status: &Status) {
+    println!("{:<12} {:>8}  {:<16} {:<16} STATE", "NAME", "PID", "ADDR", "ADMIN");
+    for p in &status.processes {
+        let mark = if p.healthy { "" } else { "! " };
+        let admin = p.process.admin_addr.as_deref().unwrap_or("-");
+        println!("{:<12} {:>8}  {:<16} {admin:<16} {mark}{}", p.process.name, p.process.pid, p.process.addr, p.says);
+    }
+}

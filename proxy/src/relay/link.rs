@@ -89,6 +89,8 @@ pub(super) struct Link {
     pub(super) streamed: u64,
     pub(super) dirty: bool,
     pub(super) stopped: bool,
+    /// Whether this connection has been up: only then may a request have reached the instance.
+    pub(super) carried: bool,
     /// Bytes ever queued and ever written: tells which requests cannot have reached the instance.
     pub(super) queued: u64,
     pub(super) written: u64,
@@ -130,6 +132,7 @@ impl Link {
             streamed: 0,
             dirty: false,
             stopped: false,
+            carried: false,
             queued: 0,
             written: 0,
             heard_us: now_us,
@@ -233,7 +236,7 @@ impl Link {
         self.hello.clear();
         pool.give(std::mem::take(&mut self.input));
         (self.seen, self.cursor, self.streamed, self.expired) = (0, reply::Cursor::default(), 0, 0);
-        (self.queued, self.written, self.stopped) = (0, 0, false);
+        (self.queued, self.written, self.stopped, self.carried) = (0, 0, false, false);
         std::mem::take(&mut self.fifo)
     }
 }

@@ -46,6 +46,9 @@ class Maker:
 
     def value(self, argument):
         kind, parts = argument["type"], argument.get("arguments", [])
+        if argument["name"] == "streams":
+            many = self.random.randint(1, 3)
+            return [self.word(prefix) for prefix in ["k"] * many + ["w"] * many]
         if kind == "oneof":
             return self.argument(self.random.choice(parts))
         if kind == "block":

@@ -13,7 +13,10 @@ class Server:
 
     def __init__(self, address):
         host, _, port = address.rpartition(":")
-        self.socket = socket.create_connection((host or "127.0.0.1", int(port)), timeout=30)
+        try:
+            self.socket = socket.create_connection((host or "127.0.0.1", int(port)), timeout=30)
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"{address}: {error}; give HOST:PORT of a running server") from error
         self.stream = self.socket.makefile("rb")
 
     def call(self, *args):

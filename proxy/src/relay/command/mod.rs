@@ -5,12 +5,12 @@
 
 mod introspect;
 mod keys;
-mod glob;
+mod pattern;
 mod table;
 
-pub use glob::matches;
 pub use introspect::introspect;
 pub use keys::{KeysFault, asks_other_database, asks_to_block, fixed_prefix, for_each_key, sort_patterns};
+pub use pattern::matches;
 
 use std::ops::BitOr;
 use table::{COMMANDS, COUNT, ENTRIES};
@@ -142,7 +142,8 @@ pub enum Keys {
     },
     /// The first half of what follows STREAMS.
     Streams,
-    /// The first argument and the one behind the last STORE. Patterns (`sort_patterns`) are no keys.
+    /// SORT and SORT_RO: the first argument and the one behind the last STORE. Patterns (`sort_patterns`) are no keys,
+    /// but the owner of the keys must own what they reach.
     Sort,
     /// The first argument and the one behind the last STORE or STOREDIST.
     GeoStore,
@@ -264,25 +265,20 @@ pub fn served(id: CommandId) -> bool {
 /// The command of this name, in any letter case. Subcommands are found by `lookup_sub` only.
 #[inline]
 pub fn lookup(name: &[u8]) -> Option<CommandId> {
-    if name.len() > SHORT {
-        return lookup_long(name);
-    }
-    let words = fold(words(name));
-    let mut at = bucket_of(words, name.len());
-    loop {
-        let bucket = INDEX.buckets[at];
-        if bucket == EMPTY {
-            return None;
+    if !name.is_empty() && name.len() <= PLAIN {
+        let words = fold(words(name));
+        let mut at = bucket_of(words, name.len());
+        loop {
+            if BUCKETS[at].is(words, name.len()) {
+                return Some(BUCKETS[at].id);
+            }
+            if BUCKETS[at].len == 0 {
+                break;
+            }
+            at = (at + 1) % BUCKETS.len();
         }
-        let id = bucket as u16;
-        if (bucket >> 16) as u8 == name.len() as u8
-            && INDEX.words[usize::from(id)] == words
-            && (bucket & INEXACT == 0 || get(id).name.as_bytes().eq_ignore_ascii_case(name))
-        {
-            return Some(id);
-        }
-        at = (at + 1) % BUCKETS;
     }
+    lookup_unusual(name)
 }
 
 /// The subcommand `sub` of a container, in any letter case.
@@ -301,40 +297,44 @@ fn lookup_full(name: &[u8]) -> Option<CommandId> {
     }
 }
 
-/// Names up to this length are found by hash.
-const SHORT: usize = 16;
-/// A power of two, several times the number of names: most names are found in the first bucket.
-const BUCKETS: usize = 1024;
-/// No name is here. (No name has length 0, so no bucket looks like this.)
-const EMPTY: u32 = 0;
-/// The name has bytes that are not letters, which `fold` may confuse with others: compare it itself.
-const INEXACT: u32 = 1 << 24;
+/// Names of letters alone, up to this length, are found by hash; the few others by looking at each.
+const PLAIN: usize = 16;
 
-/// Where each short name is: open addressing over `id | len << 16 | INEXACT`.
-struct Index {
-    buckets: [u32; BUCKETS],
-    /// Folded names, by id.
-    words: [[u64; 2]; COUNT],
+/// Where plain names are: open addressing, several times the number of names, so most are in their first bucket.
+static BUCKETS: [Bucket; 1024] = buckets();
+
+#[derive(Clone, Copy)]
+struct Bucket {
+    /// Of the name, folded.
+    words: [u64; 2],
+    /// Of the name, which is never empty; 0: no name is here.
+    len: u32,
+    id: CommandId,
 }
 
-static INDEX: Index = index();
+impl Bucket {
+    #[inline]
+    const fn is(&self, folded: [u64; 2], len: usize) -> bool {
+        self.words[0] == folded[0] && self.words[1] == folded[1] && self.len == len as u32
+    }
+}
 
-/// The first and the last bytes of a name of at most `SHORT`: all its bytes, given its length.
+/// Words that, with the length, tell a name of at most `PLAIN` bytes from all others: its first and last bytes, which
+/// overlap.
 #[inline]
 const fn words(name: &[u8]) -> [u64; 2] {
-    let n = name.len();
     if let (Some(first), Some(last)) = (name.first_chunk::<8>(), name.last_chunk::<8>()) {
         [u64::from_le_bytes(*first), u64::from_le_bytes(*last)]
     } else if let (Some(first), Some(last)) = (name.first_chunk::<4>(), name.last_chunk::<4>()) {
-        [u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << (8 * (n - 4)), 0]
-    } else if n > 0 {
-        [name[0] as u64 | (name[n / 2] as u64) << (8 * (n / 2)) | (name[n - 1] as u64) << (8 * (n - 1)), 0]
+        [u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << 32, 0]
+    } else if let (Some(first), Some(last)) = (name.first(), name.last()) {
+        [*first as u64 | (name[name.len() / 2] as u64) << 8 | (*last as u64) << 16, 0]
     } else {
         [0, 0]
     }
 }
 
-/// Makes letters upper case, and changes other bytes too.
+/// Makes letters upper case. Other bytes change too, but none becomes a letter.
 #[inline]
 const fn fold(words: [u64; 2]) -> [u64; 2] {
     const MASK: u64 = 0xdfdf_dfdf_dfdf_dfdf;
@@ -344,52 +344,71 @@ const fn fold(words: [u64; 2]) -> [u64; 2] {
 #[inline]
 const fn bucket_of(folded: [u64; 2], len: usize) -> usize {
     let mixed = folded[0] ^ folded[1].rotate_left(5) ^ len as u64;
-    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - BUCKETS.trailing_zeros())) as usize
+    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - BUCKETS.len().trailing_zeros())) as usize
 }
 
-const fn index() -> Index {
-    let mut index = Index { buckets: [EMPTY; BUCKETS], words: [[0; 2]; COUNT] };
+const fn buckets() -> [Bucket; 1024] {
+    let mut buckets = [Bucket { words: [0; 2], len: 0, id: 0 }; 1024];
     let mut id = 0;
     while id < COUNT {
         let name = COMMANDS[id].name.as_bytes();
-        if name.len() <= SHORT && is_top(name) {
-            let folded = fold(words(name));
-            let mut at = bucket_of(folded, name.len());
-            while index.buckets[at] != EMPTY {
-                at = (at + 1) % BUCKETS;
+        if is_plain(name) {
+            let words = fold(words(name));
+            let mut at = bucket_of(words, name.len());
+            while buckets[at].len > 0 {
+                at = (at + 1) % buckets.len();
             }
-            let inexact = if is_letters(name) { 0 } else { INEXACT };
-            index.buckets[at] = id as u32 | (name.len() as u32) << 16 | inexact;
-            index.words[id] = folded;
+            buckets[at] = Bucket { words, len: name.len() as u32, id: id as CommandId };
         }
         id += 1;
     }
-    index
+    buckets
 }
 
-const fn is_top(name: &[u8]) -> bool {
+const fn is_plain(name: &[u8]) -> bool {
+    let mut letters = 0;
+    while letters < name.len() && name[letters].is_ascii_alphabetic() {
+        letters += 1;
+    }
+    letters == name.len() && letters <= PLAIN
+}
+
+#[cold]
+fn lookup_unusual(name: &[u8]) -> Option<CommandId> {
+    UNUSUAL.into_iter().find(|&id| get(id).name.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// Commands whose names are not plain, such as `sort_ro`.
+static UNUSUAL: [CommandId; unusual_count()] = unusual();
+
+const fn is_unusual(name: &[u8]) -> bool {
     let mut i = 0;
     while i < name.len() && name[i] != b'|' {
         i += 1;
     }
-    i == name.len()
+    i == name.len() && !is_plain(name)
 }
 
-const fn is_letters(name: &[u8]) -> bool {
-    let mut i = 0;
-    while i < name.len() && name[i].is_ascii_alphabetic() {
-        i += 1;
+const fn unusual_count() -> usize {
+    let (mut id, mut found) = (0, 0);
+    while id < COUNT {
+        found += is_unusual(COMMANDS[id].name.as_bytes()) as usize;
+        id += 1;
     }
-    i == name.len()
+    found
 }
 
-/// The few names that are longer: nobody sends them often.
-#[cold]
-fn lookup_long(name: &[u8]) -> Option<CommandId> {
-    let found = COMMANDS
-        .iter()
-        .position(|command| is_top(command.name.as_bytes()) && command.name.as_bytes().eq_ignore_ascii_case(name))?;
-    CommandId::try_from(found).ok()
+const fn unusual() -> [CommandId; unusual_count()] {
+    let mut ids = [0; unusual_count()];
+    let (mut id, mut found) = (0, 0);
+    while found < ids.len() {
+        if is_unusual(COMMANDS[id].name.as_bytes()) {
+            ids[found] = id as CommandId;
+            found += 1;
+        }
+        id += 1;
+    }
+    ids
 }
 
 #[cfg(test)]

@@ -329,7 +329,7 @@ pub(super) static COMMANDS: [Command; COUNT] = [
     Command { name: "smismember", arity: -3, flags: Flags(FAST | READONLY), keys: One { at: 1 }, serve: Serve::Keyed, container: false },
     Command { name: "smove", arity: 4, flags: Flags(FAST | WRITE), keys: Range { first: 1, last: 2, step: 1 }, serve: Serve::Keyed, container: false },
     Command { name: "sort", arity: -2, flags: Flags(DENYOOM | MOVABLEKEYS | WRITE), keys: Sort, serve: Serve::Keyed, container: false },
-    Command { name: "sort_ro", arity: -2, flags: Flags(MOVABLEKEYS | READONLY), keys: One { at: 1 }, serve: Serve::Keyed, container: false },
+    Command { name: "sort_ro", arity: -2, flags: Flags(MOVABLEKEYS | READONLY), keys: Sort, serve: Serve::Keyed, container: false },
     Command { name: "spop", arity: -2, flags: Flags(FAST | WRITE), keys: One { at: 1 }, serve: Serve::Keyed, container: false },
     Command { name: "spublish", arity: 3, flags: Flags(FAST | LOADING | PUBSUB | STALE), keys: None, serve: Serve::Later("pub/sub"), container: false },
     Command { name: "srandmember", arity: -2, flags: Flags(READONLY), keys: One { at: 1 }, serve: Serve::Keyed, container: false },

@@ -1,0 +1,51 @@
+# make up      a cluster on this machine: Redis groups, their replicas, and the proxy at port 6380
+# make down    its end
+# make test    everything that must hold: lints, unit tests, simulation, e2e, clients, Redis's own suite, a little fuzzing
+# make gates   what a request may cost; one line a gate
+# make bench   the proxy beside its peers
+# make fuzz    SECONDS=N of each fuzz target
+#
+# UP holds further options, as in: make up UP='--base-port 7000 --groups 4'
+
+UP ?=
+SECONDS ?= 60
+CTL := target/release/twemslotctl
+
+.PHONY: help up down status build test gates bench fuzz fmt lint
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+build:
+	@.ci/install run
+	cargo build --release --workspace --bins
+
+up: build
+	@$(CTL) playground up --detach $(UP)
+
+down status:
+	@$(CTL) playground $@
+
+test:
+	@.ci/install run test
+	@.ci/test
+
+gates:
+	@.ci/install run bench
+	@tests/gates/run
+
+bench:
+	@.ci/install run bench
+	@tests/bench/run
+
+fuzz:
+	@.ci/install fuzz
+	@tests/fuzz/run $(SECONDS)
+
+fmt:
+	cargo fmt --all
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: dependencies are not checked (cargo install cargo-deny)"; fi

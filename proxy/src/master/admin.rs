@@ -1,0 +1,335 @@
+//! The admin port: HTTP, on a thread of its own. It reads calls, asks the master's loop, and writes the answers;
+//! nothing is decided here.
+
+use super::event::{Answer, Event, Problem, Question};
+use super::metrics;
+use cluster::wire;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use subtle::ConstantTimeEq;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+
+/// Connections at once; the next one waits in the queue of the socket.
+const CONNECTIONS_MAX: usize = 64;
+/// A topology of 1024 groups and 16384 slots takes less than 2 MiB.
+const BODY_BYTES_MAX: usize = 4 << 20;
+/// A caller that dribbles is cut off; also how long an idle connection is kept.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a PUT waits for the workers if it does not say.
+const BARRIER_TIMEOUT_MS: u64 = 5_000;
+const BARRIER_TIMEOUT_MAX_MS: u64 = 60_000;
+
+/// The master's hold on the admin thread.
+#[derive(Debug)]
+pub(super) struct Admin {
+    token: Arc<RwLock<Option<String>>>,
+    moves: UnboundedSender<TcpListener>,
+    /// Our copy of the socket, for the next image of the master.
+    pub(super) socket: TcpListener,
+}
+
+/// What each call needs.
+#[derive(Debug)]
+struct Desk {
+    token: Arc<RwLock<Option<String>>>,
+    events: Sender<Event>,
+}
+
+impl Admin {
+    /// Binds the address.
+    pub(super) fn bind(addr: SocketAddr) -> Result<TcpListener, String> {
+        let bound = TcpListener::bind(addr).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+        bound.map_err(|e| format!("admin {addr}: {}", super::listeners::explain(&e)))
+    }
+
+    /// Starts the thread.
+    pub(super) fn start(socket: TcpListener, token: Option<String>, events: Sender<Event>) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let token = Arc::new(RwLock::new(token));
+        let (moves, moved) = unbounded_channel();
+        let desk = Arc::new(Desk { token: Arc::clone(&token), events });
+        let first = socket.try_clone()?;
+        let thread = std::thread::Builder::new().name("admin".into());
+        thread.spawn(move || runtime.block_on(serve(first, moved, desk)))?;
+        Ok(Self { token, moves, socket })
+    }
+
+    pub(super) fn set_token(&self, token: Option<String>) {
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    /// Goes on at another socket; connections of the old one are finished.
+    pub(super) fn move_to(&mut self, socket: TcpListener) -> io::Result<()> {
+        self.moves.send(socket.try_clone()?).map_err(|_| io::Error::other("the admin thread is gone"))?;
+        self.socket = socket;
+        Ok(())
+    }
+}
+
+async fn serve(first: TcpListener, mut moved: UnboundedReceiver<TcpListener>, desk: Arc<Desk>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut next = Some(first);
+    while let Some(socket) = next.take() {
+        let socket = match tokio::net::TcpListener::from_std(socket) {
+            Ok(socket) => socket,
+            Err(e) => return tracing::error!(error = %e, "the admin port is lost"),
+        };
+        tokio::select! {
+            never = accept(&socket, &places, &desk) => match never {},
+            new = moved.recv() => next = new,
+        }
+    }
+}
+
+async fn accept(socket: &tokio::net::TcpListener, places: &Arc<Semaphore>, desk: &Arc<Desk>) -> Infallible {
+    loop {
+        let Ok(place) = Arc::clone(places).acquire_owned().await else { continue };
+        let stream = match socket.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                tracing::warn!(error = %e, "the admin port cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: do not spin
+                continue;
+            }
+        };
+        let desk = Arc::clone(desk);
+        tokio::spawn(async move {
+            let calls = service_fn(move |call| answer(Arc::clone(&desk), call));
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT);
+            if let Err(e) = http.serve_connection(TokioIo::new(stream), calls).await {
+                tracing::debug!(error = %e, "an admin connection ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn answer(desk: Arc<Desk>, call: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let answered = match respond(&desk, call).await {
+        Ok(response) => response,
+        Err(problem) => refuse(&problem),
+    };
+    Ok(answered)
+}
+
+async fn respond(desk: &Desk, call: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+    let path = call.uri().path().to_owned();
+    if !matches!(path.as_str(), "/healthz" | "/readyz") {
+        authorize(desk, &call)?;
+    }
+    let question = match (call.method(), path.as_str()) {
+        (&Method::GET, "/healthz") => return Ok(reply(StatusCode::OK, "text/plain", "ok\n".into())),
+        (&Method::GET, "/readyz") => Question::Ready,
+        (&Method::GET, "/metrics") => Question::Metrics,
+        (&Method::GET, "/api/v1/topology") => Question::Topology,
+        (&Method::PUT, "/api/v1/topology") => put_topology(call).await?,
+        (&Method::GET, "/api/v1/topology/status") => Question::TopologyStatus,
+        (&Method::GET, "/api/v1/workers") => Question::Workers,
+        (&Method::GET, "/api/v1/config") => Question::Config,
+        (&Method::POST, "/api/v1/reload") => Question::Reload,
+        (method, path) => return Err(no_such(method, path)),
+    };
+    let (reply_to, asked) = oneshot::channel();
+    let sent = desk.events.send(Event::Ask(question, reply_to));
+    sent.map_err(|_| stopping())?;
+    match asked.await.map_err(|_| stopping())? {
+        Answer::Json(json) => Ok(reply(StatusCode::OK, JSON, format!("{json}\n"))),
+        Answer::Text(text) => Ok(reply(StatusCode::OK, JSON, text)),
+        Answer::Metrics(snapshot) => match metrics::render(&snapshot) {
+            Ok(text) => Ok(reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)),
+            Err(e) => Err(Problem::new(500, "internal", e.to_string(), "report this")),
+        },
+        Answer::Problem(problem) => Err(problem),
+    }
+}
+
+const JSON: &str = "application/json";
+
+/// The paths, and what can be done with each.
+const PATHS: &[(&str, &str)] = &[
+    ("/healthz", "GET"),
+    ("/readyz", "GET"),
+    ("/metrics", "GET"),
+    ("/api/v1/topology", "GET, PUT"),
+    ("/api/v1/topology/status", "GET"),
+    ("/api/v1/workers", "GET"),
+    ("/api/v1/config", "GET"),
+    ("/api/v1/reload", "POST"),
+];
+
+fn no_such(method: &Method, path: &str) -> Problem {
+    match PATHS.iter().find(|p| p.0 == path) {
+        Some((_, methods)) => {
+            Problem::new(405, "method_not_allowed", format!("{method} {path}: only {methods}"), methods)
+        }
+        None => Problem::new(404, "not_found", format!("{path} does not exist"), "the API is below /api/v1/"),
+    }
+}
+
+fn stopping() -> Problem {
+    Problem::new(503, "stopping", "the proxy is stopping", "ask another proxy")
+}
+
+fn authorize(desk: &Desk, call: &Request<Incoming>) -> Result<(), Problem> {
+    let token = desk.token.read().unwrap_or_else(PoisonError::into_inner);
+    let Some(token) = token.as_deref() else { return Ok(()) };
+    let given = call.headers().get(AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
+    if bool::from(given.unwrap_or_default().ct_eq(token.as_bytes())) {
+        return Ok(());
+    }
+    let hint = "send `Authorization: Bearer TOKEN` with the token of admin_token or admin_token_file";
+    Err(Problem::new(401, "unauthorized", "this port needs a token", hint))
+}
+
+async fn put_topology(call: Request<Incoming>) -> Result<Question, Problem> {
+    let (milliseconds, quiet) = barrier_of(call.uri().query().unwrap_or_default())?;
+    let body = read_body(call.into_body()).await?;
+    let topology = wire::parse(&body).map_err(|faults| {
+        let message = format!("not a topology: {}", faults.join("; "));
+        let hint = "nothing was changed; mend every fault and send it again";
+        Problem { faults, ..Problem::new(422, "invalid_topology", message, hint) }
+    })?;
+    Ok(Question::PutTopology { topology: Box::new(topology), timeout: Duration::from_millis(milliseconds), quiet })
+}
+
+fn barrier_of(query: &str) -> Result<(u64, bool), Problem> {
+    let (mut milliseconds, mut quiet) = (BARRIER_TIMEOUT_MS, false);
+    for part in query.split('&').filter(|p| !p.is_empty()) {
+        match part.split_once('=').unwrap_or((part, "")) {
+            ("timeout_ms", n) if n.parse().is_ok_and(|n: u64| n <= BARRIER_TIMEOUT_MAX_MS) => {
+                milliseconds = n.parse().unwrap_or(BARRIER_TIMEOUT_MS);
+            }
+            ("quiet", "true" | "1") => quiet = true,
+            ("quiet", "false" | "0") => quiet = false,
+            _ => {
+                let hint = "known are timeout_ms=0..60000 and quiet=true|false";
+                return Err(Problem::new(400, "bad_query", format!("{part:?} is not understood"), hint));
+            }
+        }
+    }
+    Ok((milliseconds, quiet))
+}
+
+async fn read_body(body: Incoming) -> Result<Bytes, Problem> {
+    let collected = timeout(READ_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+    let collected = collected.map_err(|_| Problem::new(408, "too_slow", "the body took too long", "send it faster"))?;
+    collected.map(http_body_util::Collected::to_bytes).map_err(|e| {
+        if e.downcast_ref::<LengthLimitError>().is_some() {
+            return Problem::new(413, "too_large", "the body is larger than 4 MiB", "a topology is smaller");
+        }
+        Problem::new(400, "bad_body", format!("the body cannot be read: {e}"), "send it again")
+    })
+}
+
+fn refuse(problem: &Problem) -> Response<Full<Bytes>> {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = reply(status, JSON, format!("{}\n", problem.json()));
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(problem.hint));
+    }
+    response
+}
+
+fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::sync::mpsc::{Receiver, channel};
+
+    /// An admin port whose questions are all answered with their own text.
+    fn start(token: Option<&str>) -> (Admin, SocketAddr) {
+        let (events, inbox): (_, Receiver<Event>) = channel();
+        let socket = Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+        let addr = socket.local_addr().expect("addr");
+        let admin = Admin::start(socket, token.map(str::to_owned), events).expect("start");
+        std::thread::spawn(move || {
+            for event in inbox {
+                if let Event::Ask(question, reply) = event {
+                    _ = reply.send(Answer::Json(json!(format!("{question:?}"))));
+                }
+            }
+        });
+        (admin, addr)
+    }
+
+    fn call(addr: SocketAddr, head: &str, body: &[u8]) -> String {
+        let mut stream = TcpStream::connect(addr).expect("connect");
+        let head = format!("{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        let head = head.replacen(" AUTH ", " HTTP/1.1\r\nauthorization: Bearer s3cret\r\nx-rest: ", 1);
+        stream.write_all(head.as_bytes()).expect("head");
+        _ = stream.write_all(body); // a body that is too large is refused before it is read
+        let mut text = String::new();
+        _ = stream.read_to_string(&mut text);
+        text
+    }
+
+    #[test]
+    fn calls_become_questions() {
+        let (_admin, addr) = start(None);
+        let put = br#"{"epoch":1,"groups":[],"slots":[]}"#;
+        for (head, body, answer) in [
+            ("GET /healthz", &b""[..], "200 OK"),
+            ("GET /api/v1/topology", b"", "\"Topology\""),
+            ("PUT /api/v1/topology?timeout_ms=70&quiet=true", put, "timeout: 70ms, quiet: true"),
+            ("PUT /api/v1/topology?timeout=7", put, "400 Bad Request"),
+            ("PUT /api/v1/topology", b"{\"epoch\":0,\"groups\":[],\"slots\":[]}", "epoch 0"),
+            ("PUT /api/v1/topology", b"{", "422 Unprocessable"),
+            ("POST /api/v1/workers", b"", "405 Method"),
+            ("GET /api/v2", b"", "404 Not Found"),
+        ] {
+            let text = call(addr, head, body);
+            assert!(text.contains(answer), "{head}: {text}");
+        }
+        assert!(call(addr, "PUT /api/v1/topology", &vec![b' '; BODY_BYTES_MAX + 1]).contains("413 "));
+    }
+
+    #[test]
+    fn a_token_guards_all_but_health() {
+        let (admin, addr) = start(Some("s3cret"));
+        assert!(call(addr, "GET /api/v1/workers", b"").contains("401 Unauthorized"));
+        assert!(call(addr, "GET /metrics", b"").contains("401 Unauthorized"));
+        assert!(call(addr, "GET /readyz", b"").contains("200 OK"));
+        assert!(call(addr, "GET /api/v1/workers AUTH ", b"").contains("200 OK"));
+        admin.set_token(Some("other".into()));
+        assert!(call(addr, "GET /api/v1/workers AUTH ", b"").contains("401 Unauthorized"));
+    }
+
+    #[test]
+    fn the_port_moves_while_it_serves() {
+        let (mut admin, old) = start(None);
+        let socket = Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+        let new = socket.local_addr().expect("addr");
+        admin.move_to(socket).expect("move");
+        assert!(call(new, "GET /healthz", b"").contains("200 OK"));
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        while TcpStream::connect(old).is_ok() {
+            assert!(std::time::Instant::now() < deadline, "the old port still accepts");
+        }
+    }
+}

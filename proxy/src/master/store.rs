@@ -1,0 +1,51 @@
+//! The last topology, on disk: written before anybody serves it, so that a restart serves what was acknowledged.
+
+use cluster::topology::Topology;
+use cluster::wire;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Writes the topology so that a crash leaves the old file or the new one, whole.
+pub(super) fn save(path: &Path, topology: &Topology) -> io::Result<()> {
+    let fresh = path.with_extension("tmp");
+    let mut file = File::create(&fresh)?;
+    file.write_all(wire::print(topology).as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// What `save` wrote. None: there is no file. Errors say what is wrong with it.
+pub(super) fn load(path: &Path) -> Result<Option<Topology>, String> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e.to_string()),
+    };
+    wire::parse(&bytes).map(Some).map_err(|faults| faults.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded_and_what_is_broken_is_refused() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("topology.json");
+        assert_eq!(load(&path), Ok(None));
+        let json = br#"{"epoch":7,"groups":[{"id":1,"instances":[{"addr":"127.0.0.1:6401","role":"primary"}]}],
+            "slots":[{"from":0,"to":1023,"group":1}]}"#;
+        let topology = wire::parse(json).expect("good");
+        save(&path, &topology).expect("save");
+        save(&path, &topology).expect("again");
+        assert_eq!(load(&path), Ok(Some(topology)));
+        assert_eq!(fs::read_dir(dir.path()).expect("dir").count(), 1, "nothing is left behind");
+        fs::write(&path, "{\"epoch\":").expect("write");
+        assert!(load(&path).expect_err("cut").contains("EOF"));
+    }
+}

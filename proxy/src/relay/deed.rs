@@ -1,0 +1,81 @@
+//! The words between a relay and its shell.
+
+use cluster::instance::Addr;
+
+/// One reading of the clocks; the shell takes it once a loop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic microseconds since some start.
+    pub us: u64,
+    /// Microseconds since 1970, for TIME only.
+    pub unix_us: u64,
+}
+
+/// A client's index. Given by `client_opened`; ends with `client_closed`, after which it may be given again.
+pub type ClientId = u32;
+/// A link's index. A socket for it lives from `Deed::Connect` to `link_closed`.
+pub type LinkId = u32;
+
+/// What the shell is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deed {
+    /// Open a socket to an instance; then call `link_opened`, or `link_closed` with the cause.
+    Connect {
+        link: LinkId,
+        addr: Addr,
+    },
+    /// Close the socket, then call `link_closed`. What is in the link's output is dropped.
+    CloseLink {
+        link: LinkId,
+    },
+    /// Close the socket, then call `client_closed`. What is in the client's output has been written, or is dropped.
+    CloseClient {
+        client: ClientId,
+    },
+    /// Do not read from the client until `ReadAgain`.
+    StopReading {
+        client: ClientId,
+    },
+    ReadAgain {
+        client: ClientId,
+    },
+    /// The same for a link that serves one client alone.
+    StopReadingLink {
+        link: LinkId,
+    },
+    ReadLinkAgain {
+        link: LinkId,
+    },
+    /// Memory is short: do not accept until `AcceptAgain`.
+    StopAccepting,
+    AcceptAgain,
+    /// Every request in flight was sent under `epoch`, and none for a slot that it holds is in flight.
+    Quiet {
+        epoch: u64,
+    },
+    /// The worker drains and the client is between requests: hand it over (`client_hand_over`) or close it.
+    AtBoundary {
+        client: ClientId,
+    },
+    /// Something a person should know.
+    Tell {
+        level: Level,
+        text: String,
+    },
+}
+
+/// How much it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Info,
+    Warn,
+}
+
+/// What a client is, between two requests: enough for another worker to go on with it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ClientState {
+    pub id: u64,
+    pub peer: String,
+    pub name: String,
+    pub authenticated: bool,
+}

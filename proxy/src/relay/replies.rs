@@ -1,0 +1,281 @@
+//! The way back: a link opens and greets, its replies are taken one by one and find their requests, and when it is
+//! lost every request on it is told what is known of it.
+
+use super::limits::LARGE;
+use super::link::{self, Greeted, State, Use};
+use super::request::{NONE, PING, RequestId, Stage};
+use super::state::Relay;
+use super::{Level, LinkId};
+use crate::stats::{Counter, OfCommand, OfGroup};
+use cluster::resp::reply::{Cursor, Step as ReplyStep};
+use std::io::IoSlice;
+
+impl Relay {
+    pub fn link_opened(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(id as usize).filter(|l| l.state == State::Connecting) else { return };
+        let name = format!("px:{}:{}", self.settings.proxy_name, self.worker);
+        link.heard_us = self.now.us;
+        link.greet(&self.settings, &name, &mut self.pool);
+        self.mark_link(id);
+    }
+
+    /// Bytes read from an instance.
+    pub fn link_sent(&mut self, id: LinkId, bytes: &[u8]) {
+        self.stats.add(Counter::LinkBytesIn, bytes.len() as u64);
+        let Some(link) = self.links.get_mut(id as usize) else { return };
+        if matches!(link.state, State::Closing | State::Down { .. }) {
+            return;
+        }
+        link.heard_us = self.now.us;
+        if link.entry != usize::MAX {
+            self.stats.add_of_group(link.entry, OfGroup::BytesIn, bytes.len() as u64);
+        }
+        if link.input.is_empty() {
+            self.read_replies(id, bytes, 0);
+        } else {
+            let mut input = std::mem::take(&mut link.input);
+            let seen = std::mem::take(&mut link.seen);
+            self.pool.extend(&mut input, bytes);
+            self.read_replies(id, &input, seen);
+            self.pool.give(input);
+        }
+        if self.routes.unsettled {
+            self.settle();
+        }
+        if self.links.get(id as usize).is_some_and(|l| !l.shared()) {
+            self.pace_link(id);
+        }
+        self.go_on();
+    }
+
+    /// Takes replies from `buf`, whose first `seen` bytes the cursor knows; what is not whole is kept.
+    fn read_replies(&mut self, id: LinkId, buf: &[u8], mut seen: usize) {
+        let mut at = 0;
+        loop {
+            let Some(link) = self.links.get_mut(id as usize) else { return };
+            if matches!(link.state, State::Closing | State::Down { .. }) {
+                return;
+            }
+            match link.cursor.step(&buf[at + seen..]) {
+                ReplyStep::Done { len } => {
+                    let len = seen + len;
+                    let streamed = std::mem::take(&mut link.streamed);
+                    link.cursor = Cursor::default();
+                    if !self.reply(id, &buf[at..at + len], streamed > 0) {
+                        return;
+                    }
+                    at += len;
+                    seen = 0;
+                    if at == buf.len() {
+                        return;
+                    }
+                }
+                ReplyStep::More { used } => {
+                    let used = seen + used;
+                    let to_come = link.cursor.bulk_left();
+                    let large = link.streamed > 0 || used as u64 + to_come > LARGE as u64;
+                    if large && used > 0 && !link.greeting() && link.fifo.front().is_some_and(|&r| r != PING) {
+                        link.streamed += used as u64;
+                        let front = link.fifo[0];
+                        let whole = link.streamed + to_come;
+                        self.reply_part(front, &buf[at..at + used], whole);
+                        at += used;
+                        seen = 0;
+                    } else {
+                        seen = used;
+                    }
+                    let Some(link) = self.links.get_mut(id as usize) else { return };
+                    if at < buf.len() {
+                        link.input = self.pool.keep(&buf[at..]);
+                        link.seen = seen;
+                    }
+                    return;
+                }
+                ReplyStep::Wrong => {
+                    let text = format!("{} answered with something that is not RESP", link::whose(link));
+                    self.tell(Level::Warn, text.clone());
+                    return self.close_link(id, text);
+                }
+            }
+        }
+    }
+
+    /// A whole reply, or the last part of a streamed one. False: the link is of no further use.
+    #[inline]
+    fn reply(&mut self, id: LinkId, bytes: &[u8], streamed: bool) -> bool {
+        let link = &mut self.links[id as usize];
+        if link.greeting() {
+            return self.greeting_reply(id, bytes);
+        }
+        let Some(request_id) = link.fifo.pop_front() else {
+            // Nobody asked: whatever it is, the order of replies can no longer be trusted.
+            let text = format!("{} sent a reply that nobody asked for", link::whose(link));
+            self.tell(Level::Warn, text.clone());
+            self.close_link(id, text);
+            return false;
+        };
+        link.expired = link.expired.saturating_sub(1);
+        if request_id == PING {
+            return true;
+        }
+        let error = bytes.first() == Some(&b'-') && !streamed;
+        let entry = link.entry;
+        if error {
+            self.note_error(entry, bytes);
+        }
+        let request = &self.requests[request_id as usize];
+        let (stage, slot, sent_us) = (request.stage, request.slot, request.sent_us);
+        self.observe_instance(entry, sent_us, error);
+        self.left_link(slot);
+        if stage == Stage::Fragment {
+            self.fragment_reply(request_id, bytes);
+        } else if streamed {
+            self.answer_streamed(request_id, bytes);
+        } else {
+            self.answer(request_id, bytes);
+        }
+        match self.links[id as usize].purpose {
+            Use::Exclusive { .. } => self.large_answered(id),
+            Use::Retiring if self.links[id as usize].fifo.is_empty() => {
+                self.close_link(id, "its instance has left the topology".to_owned());
+            }
+            _ => {}
+        }
+        true
+    }
+
+    /// Part of a reply that is too large to be kept whole on the link.
+    fn reply_part(&mut self, request: RequestId, part: &[u8], whole: u64) {
+        if self.requests[request as usize].stage == Stage::Fragment {
+            self.fragment_part(request, part);
+        } else {
+            self.answer_part(request, part, whole);
+        }
+    }
+
+    /// The last part of a streamed reply.
+    fn answer_streamed(&mut self, id: RequestId, last: &[u8]) {
+        self.answer_part(id, last, last.len() as u64);
+        let request = &mut self.requests[id as usize];
+        let client = request.client;
+        self.stats.add_of_command(request.command, OfCommand::Calls, 1);
+        if client == NONE {
+            self.forget(id);
+        } else if self.clients[client as usize].head == id {
+            self.pop_head(client);
+        } else {
+            request.stage = Stage::Done;
+        }
+    }
+
+    /// What an instance says of itself in an error is counted, and shown in the link's status.
+    #[cold]
+    fn note_error(&mut self, entry: usize, bytes: &[u8]) {
+        let word = match bytes {
+            [b'-', b'L', b'O', b'A', b'D', b'I', b'N', b'G', ..] => OfGroup::RepliesLoading,
+            [b'-', b'R', b'E', b'A', b'D', b'O', b'N', b'L', b'Y', ..] => OfGroup::RepliesReadOnly,
+            [b'-', b'M', b'A', b'S', b'T', b'E', b'R', b'D', b'O', b'W', b'N', ..] => OfGroup::RepliesMasterDown,
+            _ => return,
+        };
+        if entry != usize::MAX {
+            self.stats.add_of_group(entry, word, 1);
+        }
+    }
+
+    #[cold]
+    fn greeting_reply(&mut self, id: LinkId, bytes: &[u8]) -> bool {
+        let link = &mut self.links[id as usize];
+        match link.greeted(bytes) {
+            Greeted::NotYet => true,
+            Greeted::Ready => {
+                link.state = State::Up;
+                link.carried = true;
+                (link.attempts, link.written) = (0, 0);
+                link.cause.clear();
+                link.out.append_all(&mut self.pool, &mut link.queue);
+                self.stats.add(Counter::LinksOpened, 1);
+                if link.entry != usize::MAX {
+                    self.stats.add_of_group(link.entry, OfGroup::LinkOpened, 1);
+                }
+                if let Use::Exclusive { client } = link.purpose {
+                    self.resumable.push(client);
+                }
+                self.mark_link(id);
+                true
+            }
+            Greeted::Refused(why) => {
+                self.close_link(id, why);
+                false
+            }
+        }
+    }
+
+    /// The link's socket is gone, whoever closed it: exactly once for each `Deed::Connect`.
+    pub fn link_closed(&mut self, id: LinkId, cause: &str) {
+        let random = self.random();
+        let Some(link) = self.links.get_mut(id as usize) else { return };
+        let was = link.state;
+        if was != State::Closing {
+            link.cause = cause.to_owned();
+        }
+        let (carried, written) = (link.carried, link.written);
+        let gone = link.reset(&mut self.pool);
+        let until_us = self.now.us + link::backoff_us(link.attempts, random);
+        link.attempts += 1;
+        link.state = State::Down { until_us };
+        let whose = link::whose(link);
+        let (cause, entry, purpose, first) = (link.cause.clone(), link.entry, link.purpose, link.attempts == 1);
+        self.stats.add(Counter::LinksFailed, 1);
+        if entry != usize::MAX {
+            self.stats.add_of_group(entry, OfGroup::LinkFailed, 1);
+        }
+        if first && purpose == Use::Shared {
+            self.tell(Level::Warn, format!("the link to {whose} is down: {cause}"));
+        }
+        for request_id in gone.into_iter().filter(|&r| r != PING) {
+            let request = &self.requests[request_id as usize];
+            let (slot, place) = (request.slot, request.place);
+            self.left_link(slot);
+            if carried && place < written {
+                let text =
+                    format!("ERR twemslot: the link to {whose} was lost ({cause}); whether this was done is unknown");
+                self.refuse(request_id, Counter::ErrorsOutcomeUnknown, &text);
+            } else {
+                let text = format!("ERR twemslot: {whose} is down: {cause}; nothing was sent");
+                self.refuse(request_id, Counter::ErrorsLinkDown, &text);
+            }
+        }
+        if let Use::Exclusive { client } = purpose {
+            self.leave_large(client, id);
+        }
+        if purpose != Use::Shared {
+            self.remove_link(id);
+        }
+        self.settle();
+        self.go_on();
+    }
+
+    pub(super) fn remove_link(&mut self, id: LinkId) {
+        let link = self.links.remove(id as usize);
+        debug_assert!(link.fifo.is_empty(), "a link with requests is removed");
+        self.dirty_links.retain(|&d| d != id);
+    }
+
+    pub fn link_output<'a>(&'a self, id: LinkId, slices: &mut [IoSlice<'a>]) -> usize {
+        self.links.get(id as usize).map_or(0, |l| l.out.slices(slices))
+    }
+
+    pub fn link_wrote(&mut self, id: LinkId, bytes: usize) {
+        self.stats.add(Counter::LinkBytesOut, bytes as u64);
+        let Some(link) = self.links.get_mut(id as usize) else { return };
+        link.out.wrote(&mut self.pool, bytes);
+        link.written += bytes as u64;
+        if link.entry != usize::MAX {
+            self.stats.add_of_group(link.entry, OfGroup::BytesOut, bytes as u64);
+        }
+        if let Use::Exclusive { client } = link.purpose {
+            self.resumable.push(client);
+            self.go_on();
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Stories: the relay's behaviour as texts (`testdata/*.txt`).
+//!
+//! ```text
+//! topology 1 a=n1 b=n2 rest=n1      slots of keys a and b; add `!` to hold one (`b=n2!`)
+//! c1> GET a                         the client sends a request (\r \n \xNN are understood; `raw:` sends as it stands)
+//! n1< GET a                         the instance has received exactly this, and nothing else
+//! n1> $1 x                          the instance replies (blanks are line ends; `_` is a blank)
+//! c1< $1 x                          the client has received exactly this, and nothing else
+//! c1< nothing                       (also for instances)
+//! ```
+//! `c1> part 500 SET a x*900`: only the first 500 bytes; `c1> rest` sends what is left
+//! Others: `wait MS`, `c1 closes`, `n1 closes`, `n1 refuses`, `quiet EPOCH`, `no quiet`, `set KNOB VALUE`, `drain`,
+//! `boundary c1`, `c1 is closed`, `n1 is closed`, `c1 is stopped`, `c1 reads on`. A link greets by itself unless
+//! `manual greeting` was said.
+
+use super::limits::Settings;
+use super::{Deed, Now, Relay};
+use cluster::instance::Addr;
+use cluster::resp::{request::Args, write};
+use cluster::slot::{TagRule, slot_of};
+use cluster::wire;
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+const SLOTS: u16 = 64;
+
+struct World {
+    relay: Relay,
+    now: Now,
+    clients: BTreeMap<String, u32>,
+    /// Open links, by instance, oldest first.
+    links: BTreeMap<String, Vec<u32>>,
+    deeds: Vec<Deed>,
+    greet: bool,
+    unsent: Vec<u8>,
+    at: String,
+}
+
+fn addr(instance: &str) -> Addr {
+    let n: u16 = instance[1..].parse().expect("instances are n1, n2 ...");
+    format!("127.0.0.1:{n}").parse().expect("an address")
+}
+
+fn instance(addr: &Addr) -> String {
+    format!("n{}", addr.to_string().rsplit(':').next().expect("a port"))
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Now { us: 1_000_000, unix_us: 0 };
+        let relay = Relay::new(Settings::default(), 0, 7, now);
+        Self {
+            relay,
+            now,
+            clients: BTreeMap::new(),
+            links: BTreeMap::new(),
+            deeds: Vec::new(),
+            greet: true,
+            unsent: Vec::new(),
+            at: String::new(),
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match *words.as_slice() {
+            ["topology", epoch, ref slots @ ..] => self.topology(epoch.parse().expect("an epoch"), slots),
+            [who, ..] if who.ends_with('>') => {
+                let text = line[who.len()..].trim();
+                if who.starts_with('c') {
+                    self.client_says(&who[..who.len() - 1], text)
+                } else {
+                    self.instance_says(&who[..who.len() - 1], text)
+                }
+            }
+            [who, ..] if who.ends_with('<') => {
+                let text = line[who.len()..].trim();
+                let name = &who[..who.len() - 1];
+                let wanted = if who.starts_with('c') { reply(text) } else { requests(text) };
+                let got = if who.starts_with('c') { self.client_output(name) } else { self.link_output(name) };
+                assert_eq!(show(&got), show(&wanted), "{}: {line}", self.at);
+            }
+            ["wait", ms] => self.wait(ms.parse().expect("milliseconds")),
+            [client, "closes"] if client.starts_with('c') => {
+                let id = self.clients.remove(client).expect("a client");
+                self.relay.client_closed(id);
+            }
+            [client, "finishes"] => self.relay.client_finished(self.clients[client]),
+            [node, "closes"] => {
+                let id = self.links.get_mut(node).and_then(Vec::pop).expect("a link");
+                self.relay.link_closed(id, "closed by the instance");
+            }
+            ["manual", "greeting"] => self.greet = false,
+            ["set", knob, value] => {
+                let mut settings = serde_json::to_value(&self.relay.settings).expect("settings");
+                settings[knob] = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+                self.relay.set_settings(serde_json::from_value(settings).expect("a knob and its value"));
+            }
+            ["drain"] => self.relay.drain(),
+            ["quiet", epoch] => self.expect(Deed::Quiet { epoch: epoch.parse().expect("an epoch") }),
+            ["no", "quiet"] => {
+                self.deeds();
+                assert!(!self.deeds.iter().any(|d| matches!(d, Deed::Quiet { .. })), "{}: {:?}", self.at, self.deeds);
+            }
+            ["boundary", client] => self.expect(Deed::AtBoundary { client: self.clients[client] }),
+            [client, "is", "stopped"] => self.expect(Deed::StopReading { client: self.clients[client] }),
+            [client, "reads", "on"] => self.expect(Deed::ReadAgain { client: self.clients[client] }),
+            [client, "is", "closed"] if client.starts_with('c') => {
+                let id = self.clients.remove(client).expect("a client");
+                self.expect(Deed::CloseClient { client: id });
+                self.relay.client_closed(id);
+            }
+            [node, "is", "closed"] => {
+                self.deeds();
+                let id = self.links.get_mut(node).and_then(Vec::pop).expect("a link");
+                self.expect(Deed::CloseLink { link: id });
+                self.relay.link_closed(id, "");
+            }
+            _ => panic!("{}: what is {line:?}?", self.at),
+        }
+        self.deeds();
+        self.relay.check();
+    }
+
+    fn topology(&mut self, epoch: u64, slots: &[&str]) {
+        let mut owners = vec![(1u32, false); usize::from(SLOTS)];
+        let mut groups: Vec<String> = vec!["n1".into()];
+        for word in slots.iter().rev() {
+            let (key, node) = word.split_once('=').expect("key=instance");
+            let held = node.ends_with('!');
+            let node = node.trim_end_matches('!');
+            let group = groups.iter().position(|g| g == node).unwrap_or_else(|| {
+                groups.push(node.into());
+                groups.len() - 1
+            }) as u32
+                + 1;
+            match key {
+                "rest" => owners.fill((group, held)),
+                key => owners[usize::from(slot_of(key.as_bytes(), TagRule::Redis, SLOTS))] = (group, held),
+            }
+        }
+        let slots = (0..SLOTS).zip(&owners).map(|(slot, &(group, held))| {
+            let state = if held { wire::State::Held } else { wire::State::Normal };
+            wire::Range { from: slot, to: slot, group, state, target: None }
+        });
+        let groups = groups.iter().zip(1..).map(|(node, id)| {
+            let json = format!(r#"{{"id":{id},"instances":[{{"addr":"{}","role":"primary"}}]}}"#, addr(node));
+            serde_json::from_str(&json).expect("a group")
+        });
+        let message = wire::Message {
+            epoch,
+            name: String::new(),
+            slot_count: SLOTS,
+            tag_rule: TagRule::Redis,
+            groups: groups.collect(),
+            slots: slots.collect(),
+        };
+        self.relay.set_topology(Arc::new(message.check().expect("a topology")));
+    }
+
+    fn client(&mut self, name: &str) -> u32 {
+        if let Some(&id) = self.clients.get(name) {
+            return id;
+        }
+        let id = self.relay.client_opened("10.0.0.1:5");
+        self.clients.insert(name.into(), id);
+        id
+    }
+
+    fn client_says(&mut self, name: &str, text: &str) {
+        let id = self.client(name);
+        let bytes = match text.split_once(' ') {
+            Some(("part", rest)) => {
+                let (n, request) = rest.split_once(' ').expect("part N REQUEST");
+                let mut bytes = requests(request);
+                self.unsent = bytes.split_off(n.parse().expect("a count"));
+                bytes
+            }
+            _ if text == "rest" => std::mem::take(&mut self.unsent),
+            _ => text.strip_prefix("raw:").map_or_else(|| requests(text), unescape),
+        };
+        self.relay.client_sent(id, &bytes);
+    }
+
+    fn instance_says(&mut self, name: &str, text: &str) {
+        let id = *self.links[name].last().expect("a link");
+        self.relay.link_sent(id, &reply(text));
+    }
+
+    fn client_output(&mut self, name: &str) -> Vec<u8> {
+        let id = self.client(name);
+        let bytes = take(|slices| self.relay.client_output(id, slices));
+        if !bytes.is_empty() {
+            self.relay.client_wrote(id, bytes.len());
+        }
+        bytes
+    }
+
+    /// What went out on the instance's newest link.
+    fn link_output(&mut self, name: &str) -> Vec<u8> {
+        self.deeds();
+        let Some(&id) = self.links.get(name).and_then(|l| l.last()) else { return Vec::new() };
+        let bytes = take(|slices| self.relay.link_output(id, slices));
+        if !bytes.is_empty() {
+            self.relay.link_wrote(id, bytes.len());
+        }
+        bytes
+    }
+
+    fn wait(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.now.us += 1000;
+            self.relay.set_now(self.now);
+            if self.now.us >= self.relay.deadline() {
+                self.relay.tick();
+                self.deeds();
+            }
+        }
+    }
+
+    /// Does connects; keeps the others for `expect`.
+    fn deeds(&mut self) {
+        while let Some(deed) = self.relay.next_deed() {
+            match deed {
+                Deed::Connect { link, addr } => {
+                    let node = instance(&addr);
+                    self.links.entry(node.clone()).or_default().push(link);
+                    self.relay.link_opened(link);
+                    if self.greet {
+                        let hello = self.link_output(&node);
+                        let n = hello.windows(1).filter(|w| w == b"*").count();
+                        let mut answer = b"+OK\r\n:1\r\n".to_vec();
+                        answer.extend(b":1\r\n".repeat(n - 4));
+                        answer.extend(b"*1\r\n$6\r\nmaster\r\n$0\r\n\r\n");
+                        self.relay.link_sent(link, &answer);
+                    }
+                }
+                Deed::Tell { .. } => {}
+                deed => self.deeds.push(deed),
+            }
+        }
+    }
+
+    fn expect(&mut self, deed: Deed) {
+        self.deeds();
+        let at = self.deeds.iter().position(|d| *d == deed);
+        let at = at.unwrap_or_else(|| panic!("{}: {deed:?} is not among {:?}", self.at, self.deeds));
+        self.deeds.remove(at);
+    }
+}
+
+fn take<'a>(fill: impl FnOnce(&mut [IoSlice<'a>]) -> usize) -> Vec<u8> {
+    let mut slices = [IoSlice::new(&[]); 64];
+    let n = fill(&mut slices);
+    slices[..n].iter().flat_map(|s| s.to_vec()).collect()
+}
+
+/// `SET a 1; GET a` as requests; `x*N` is a word of N letters x.
+fn requests(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    if text == "nothing" {
+        return out;
+    }
+    for request in text.split(';') {
+        let args: Vec<Vec<u8>> = request.split_whitespace().map(long).collect();
+        let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+        write::request(&mut out, &args);
+        assert!(Args::new(&out).next().is_some(), "an empty request");
+    }
+    out
+}
+
+fn long(word: &str) -> Vec<u8> {
+    match word.split_once('*') {
+        Some((letter, n)) if letter.len() == 1 && !n.is_empty() => letter.repeat(n.parse().expect("a count")).into(),
+        _ => unescape(word),
+    }
+}
+
+fn reply(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    if text != "nothing" {
+        for word in text.split_whitespace() {
+            out.extend(long(word).iter().map(|&b| if b == b'_' { b' ' } else { b }));
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    out
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    text.replace("\\r", "\r").replace("\\n", "\n").replace("\\s", " ").into_bytes()
+}
+
+fn show(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes).replace("\r\n", " ");
+    if text.len() > 500 { format!("{}... {} bytes", &text[..200], bytes.len()) } else { text }
+}
+
+fn tell(name: &str, story: &str) {
+    let mut world = World::new();
+    for (n, line) in story.lines().enumerate() {
+        let line = line.split(" # ").next().unwrap_or_default().trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if let Some(title) = line.strip_prefix("== ") {
+            world = World::new();
+            world.at = title.into();
+            continue;
+        }
+        world.at = format!("{name}:{}", n + 1);
+        world.line(line);
+    }
+}
+
+macro_rules! stories {
+    ($($name:ident),*) => {$(
+        #[test]
+        fn $name() {
+            tell(stringify!($name), include_str!(concat!("testdata/", stringify!($name), ".txt")));
+        }
+    )*};
+}
+
+stories!(order, split, held, moved, lost, large, timeout, closing);

@@ -1,0 +1,404 @@
+//! What the master says (a topology, settings, drain), and what time brings: reconnects, pings, timeouts, and bounds on
+//! memory.
+
+use super::client::Client;
+use super::limits::{EXCLUSIVE_IDLE_US, OVERRUN_US, STALL_US, Settings, TICK_IDLE_US, TICK_US};
+use super::link::{self, Link, State, Use};
+use super::request::{NONE, PING, Request, RequestId, Stage};
+use super::route::Target;
+use super::state::Relay;
+use super::{ClientId, Deed, LinkId, Now, command};
+use crate::mail::LinkStatus;
+use crate::stats::{Counter, Gauge, OfGroup, Stats};
+use cluster::instance::Addr;
+use cluster::topology::{SlotState, Topology};
+use std::sync::Arc;
+
+impl Relay {
+    /// Call once at the head of each loop, before anything else.
+    pub fn set_now(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// Serves `topology` from now on. Say it between two events, never within one.
+    pub fn set_topology(&mut self, topology: Arc<Topology>) {
+        let mut targets = Vec::new();
+        for group in topology.groups() {
+            let Some(primary) = group.primary() else { continue };
+            let entry = self.stats.group_entry(group.id).unwrap_or(usize::MAX);
+            let links = self.links_to(&primary.addr, group.id, entry, primary.run_id.as_ref());
+            targets.push(Target { group: group.id, links, owns_slots: false });
+        }
+        let kept: Vec<LinkId> = targets.iter().flat_map(|t| t.links.iter().copied()).collect();
+        self.retire_links(&kept);
+        if self.in_flight.len() != topology.slots().len() {
+            self.in_flight = vec![0; topology.slots().len()];
+        }
+        self.wide_before += std::mem::take(&mut self.wide_now);
+        self.stats.add(Counter::TopologiesApplied, 1);
+        self.routes.set(topology, targets, &self.in_flight, self.wide_before);
+        self.release();
+        self.settle();
+        self.go_on();
+    }
+
+    /// The shared links to an instance: those there are, or new ones.
+    fn links_to(&mut self, addr: &Addr, group: u32, entry: usize, run_id: Option<&String>) -> Vec<LinkId> {
+        let wanted = self.settings.links_per_instance.max(1) as usize;
+        let mut links = self.shared_links.remove(addr).unwrap_or_default();
+        for surplus in links.split_off(wanted.min(links.len())) {
+            self.retire(surplus);
+        }
+        for &id in &links {
+            let link = &mut self.links[id as usize];
+            (link.group, link.entry) = (group, entry);
+            if link.run_id.as_ref() != run_id {
+                link.run_id = run_id.cloned();
+                if run_id.is_some() {
+                    self.close_link(id, "the topology expects another process at this address".to_owned());
+                }
+            }
+        }
+        while links.len() < wanted {
+            let link = Link::new(addr.clone(), group, entry, run_id.cloned(), Use::Shared, self.now.us);
+            let id = self.links.insert(link) as LinkId;
+            self.deeds.push_back(Deed::Connect { link: id, addr: addr.clone() });
+            links.push(id);
+        }
+        self.shared_links.insert(addr.clone(), links.clone());
+        links
+    }
+
+    /// Links that the topology no longer uses end when nothing is in flight on them.
+    fn retire_links(&mut self, kept: &[LinkId]) {
+        let mut gone: Vec<LinkId> = Vec::new();
+        self.shared_links.retain(|_, links| {
+            let keep = links.iter().all(|l| kept.contains(l));
+            if !keep {
+                gone.extend(links.iter());
+            }
+            keep
+        });
+        for id in gone {
+            self.retire(id);
+        }
+        let idle = |l: &Link| matches!(l.purpose, Use::Idle { .. });
+        let idle: Vec<LinkId> = self.links.iter().filter(|(_, l)| idle(l)).map(|(id, _)| id as LinkId).collect();
+        for id in idle {
+            self.links[id as usize].purpose = Use::Finished;
+            self.close_link(id, "the topology has changed".to_owned());
+        }
+    }
+
+    fn retire(&mut self, id: LinkId) {
+        let link = &mut self.links[id as usize];
+        link.purpose = Use::Retiring;
+        if matches!(link.state, State::Down { .. }) {
+            self.remove_link(id);
+        } else if link.fifo.is_empty() {
+            self.close_link(id, "its instance has left the topology".to_owned());
+        }
+    }
+
+    pub fn set_settings(&mut self, settings: Settings) {
+        let links_change = settings.links_per_instance != self.settings.links_per_instance;
+        let mut denied = vec![false; command::count()];
+        for name in &settings.denied_commands {
+            for (id, refused) in (0..).zip(denied.iter_mut()) {
+                let known = command::get(id).name;
+                let whole = known.eq_ignore_ascii_case(&name.replace(' ', "|"));
+                let part_of = known.split_once('|').is_some_and(|(container, _)| container.eq_ignore_ascii_case(name));
+                *refused |= whole || part_of;
+            }
+        }
+        self.denied = denied;
+        self.settings = settings;
+        self.stats.add(Counter::SettingsApplied, 1);
+        if links_change && let Some(topology) = self.routes.topology.clone() {
+            self.set_topology(topology);
+        }
+    }
+
+    /// From now on say `AtBoundary` of each client when it is between requests.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.resumable.extend(self.clients.iter().map(|(id, _)| id as ClientId));
+        self.go_on();
+    }
+
+    /// Time has come (see `deadline`).
+    pub fn tick(&mut self) {
+        self.ticked_us = self.now.us;
+        let links: Vec<LinkId> = self.links.iter().map(|(id, _)| id as LinkId).collect();
+        for id in links {
+            self.tick_link(id);
+        }
+        self.expire_held();
+        self.tick_pressed();
+        self.tick_idle();
+        self.tick_memory();
+        self.settle();
+        self.go_on();
+    }
+
+    fn tick_link(&mut self, id: LinkId) {
+        let now = self.now.us;
+        let Some(link) = self.links.get_mut(id as usize) else { return };
+        let quiet_us = now.saturating_sub(link.heard_us);
+        match link.state {
+            State::Down { until_us } if until_us <= now => {
+                link.state = State::Connecting;
+                link.heard_us = now;
+                let addr = link.addr.clone();
+                self.deeds.push_back(Deed::Connect { link: id, addr });
+            }
+            State::Connecting | State::Greeting if quiet_us > self.settings.connect_timeout_us => {
+                let text = if link.state == State::Connecting { "no connection" } else { "no answer to the greeting" };
+                let text = format!("{text} within {} ms", self.settings.connect_timeout_us / 1000);
+                self.close_link(id, text);
+            }
+            State::Up => self.tick_up(id),
+            _ => {}
+        }
+    }
+
+    fn tick_up(&mut self, id: LinkId) {
+        let now = self.now.us;
+        let link = &mut self.links[id as usize];
+        if let Use::Idle { since_us } = link.purpose
+            && now.saturating_sub(since_us) > EXCLUSIVE_IDLE_US
+        {
+            link.purpose = Use::Finished;
+            return self.close_link(id, "idle".to_owned());
+        }
+        if link.fifo.is_empty() {
+            if link.shared() && now.saturating_sub(link.heard_us) >= self.settings.link_ping_us {
+                link.out.append(&mut self.pool, b"*1\r\n$4\r\nPING\r\n");
+                link.queued += 14;
+                link.fifo.push_back(PING);
+                // The wait for the answer starts now.
+                link.heard_us = now;
+                self.mark_link(id);
+            }
+            return;
+        }
+        let oldest = link.fifo.iter().find(|&&r| r != PING).map_or(0, |&r| self.requests[r as usize].sent_us);
+        let waited = now.saturating_sub(link.heard_us.max(oldest));
+        if waited > self.settings.link_dead_us && !link.stopped {
+            let text = format!("no byte came for {} ms while replies were owed", waited / 1000);
+            return self.close_link(id, text);
+        }
+        if link.shared() {
+            self.expire(id);
+        }
+    }
+
+    /// Answers requests that wait too long; their replies, when they come, are dropped. The link stays: others use it.
+    fn expire(&mut self, id: LinkId) {
+        let limit = self.settings.request_timeout_us;
+        loop {
+            let link = &mut self.links[id as usize];
+            let Some(&request_id) = link.fifo.get(link.expired) else { return };
+            if request_id == PING {
+                link.expired += 1;
+                continue;
+            }
+            let request = &mut self.requests[request_id as usize];
+            // One whose reply is coming in is not late.
+            let coming = link.streamed > 0 && link.expired == 0;
+            if coming || self.now.us.saturating_sub(request.sent_us) < limit {
+                return;
+            }
+            let text = format!(
+                "ERR twemslot: {} did not answer within {} ms; whether this was done is unknown",
+                link::whose(link),
+                limit / 1000
+            );
+            let place = link.expired;
+            link.expired += 1;
+            if request.stage == Stage::Fragment {
+                let (fan, _) = self.fragment(request_id);
+                self.refuse_fan(fan, Counter::ErrorsTimeout, &text);
+                continue;
+            }
+            if request.client == NONE {
+                continue;
+            }
+            // The answered request leaves the queue; a nameless one waits for its reply in its place.
+            let mut late = Request::new(NONE, request.command, request.slot, request.started_us);
+            (late.stage, late.sent_us, late.place) = (Stage::Sent, request.sent_us, request.place);
+            let late = self.requests.insert(late) as RequestId;
+            self.links[id as usize].fifo[place] = late;
+            self.refuse(request_id, Counter::ErrorsTimeout, &text);
+        }
+    }
+
+    fn tick_pressed(&mut self) {
+        for id in self.pressed.clone() {
+            let client = &mut self.clients[id as usize];
+            let still_us = self.now.us.saturating_sub(client.progress_us);
+            if still_us > STALL_US {
+                self.close_for_memory(id, "it has taken none of its replies for a minute");
+            } else if still_us > OVERRUN_US && !client.overrun {
+                client.overrun = true;
+                self.resumable.push(id);
+            }
+        }
+    }
+
+    fn tick_idle(&mut self) {
+        let limit = self.settings.client_idle_us;
+        // Looking at every client is cheap enough once a second, not once a tick.
+        if limit == 0 || self.now.us % 1_000_000 >= TICK_IDLE_US {
+            return;
+        }
+        let now = self.now.us;
+        let idle = |c: &Client| c.head == NONE && now.saturating_sub(c.heard_us) > limit;
+        let idle: Vec<ClientId> = self.clients.iter().filter(|(_, c)| idle(c)).map(|(id, _)| id as ClientId).collect();
+        for id in idle {
+            self.close_client(id);
+        }
+    }
+
+    fn tick_memory(&mut self) {
+        let max = self.settings.worker_memory_max;
+        let mut lent = self.count_memory();
+        while lent > max {
+            let most = self.clients.iter().filter(|(_, c)| !c.closed).max_by_key(|(_, c)| c.out.len() + c.input.len());
+            let Some((id, client)) = most.filter(|(_, c)| c.out.len() + c.input.len() > 0) else { break };
+            let freed = client.out.len() + client.input.len();
+            let text =
+                format!("buffers take {lent} bytes, more than worker_memory_max {max}, and it holds most of them");
+            self.close_for_memory(id as ClientId, &text);
+            lent = lent.saturating_sub(freed);
+        }
+        let accepting = lent < max / 5 * 4;
+        if accepting != self.accepting {
+            self.accepting = accepting;
+            self.deeds.push_back(if accepting { Deed::AcceptAgain } else { Deed::StopAccepting });
+        }
+        if self.requests.is_empty() && self.clients.iter().all(|(_, c)| c.out.is_empty()) {
+            self.pool.trim(64);
+            if self.requests.capacity() > 4096 {
+                self.requests = slab::Slab::new();
+            }
+        }
+    }
+
+    /// When `tick` wants to be called next, in `Now::us`.
+    pub fn deadline(&self) -> u64 {
+        let busy = !self.requests.is_empty()
+            || !self.pressed.is_empty()
+            || !self.waiting.is_empty()
+            || self.links.iter().any(|(_, l)| l.state != State::Up);
+        self.ticked_us + if busy { TICK_US } else { TICK_IDLE_US }
+    }
+
+    /// The next link with new output to write; each is named once until it gets more.
+    pub fn next_dirty_link(&mut self) -> Option<LinkId> {
+        let id = self.dirty_links.pop_front()?;
+        self.links[id as usize].dirty = false;
+        Some(id)
+    }
+
+    pub fn next_dirty_client(&mut self) -> Option<ClientId> {
+        let id = self.dirty_clients.pop_front()?;
+        self.clients[id as usize].dirty = false;
+        Some(id)
+    }
+
+    pub fn next_deed(&mut self) -> Option<Deed> {
+        self.deeds.pop_front()
+    }
+
+    pub fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// How many clients have something new to write.
+    pub fn dirty_clients(&self) -> usize {
+        self.dirty_clients.len()
+    }
+
+    /// The counts; the gauges among them are as `stats` left them.
+    pub fn counts(&mut self) -> &mut Stats {
+        &mut self.stats
+    }
+
+    /// The counts, with the gauges as of now. It looks at every client: for now and then.
+    pub fn stats(&mut self) -> &mut Stats {
+        let links = || self.links.iter().map(|(_, l)| l).filter(|l| l.shared());
+        let up = links().filter(|l| l.state == State::Up).count();
+        let slots_held = self
+            .routes
+            .topology
+            .as_ref()
+            .map_or(0, |t| t.slots().iter().filter(|s| s.state == SlotState::Held).count());
+        let quiet = if self.routes.quiet_owed.is_some() { 0 } else { self.routes.epoch() };
+        for (gauge, value) in [
+            (Gauge::Clients, self.clients.len()),
+            (Gauge::RequestsInFlight, self.requests.len()),
+            (Gauge::RequestsHeld, self.held.len()),
+            (Gauge::SlotsHeld, slots_held),
+            (Gauge::MemoryBytes, self.pool.lent()),
+            (Gauge::ClientOutputBytes, self.clients.iter().map(|(_, c)| c.out.len()).sum()),
+            (Gauge::LinkOutputBytes, self.links.iter().map(|(_, l)| l.output_bytes()).sum()),
+            (Gauge::LinksUp, up),
+            (Gauge::LinksDown, links().count() - up),
+            (Gauge::TopologyEpoch, self.routes.epoch() as usize),
+            (Gauge::QuietEpoch, quiet as usize),
+            (Gauge::Draining, usize::from(self.draining)),
+        ] {
+            self.stats.set(gauge, value as u64);
+        }
+        for (_, link) in self.links.iter().filter(|(_, l)| l.purpose == Use::Shared && l.entry != usize::MAX) {
+            self.stats.set_of_group(link.entry, OfGroup::InFlight, link.in_flight() as u64);
+            self.stats.set_of_group(link.entry, OfGroup::OutputBytes, link.output_bytes() as u64);
+            self.stats.set_of_group(link.entry, OfGroup::LinkUp, u64::from(link.state == State::Up));
+        }
+        &mut self.stats
+    }
+
+    /// How the shared links stand, for people.
+    pub fn link_status(&self) -> Vec<LinkStatus> {
+        let status = |link: &Link| LinkStatus {
+            group: link.group,
+            addr: link.addr.to_string(),
+            state: match link.state {
+                State::Up => "up",
+                State::Connecting | State::Greeting => "connecting",
+                State::Down { .. } | State::Closing => "down",
+            }
+            .to_owned(),
+            cause: link.cause.clone(),
+            in_flight: link.in_flight(),
+            output_bytes: link.output_bytes(),
+        };
+        self.links.iter().map(|(_, l)| l).filter(|l| l.shared()).map(status).collect()
+    }
+
+    /// Panics if the relay contradicts itself; for tests.
+    pub fn check(&self) {
+        for (id, client) in &self.clients {
+            let (mut n, mut at, mut held) = (0, client.head, 0);
+            while at != NONE {
+                let request = &self.requests[at as usize];
+                assert_eq!(request.client as usize, id, "a request in another client's list");
+                assert!(n > 0 || request.stage != Stage::Done, "the head is answered but still there");
+                held += u32::from(request.stage == Stage::Waiting);
+                (n, at) = (n + 1, request.next);
+            }
+            assert_eq!((n, held), (client.in_flight, client.held), "client {id}: requests and held ones");
+        }
+        let mut in_flight = vec![0u32; self.in_flight.len()];
+        for (_, link) in &self.links {
+            for &request in link.fifo.iter().filter(|&&r| r != PING) {
+                if let Some(n) = in_flight.get_mut(usize::from(self.requests[request as usize].slot)) {
+                    *n += 1;
+                }
+            }
+        }
+        assert_eq!(in_flight, self.in_flight, "requests in flight, by slot");
+        assert_eq!(self.fans.len() as u32, self.wide_now + self.wide_before, "split requests in flight");
+    }
+}

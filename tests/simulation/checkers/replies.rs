@@ -1,0 +1,202 @@
+//! Match: every reply is of its request's kind, and says something that was true between request and reply. A reply
+//! that went to another request, or to another client, says something else.
+
+use crate::checkers::history::{History, SessionId, Step, Token, Verdict, print_of, show};
+use crate::store::list_print;
+use cluster::resp::reply::{Elements, integer, text};
+use std::collections::BTreeMap;
+
+/// A request of a client, as far as its reply is concerned.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// Exactly these bytes.
+    Exact(Vec<u8>),
+    /// An error that begins so: refused by design.
+    Fails(&'static str),
+    /// A reply of one of these kinds; what it says depends on too much.
+    Kind(&'static [u8]),
+    Set(Token, Vec<u8>),
+    Push(Token, Vec<u8>),
+    SetMany(Vec<(Token, Vec<u8>)>),
+    SetNew(Vec<(Token, Vec<u8>)>),
+    Get(Vec<u8>),
+    GetMany(Vec<Vec<u8>>),
+    Range(Vec<u8>),
+    Incr(Vec<u8>),
+    /// How many keys there are, or were before they were deleted.
+    Count(Vec<Vec<u8>>),
+}
+
+/// A request that awaits its reply.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) ask: Ask,
+    pub(crate) issued: Step,
+    /// No error is welcome: nothing has gone wrong in the world.
+    pub(crate) calm: bool,
+}
+
+/// What one session knows: nothing it reads of a key may be older than this.
+#[derive(Default)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    seen: BTreeMap<Vec<u8>, Step>,
+}
+
+impl Asked {
+    pub(crate) fn tokens(&self) -> Vec<Token> {
+        match &self.ask {
+            Ask::Set(token, _) | Ask::Push(token, _) => vec![*token],
+            Ask::SetMany(parts) | Ask::SetNew(parts) => parts.iter().map(|(token, _)| *token).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The connection is gone, or the client wanted no reply.
+    pub(crate) fn lost(&self, history: &mut History) {
+        for token in self.tokens() {
+            history.told(token, Verdict::Unknown);
+        }
+    }
+}
+
+impl Session {
+    pub(crate) fn new(id: SessionId) -> Self {
+        Self { id, seen: BTreeMap::new() }
+    }
+
+    /// Checks a reply against the request it must belong to.
+    pub(crate) fn reply(&mut self, asked: &Asked, raw: &[u8], history: &mut History) {
+        history.next_step();
+        let right = match &asked.ask {
+            Ask::Exact(bytes) => raw == bytes,
+            Ask::Fails(prefix) => raw.strip_prefix(b"-").is_some_and(|text| text.starts_with(prefix.as_bytes())),
+            _ if raw.starts_with(b"-") => self.error(asked, raw, history),
+            ask => self.answer(ask, asked.issued, raw, history),
+        };
+        if !right {
+            history.fail(format!(
+                "match: client session {} asked {} and got {}",
+                self.id,
+                show_ask(&asked.ask),
+                show(raw)
+            ));
+        }
+    }
+
+    fn error(&self, asked: &Asked, raw: &[u8], history: &mut History) -> bool {
+        let verdict = verdict_of(raw, &asked.ask);
+        for token in asked.tokens() {
+            history.told(token, verdict);
+        }
+        if asked.calm {
+            history.fail(format!("calm: {} got {} while nothing was wrong", show_ask(&asked.ask), show(raw)));
+        }
+        true
+    }
+
+    fn answer(&mut self, ask: &Ask, issued: Step, raw: &[u8], history: &mut History) -> bool {
+        match ask {
+            Ask::Set(token, key) => raw == b"+OK\r\n" && self.done(*token, key, history).is_some(),
+            Ask::SetMany(parts) => raw == b"+OK\r\n" && self.all_done(parts, history),
+            Ask::Push(token, key) => {
+                let answered = self.done(*token, key, history);
+                integer(raw).is_some() && integer(raw) == answered
+            }
+            Ask::SetNew(parts) => match integer(raw) {
+                Some(1) => self.all_done(parts, history),
+                Some(0) => {
+                    for (token, _) in parts {
+                        history.told(*token, Verdict::Refused);
+                    }
+                    true
+                }
+                _ => false,
+            },
+            Ask::Get(key) => self.value(key, issued, raw, history),
+            Ask::GetMany(keys) => {
+                let Some(elements) = Elements::new(raw) else { return false };
+                let elements: Vec<_> = elements.collect();
+                elements.len() == keys.len()
+                    && keys.iter().zip(elements).all(|(key, raw)| self.value(key, issued, raw, history))
+            }
+            Ask::Range(key) => {
+                let Some(elements) = Elements::new(raw) else { return false };
+                let print = elements.fold(0, |print, element| list_print(print, text(element).unwrap_or_default()));
+                self.saw(key, issued, (print != 0).then_some(print), history)
+            }
+            Ask::Incr(key) => {
+                let since = issued.max(self.floor(key));
+                let found = integer(raw).and_then(|value| history.told_count(key, since, value));
+                found.map(|step| self.seen.insert(key.clone(), step)).is_some()
+            }
+            Ask::Count(keys) => counted(keys, issued, raw, history),
+            Ask::Kind(kinds) => raw.first().is_some_and(|kind| kinds.contains(kind)),
+            Ask::Exact(_) | Ask::Fails(_) => false,
+        }
+    }
+
+    fn floor(&self, key: &[u8]) -> Step {
+        self.seen.get(key).copied().unwrap_or(0)
+    }
+
+    fn done(&mut self, token: Token, key: &[u8], history: &mut History) -> Option<i64> {
+        let (step, answered) = history.told(token, Verdict::Done)?;
+        let seen = self.seen.entry(key.to_vec()).or_default();
+        *seen = step.max(*seen);
+        Some(answered)
+    }
+
+    fn all_done(&mut self, parts: &[(Token, Vec<u8>)], history: &mut History) -> bool {
+        // The last of a key's values is the one that stays; each was applied.
+        parts.iter().all(|(token, key)| self.done(*token, key, history).is_some())
+    }
+
+    fn value(&mut self, key: &[u8], issued: Step, raw: &[u8], history: &History) -> bool {
+        let print = match text(raw) {
+            Some(value) if raw.starts_with(b"$") => Some(print_of(value)),
+            _ if raw == b"$-1\r\n" => None,
+            _ => return false,
+        };
+        self.saw(key, issued, print, history)
+    }
+
+    /// The key had this value at some time since the request was sent, and not before what this session knows.
+    fn saw(&mut self, key: &[u8], issued: Step, print: Option<u64>, history: &History) -> bool {
+        let since = issued.max(self.floor(key));
+        let Some(step) = history.had(key, since, print) else { return false };
+        self.seen.insert(key.to_vec(), step.max(self.floor(key)));
+        true
+    }
+}
+
+fn counted(keys: &[Vec<u8>], issued: Step, raw: &[u8], history: &History) -> bool {
+    let (mut least, mut most) = (0, 0);
+    for key in keys {
+        let (absent, present) = history.presence(key, issued);
+        least += i64::from(!absent);
+        most += i64::from(present);
+    }
+    integer(raw).is_some_and(|n| (least..=most).contains(&n))
+}
+
+/// What an error says of the write it answers. A write that was split may have been done in part.
+fn verdict_of(raw: &[u8], ask: &Ask) -> Verdict {
+    let said = |words: &str| raw.windows(words.len()).any(|window| window == words.as_bytes());
+    let refused = ["-LOADING", "-READONLY", "-MASTERDOWN", "-CROSSSLOT", "-NOAUTH", "-WRONGTYPE", "-TRYAGAIN"];
+    match ask {
+        Ask::SetMany(parts) if parts.len() > 1 => Verdict::Unknown,
+        _ if said("nothing was sent") || refused.iter().any(|prefix| raw.starts_with(prefix.as_bytes())) => {
+            Verdict::Refused
+        }
+        _ => Verdict::Unknown,
+    }
+}
+
+fn show_ask(ask: &Ask) -> String {
+    let mut text = format!("{ask:?}");
+    if let Ask::Get(key) | Ask::Range(key) | Ask::Incr(key) = ask {
+        text = format!("{} ({})", text.split('(').next().unwrap_or_default(), show(key));
+    }
+    text.chars().take(200).collect()
+}

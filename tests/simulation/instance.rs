@@ -1,0 +1,199 @@
+//! A model instance: an in-memory server that reads requests off its connections, executes them in order, and can be
+//! slow, frozen, loading, restarted, demoted, or plain wrong.
+
+use crate::checkers::history::{History, show};
+use crate::checkers::owners::{Owners, WorkerUid};
+use crate::store::Store;
+use crate::topology;
+use cluster::resp::request::{Args, Ceilings, Frame, Step};
+use cluster::resp::write;
+use cluster::slot::Slot;
+
+pub(crate) struct Instance {
+    pub(crate) addr: String,
+    pub(crate) store: Store,
+    pub(crate) alive: bool,
+    pub(crate) primary: bool,
+    pub(crate) password: Option<String>,
+    /// Grows with each restart: part of its run_id.
+    pub(crate) run: u32,
+    pub(crate) loading_until: u64,
+    pub(crate) frozen_until: u64,
+    /// Until then connects are refused, or never answered.
+    pub(crate) refuses_until: u64,
+    pub(crate) ignores_until: u64,
+    /// Until then it takes `pause_us` between two requests.
+    pub(crate) slow_until: u64,
+    pub(crate) pause_us: u64,
+    pub(crate) next_id: i64,
+}
+
+/// The instance's end of a connection.
+pub(crate) struct Peer {
+    pub(crate) id: i64,
+    pub(crate) worker: WorkerUid,
+    authenticated: bool,
+    pub(crate) input: Vec<u8>,
+    frame: Frame,
+    pub(crate) output: Vec<u8>,
+}
+
+impl Peer {
+    pub(crate) fn new(id: i64, worker: WorkerUid) -> Self {
+        Self { id, worker, authenticated: false, input: Vec::new(), frame: Frame::default(), output: Vec::new() }
+    }
+
+    /// The next whole request; None: more bytes are needed.
+    pub(crate) fn next_request(&mut self, history: &mut History) -> Option<Vec<u8>> {
+        match self.frame.step(&self.input, &Ceilings::OPEN) {
+            Step::Done { len } => {
+                self.frame = Frame::default();
+                Some(self.input.drain(..len).collect())
+            }
+            Step::More { .. } => None,
+            other => {
+                history.fail(format!("wire: an instance was sent {}, which is {other:?}", show(&self.input)));
+                self.input.clear();
+                None
+            }
+        }
+    }
+}
+
+impl Peer {
+    /// Nothing whole is left to execute. Half a request will never be: its sender is gone.
+    pub(crate) fn is_idle(&mut self) -> bool {
+        !matches!(self.frame.step(&self.input, &Ceilings::OPEN), Step::Done { .. })
+    }
+}
+
+/// What an execution wants of the world besides its reply.
+pub(crate) enum Effect {
+    Reply(Vec<u8>),
+    /// CLIENT KILL of another connection of this instance.
+    Kill(i64),
+}
+
+impl Instance {
+    pub(crate) fn new(index: usize, primary: bool, password: Option<String>) -> Self {
+        Self {
+            addr: topology::addr(index),
+            store: Store::default(),
+            alive: true,
+            primary,
+            password,
+            run: 1,
+            loading_until: 0,
+            frozen_until: 0,
+            refuses_until: 0,
+            ignores_until: 0,
+            slow_until: 0,
+            pause_us: 0,
+            next_id: 3,
+        }
+    }
+
+    /// Executes one request.
+    pub(crate) fn execute(
+        &mut self,
+        raw: &[u8],
+        peer: &mut Peer,
+        now: u64,
+        owners: &Owners,
+        history: &mut History,
+    ) -> Effect {
+        let args: Vec<&[u8]> = Args::new(raw).collect();
+        let name = args[0].to_ascii_uppercase();
+        let mut out = Vec::new();
+        if name == b"AUTH" {
+            self.auth(&args, peer, &mut out);
+        } else if self.password.is_some() && !peer.authenticated {
+            write::error(&mut out, "NOAUTH Authentication required.");
+        } else if name == b"CLIENT" {
+            return client(&args, peer);
+        } else if let Some(reply) = self.plain(&name, &args) {
+            out = reply;
+        } else if now < self.loading_until {
+            write::error(&mut out, "LOADING Redis is loading the dataset in memory");
+        } else if !self.primary {
+            write::error(&mut out, "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.");
+        } else {
+            self.witness(&name, &args, peer.worker, owners, history);
+            match self.store.execute(&args, history) {
+                Some(reply) => out = reply,
+                None => {
+                    history.fail(format!("wire: an instance was asked {}, which no client asks", show(raw)));
+                    write::error(&mut out, "ERR unknown command");
+                }
+            }
+        }
+        Effect::Reply(out)
+    }
+
+    fn auth(&self, args: &[&[u8]], peer: &mut Peer, out: &mut Vec<u8>) {
+        match &self.password {
+            Some(password) if args.last().copied() == Some(password.as_bytes()) => {
+                peer.authenticated = true;
+                write::simple(out, "OK");
+            }
+            Some(_) => write::error(out, "WRONGPASS invalid username-password pair or user is disabled."),
+            None => {
+                write::error(out, "ERR AUTH <password> called without any password configured for the default user.")
+            }
+        }
+    }
+
+    /// What is answered even while loading, or without looking at data.
+    fn plain(&self, name: &[u8], args: &[&[u8]]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        match name {
+            b"PING" if args.len() == 1 => write::simple(&mut out, "PONG"),
+            b"PING" | b"ECHO" => write::bulk(&mut out, args.get(1).copied().unwrap_or_default()),
+            b"SELECT" | b"READONLY" => write::simple(&mut out, "OK"),
+            b"ROLE" => self.role(&mut out),
+            b"INFO" => {
+                let text =
+                    format!("# Server\r\nredis_version:7.0.15\r\nrun_id:{:039}{:x}\r\n", self.run, self.run % 16);
+                write::bulk(&mut out, text.as_bytes());
+            }
+            _ => return None,
+        }
+        Some(out)
+    }
+
+    fn role(&self, out: &mut Vec<u8>) {
+        if self.primary {
+            out.extend_from_slice(b"*3\r\n$6\r\nmaster\r\n:100\r\n*0\r\n");
+        } else {
+            out.extend_from_slice(b"*5\r\n$5\r\nslave\r\n$8\r\n10.0.0.9\r\n:6379\r\n$7\r\nconnect\r\n:-1\r\n");
+        }
+    }
+
+    /// Tells the owners' checker which slots are touched, by whom.
+    fn witness(&self, name: &[u8], args: &[&[u8]], worker: WorkerUid, owners: &Owners, history: &mut History) {
+        let what = show(&name.to_ascii_uppercase());
+        let slots: Vec<Slot> = match name {
+            b"FLUSHALL" | b"FLUSHDB" | b"DBSIZE" => return owners.executes_all(worker, &self.addr, &what, history),
+            b"MGET" | b"DEL" | b"UNLINK" | b"EXISTS" | b"TOUCH" => {
+                args[1..].iter().map(|key| topology::slot(key)).collect()
+            }
+            b"MSET" | b"MSETNX" => args[1..].iter().step_by(2).map(|key| topology::slot(key)).collect(),
+            _ => args.get(1).iter().map(|key| topology::slot(key)).collect(),
+        };
+        owners.executes(worker, &self.addr, &slots, &what, history);
+    }
+}
+
+fn client(args: &[&[u8]], peer: &Peer) -> Effect {
+    let word = args.get(1).map(|word| word.to_ascii_uppercase()).unwrap_or_default();
+    let mut out = Vec::new();
+    match &word[..] {
+        b"ID" => write::integer(&mut out, peer.id),
+        b"KILL" => {
+            let id = args.last().and_then(|id| std::str::from_utf8(id).ok()).and_then(|id| id.parse().ok());
+            return Effect::Kill(id.unwrap_or(0));
+        }
+        _ => write::simple(&mut out, "OK"),
+    }
+    Effect::Reply(out)
+}

@@ -1,0 +1,156 @@
+//! The simulation: whole relays, clients and model instances in one virtual world driven by one seed.
+//!
+//! ```text
+//! cargo test -p tests --test simulation            256 seeds, and every planted bug
+//! SIM_SEED=17 cargo test -p tests --test simulation replay -- --nocapture
+//! SIM_SEEDS=0..10000 cargo test -p tests --test simulation sweep -- --nocapture
+//! ```
+//! A seed decides everything: which worker's turn it is, where bytes are cut, which faults happen. Then all faults
+//! end, and everything must heal. Read `world` for the phases, `checkers` for what must hold.
+#![allow(clippy::print_stdout, reason = "a failing seed tells its story")]
+
+mod world;
+mod director;
+mod faults;
+mod worker;
+mod servers;
+mod sessions;
+mod clients;
+mod requests;
+mod instance;
+mod store;
+mod checkers;
+mod topology;
+mod network;
+mod rng;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use world::{Plant, Summary, World};
+
+const SEEDS: u64 = 256;
+
+/// A run that went wrong.
+#[derive(Debug)]
+struct Failure {
+    seed: u64,
+    what: String,
+}
+
+fn run(seed: u64, plant: Option<Plant>) -> Result<Summary, Failure> {
+    let told = catch_unwind(AssertUnwindSafe(|| World::new(seed, plant, false).and_then(|mut world| world.run())));
+    told.unwrap_or_else(|panic| Err(format!("panic: {}", words_of(&panic)))).map_err(|what| Failure { seed, what })
+}
+
+fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+/// The same run again, this time with a record of its events.
+fn story(seed: u64) -> String {
+    let mut world = match World::new(seed, None, true) {
+        Ok(world) => world,
+        Err(why) => return why,
+    };
+    let end = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let notes: Vec<String> = world.notes.take().into_iter().flatten().collect();
+    let end = match end {
+        Ok(Ok(summary)) => format!(
+            "all is well: {} replies, {} writes, {} links, epoch {}",
+            summary.replies, summary.writes, summary.links, summary.epochs
+        ),
+        Ok(Err(what)) => what,
+        Err(panic) => format!("panic: {}", words_of(&*panic)),
+    };
+    format!("{}\n{:>9} {end}", notes.join("\n"), world.now)
+}
+
+/// Runs seeds on all cores; the failures, by seed.
+fn sweep_of(seeds: std::ops::Range<u64>, plant: Option<Plant>, stop_at: usize) -> (Vec<Failure>, usize) {
+    let next = AtomicU64::new(seeds.start);
+    let found: Mutex<(Vec<Failure>, usize)> = Mutex::new((Vec::new(), 0));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || found.lock().expect("lock").0.len() >= stop_at {
+                        return;
+                    }
+                    let told = run(seed, plant);
+                    let mut found = found.lock().expect("lock");
+                    match told {
+                        Ok(summary) => found.1 += summary.replies,
+                        Err(failure) => found.0.push(failure),
+                    }
+                }
+            });
+        }
+    });
+    let (mut failures, replies) = found.into_inner().expect("lock");
+    failures.sort_by_key(|failure| failure.seed);
+    (failures, replies)
+}
+
+fn report(failures: &[Failure], of: u64) {
+    let Some(first) = failures.first() else { return };
+    println!("{}", story(first.seed));
+    for failure in failures.iter().take(20) {
+        println!("seed {}: {}", failure.seed, failure.what);
+    }
+    let seed = first.seed;
+    panic!(
+        "{} of {of} seeds failed; replay: SIM_SEED={seed} cargo test -p tests --test simulation replay -- --nocapture",
+        failures.len()
+    );
+}
+
+#[test]
+fn every_seed_holds() {
+    let (failures, replies) = sweep_of(0..SEEDS, None, usize::MAX);
+    report(&failures, SEEDS);
+    println!("{SEEDS} seeds, {replies} replies checked");
+    assert!(replies > 50_000, "only {replies} replies were checked: the world does not do what it should");
+}
+
+/// `SIM_SEED=n`: one seed, with its story.
+#[test]
+fn replay() {
+    let Some(seed) = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok()) else { return };
+    println!("{}", story(seed));
+    if let Err(failure) = run(seed, None) {
+        panic!("seed {seed}: {}", failure.what);
+    }
+}
+
+/// `SIM_SEEDS=a..b`: as many as wanted.
+#[test]
+fn sweep() {
+    let Ok(text) = std::env::var("SIM_SEEDS") else { return };
+    let range = text.split_once("..").and_then(|(from, to)| Some(from.parse::<u64>().ok()?..to.parse().ok()?));
+    let range = range.expect("SIM_SEEDS is written as 0..1000");
+    let of = range.end - range.start;
+    let (failures, replies) = sweep_of(range, None, usize::MAX);
+    report(&failures, of);
+    println!("{of} seeds, {replies} replies checked");
+}
+
+#[test]
+fn same_seed_same_run() {
+    for seed in [1, 2, 3] {
+        let digest = || run(seed, None).map(|summary| summary.digest).map_err(|failure| failure.what);
+        assert_eq!(digest(), digest(), "seed {seed}");
+    }
+}
+
+/// The checkers are worth something only if they see what is wrong.
+#[test]
+fn planted_bugs_are_found() {
+    for plant in Plant::ALL {
+        let (failures, _) = sweep_of(0..SEEDS, Some(plant), 1);
+        let Some(first) = failures.first() else { panic!("{plant:?} was not found in {SEEDS} seeds") };
+        println!("{plant:?}: seed {}: {}", first.seed, first.what);
+    }
+}

@@ -1,0 +1,216 @@
+//! What clients ask: random commands over a few hot keys, so that requests meet.
+
+use crate::checkers::history::{History, SessionId, token, value_of};
+use crate::checkers::replies::Ask;
+use crate::rng::Rng;
+use crate::topology::slot;
+use cluster::resp::write;
+
+const TAGS: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
+
+/// A request and what is known of its reply.
+pub(crate) struct Request {
+    pub(crate) args: Vec<Vec<u8>>,
+    pub(crate) ask: Ask,
+}
+
+/// Names the next request of a session; its writes get their tokens from it.
+pub(crate) struct Writer<'a> {
+    pub(crate) session: SessionId,
+    pub(crate) request: u64,
+    pub(crate) rng: &'a mut Rng,
+    pub(crate) history: &'a mut History,
+}
+
+fn args(words: &[&[u8]]) -> Vec<Vec<u8>> {
+    words.iter().map(|word| word.to_vec()).collect()
+}
+
+fn bulk(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::bulk(&mut out, bytes);
+    out
+}
+
+impl Writer<'_> {
+    /// A request by chance. `modest`: none that is large or flushes everything.
+    pub(crate) fn any(&mut self, modest: bool) -> Request {
+        match self.rng.below(100) {
+            0..18 => self.set(modest),
+            18..36 => self.get(),
+            36..44 => self.incr(),
+            44..54 => self.push(),
+            54..60 => self.range(),
+            60..68 => self.get_many(),
+            68..74 => self.set_many(modest),
+            74..77 => self.count(["DEL", "UNLINK"]),
+            77..80 => self.count(["EXISTS", "touch"]),
+            80..83 => self.set_new(),
+            83 if !modest && self.rng.one_in(2) => self.whole(),
+            84..92 => self.local(modest),
+            _ => self.refused(),
+        }
+    }
+
+    fn key(&mut self, family: &str) -> Vec<u8> {
+        format!("{{{}}}{family}{}", self.rng.pick(&TAGS), self.rng.below(2)).into_bytes()
+    }
+
+    fn some_key(&mut self) -> Vec<u8> {
+        let family = *self.rng.pick(&["s", "s", "n", "l"]);
+        self.key(family)
+    }
+
+    /// Different keys, of any slots.
+    fn keys(&mut self, family: Option<&str>) -> Vec<Vec<u8>> {
+        let mut keys = Vec::new();
+        for _ in 0..1 + self.rng.below(6) {
+            let key = match family {
+                Some(family) => self.key(family),
+                None => self.some_key(),
+            };
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
+    fn value(&mut self, part: usize, key: &[u8], modest: bool) -> (u64, Vec<u8>) {
+        let token = token(self.session, self.request, part);
+        self.history.issued(token, key);
+        let len = match self.rng.below(60) {
+            0 if !modest => 60_000 + self.rng.below(100_000),
+            1..4 => self.rng.below(9000),
+            _ => self.rng.below(60),
+        };
+        (token, value_of(token, len))
+    }
+
+    fn set(&mut self, modest: bool) -> Request {
+        let key = self.key("s");
+        let (token, value) = self.value(0, &key, modest);
+        let name = *self.rng.pick(&["SET", "set", "Set"]);
+        Request { args: args(&[name.as_bytes(), &key, &value]), ask: Ask::Set(token, key) }
+    }
+
+    fn push(&mut self) -> Request {
+        let key = self.key("l");
+        let (token, value) = self.value(0, &key, true);
+        Request { args: args(&[b"RPUSH", &key, &value]), ask: Ask::Push(token, key) }
+    }
+
+    fn set_many(&mut self, modest: bool) -> Request {
+        let (mut words, mut parts) = (args(&[b"MSET"]), Vec::new());
+        for (part, key) in self.keys(Some("s")).into_iter().enumerate() {
+            let (token, value) = self.value(part, &key, modest);
+            words.extend([key.clone(), value]);
+            parts.push((token, key));
+        }
+        Request { args: words, ask: Ask::SetMany(parts) }
+    }
+
+    fn set_new(&mut self) -> Request {
+        let tag = *self.rng.pick(&TAGS);
+        let (mut words, mut parts) = (args(&[b"MSETNX"]), Vec::new());
+        for part in 0..2 {
+            let key = format!("{{{tag}}}s{part}").into_bytes();
+            let (token, value) = self.value(part, &key, true);
+            words.extend([key.clone(), value]);
+            parts.push((token, key));
+        }
+        Request { args: words, ask: Ask::SetNew(parts) }
+    }
+
+    fn get(&mut self) -> Request {
+        let family = *self.rng.pick(&["s", "s", "s", "n"]);
+        let key = self.key(family);
+        let name = *self.rng.pick(&["GET", "get", "GeT"]);
+        Request { args: args(&[name.as_bytes(), &key]), ask: Ask::Get(key) }
+    }
+
+    fn get_many(&mut self) -> Request {
+        let keys = self.keys(Some("s"));
+        let mut words = args(&[b"MGET"]);
+        words.extend(keys.iter().cloned());
+        Request { args: words, ask: Ask::GetMany(keys) }
+    }
+
+    fn range(&mut self) -> Request {
+        let key = self.key("l");
+        Request { args: args(&[b"LRANGE", &key, b"0", b"-1"]), ask: Ask::Range(key) }
+    }
+
+    fn incr(&mut self) -> Request {
+        let key = self.key("n");
+        self.history.count_issued(&key);
+        Request { args: args(&[b"INCR", &key]), ask: Ask::Incr(key) }
+    }
+
+    fn count(&mut self, names: [&str; 2]) -> Request {
+        let keys = self.keys(None);
+        let mut words = args(&[self.rng.pick(&names).as_bytes()]);
+        words.extend(keys.iter().cloned());
+        Request { args: words, ask: Ask::Count(keys) }
+    }
+
+    /// To all groups.
+    fn whole(&mut self) -> Request {
+        match self.rng.below(3) {
+            0 => Request { args: args(&[b"FLUSHALL"]), ask: Ask::Exact(b"+OK\r\n".to_vec()) },
+            1 => Request { args: args(&[b"FLUSHDB"]), ask: Ask::Exact(b"+OK\r\n".to_vec()) },
+            _ => Request { args: args(&[b"DBSIZE"]), ask: Ask::Kind(b":") },
+        }
+    }
+
+    /// Answered by the proxy itself.
+    fn local(&mut self, modest: bool) -> Request {
+        let (own, long) = self.value_unwritten(modest);
+        let (words, ask): (&[&[u8]], Ask) = match self.rng.below(9) {
+            0 => (&[b"PING"], Ask::Exact(b"+PONG\r\n".to_vec())),
+            1 | 2 => (&[b"PING", &own], Ask::Exact(bulk(&own))),
+            3 | 4 => (&[b"ECHO", &own], Ask::Exact(bulk(&own))),
+            5 => (&[b"ECHO", &long], Ask::Exact(bulk(&long))),
+            6 => (&[b"SELECT", b"0"], Ask::Exact(b"+OK\r\n".to_vec())),
+            7 => (&[b"TIME"], Ask::Kind(b"*")),
+            _ => (&[b"CLIENT", b"ID"], Ask::Kind(b":")),
+        };
+        Request { args: args(words), ask }
+    }
+
+    /// Words that are nobody else's, but no write.
+    fn value_unwritten(&mut self, modest: bool) -> (Vec<u8>, Vec<u8>) {
+        let token = token(self.session, self.request, 255);
+        let len = if modest { 100 } else { 3000 };
+        (value_of(token, 0), value_of(token, len))
+    }
+
+    /// Refused by the proxy: never seen by an instance.
+    fn refused(&mut self) -> Request {
+        let (one, other) = (self.key("s"), self.key("s"));
+        match self.rng.below(6) {
+            0 => Request { args: args(&[b"NOSUCHCOMMAND", &one]), ask: Ask::Fails("ERR unknown command") },
+            1 => Request { args: args(&[b"GET"]), ask: Ask::Fails("ERR wrong number of arguments") },
+            2 => Request { args: args(&[b"MSET", &one]), ask: Ask::Fails("ERR wrong number of arguments") },
+            3 => Request { args: args(&[b"SUBSCRIBE", &one]), ask: Ask::Fails("ERR ") },
+            4 => Request { args: args(&[b"BLPOP", &one, b"0"]), ask: Ask::Fails("ERR ") },
+            _ if slot(&one) != slot(&other) => {
+                Request { args: args(&[b"MSETNX", &one, b"never", &other, b"never"]), ask: Ask::Fails("CROSSSLOT") }
+            }
+            _ => Request { args: args(&[b"SELECT", b"no"]), ask: Ask::Fails("ERR ") },
+        }
+    }
+}
+
+/// A request as bytes: mostly RESP, now and then as a person types it.
+pub(crate) fn as_bytes(args: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+    if args.iter().all(|arg| arg.len() < 100 && !arg.is_empty()) && rng.one_in(25) {
+        let mut line = args.join(&b' ');
+        line.extend_from_slice(if rng.one_in(2) { b"\r\n" } else { b"\n" });
+        return line;
+    }
+    let mut out = Vec::new();
+    let words: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+    write::request(&mut out, &words);
+    out
+}

@@ -1,0 +1,126 @@
+//! What instances do with their sockets: read requests, execute them one at a time, write replies.
+
+use crate::instance::Effect;
+use crate::world::{Event, Plant, World};
+use std::io::IoSlice;
+
+impl World {
+    pub(crate) fn instance_turn(&mut self, i: usize) {
+        let instance = &self.instances[i];
+        if !instance.alive {
+            return;
+        }
+        if instance.frozen_until > self.now {
+            let after = instance.frozen_until - self.now;
+            return self.wake(Event::Instance(i), after);
+        }
+        let slow = instance.slow_until > self.now;
+        let open: Vec<usize> = self.open_links_of(i);
+        for &l in &open {
+            self.instance_reads(l);
+        }
+        let mut budget = if slow { 1 } else { 100 };
+        for at in 0..open.len() {
+            let first = self.rng.below(open.len());
+            self.instance_executes(i, open[(first + at) % open.len()], &mut budget);
+        }
+        let mut more = budget == 0;
+        for &l in &open {
+            more |= self.instance_writes(l);
+        }
+        if more {
+            let pause = if slow { self.instances[i].pause_us } else { self.rng.range(5, 60) };
+            self.wake(Event::Instance(i), pause);
+        }
+    }
+
+    pub(crate) fn open_links_of(&self, i: usize) -> Vec<usize> {
+        let here = |l: &usize| self.links[*l].instance == i && self.links[*l].open && !self.links[*l].instance_gone;
+        (0..self.links.len()).filter(here).collect()
+    }
+
+    fn instance_reads(&mut self, l: usize) {
+        let conn = &mut self.links[l];
+        let bytes = conn.up.read(&mut self.rng);
+        conn.peer.input.extend_from_slice(&bytes);
+        if !bytes.is_empty() && !conn.worker_gone {
+            let w = conn.worker;
+            self.wake_soon(Event::Worker(w));
+        }
+    }
+
+    fn instance_executes(&mut self, i: usize, l: usize, budget: &mut usize) {
+        let mut held_back = Vec::new();
+        while *budget > 0 && !self.links[l].instance_gone {
+            let Some(mut request) = self.links[l].peer.next_request(&mut self.history) else { break };
+            *budget -= 1;
+            if self.planted(Plant::Reorder, 40)
+                && let Some(next) = self.links[l].peer.next_request(&mut self.history)
+            {
+                self.links[l].peer.input.splice(..0, std::mem::replace(&mut request, next));
+            }
+            let mut reply = self.execute(i, l, &request);
+            if self.planted(Plant::Retry, 40) {
+                reply = self.execute(i, l, &request);
+            }
+            if self.planted(Plant::DropReply, 300) {
+                continue;
+            }
+            if held_back.is_empty() && self.planted(Plant::SwapReplies, 100) {
+                held_back = reply;
+                continue;
+            }
+            self.links[l].peer.output.extend_from_slice(&reply);
+            self.links[l].peer.output.append(&mut held_back);
+        }
+        self.links[l].peer.output.append(&mut held_back);
+    }
+
+    fn planted(&mut self, plant: Plant, one_in: u64) -> bool {
+        self.plant == Some(plant) && self.rng.one_in(one_in)
+    }
+
+    fn execute(&mut self, i: usize, l: usize, request: &[u8]) -> Vec<u8> {
+        if request.starts_with(b"*3\r\n$3\r\nSET") && self.planted(Plant::LoseWrite, 40) {
+            return b"+OK\r\n".to_vec();
+        }
+        let (instance, peer) = (&mut self.instances[i], &mut self.links[l].peer);
+        match instance.execute(request, peer, self.now, &self.owners, &mut self.history) {
+            Effect::Reply(reply) => reply,
+            Effect::Kill(id) => {
+                let found =
+                    self.open_links_of(i).into_iter().find(|&other| other != l && self.links[other].peer.id == id);
+                if let Some(other) = found
+                    && self.plant != Some(Plant::KillNothing)
+                {
+                    self.note(|| format!("i{i} kills connection {id}"));
+                    self.cut_link(other);
+                }
+                format!(":{}\r\n", usize::from(found.is_some())).into_bytes()
+            }
+        }
+    }
+
+    /// True when there is more to do on this connection.
+    fn instance_writes(&mut self, l: usize) -> bool {
+        let conn = &mut self.links[l];
+        if conn.instance_gone {
+            return false;
+        }
+        if conn.worker_gone || conn.broken {
+            conn.peer.output.clear();
+        }
+        let taken = conn.down.write(&mut self.rng, &[IoSlice::new(&conn.peer.output)]);
+        conn.peer.output.drain(..taken);
+        if conn.up.ended && conn.up.is_empty() && conn.peer.is_idle() {
+            conn.instance_gone = true;
+            conn.down.ended = true;
+        }
+        let more = !conn.up.is_empty() || (!conn.peer.output.is_empty() && conn.down.has_room());
+        let (w, gone) = (conn.worker, conn.worker_gone);
+        if taken > 0 && !gone {
+            self.wake_soon(Event::Worker(w));
+        }
+        more
+    }
+}

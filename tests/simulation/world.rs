@@ -1,0 +1,383 @@
+//! The world of one run: everything in it, what happens next, and the phases: weather, stillness, proof that all is
+//! well again, and goodbye.
+
+use crate::checkers::history::{History, SessionId};
+use crate::checkers::owners::{Owners, WorkerUid};
+use crate::clients::{Client, Mood};
+use crate::director::Director;
+use crate::faults::Weather;
+use crate::instance::{Instance, Peer};
+use crate::network::Pipe;
+use crate::rng::Rng;
+use crate::topology::Plan;
+use crate::worker::Worker;
+use proxy::relay::limits::Settings;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What can be due. Each is due at most once, at the earliest time anyone asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Event {
+    Worker(usize),
+    Instance(usize),
+    Client(usize),
+    Director,
+    Fault,
+    Phase,
+}
+
+/// A mistake put into the world on purpose: the checkers must see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plant {
+    /// Two replies of one link in the wrong order.
+    SwapReplies,
+    /// A reply that never comes.
+    DropReply,
+    /// A write executed again, as if retried.
+    Retry,
+    /// Two requests of one link executed in the wrong order.
+    Reorder,
+    /// A write answered, but not done.
+    LoseWrite,
+    /// A reply written to another client.
+    CrossClients,
+    /// A link that leads to another instance than was asked for.
+    WrongInstance,
+    /// The director does not wait until workers are quiet.
+    HasteAfterHold,
+    /// A worker serves a topology before it has loaded it: its hold comes too late.
+    LateHold,
+    /// After a short write the worker forgets to write the rest.
+    ForgetRest,
+    /// A client that went away is not reported to the relay.
+    ForgetClient,
+    /// CLIENT KILL says it has killed, but has not.
+    KillNothing,
+}
+
+impl Plant {
+    pub(crate) const ALL: [Self; 12] = [
+        Self::SwapReplies,
+        Self::DropReply,
+        Self::Retry,
+        Self::Reorder,
+        Self::LoseWrite,
+        Self::CrossClients,
+        Self::WrongInstance,
+        Self::HasteAfterHold,
+        Self::LateHold,
+        Self::ForgetRest,
+        Self::ForgetClient,
+        Self::KillNothing,
+    ];
+}
+
+/// A connection of a client to a worker.
+pub(crate) struct ClientConn {
+    pub(crate) client: usize,
+    pub(crate) worker: usize,
+    pub(crate) up: Pipe,
+    pub(crate) down: Pipe,
+    /// The client's socket is closed.
+    pub(crate) client_gone: bool,
+    /// The worker's socket is closed.
+    pub(crate) worker_gone: bool,
+    /// The worker's shell closed it between two requests, to drain.
+    pub(crate) drained: bool,
+    pub(crate) end_told: bool,
+}
+
+/// How a connect comes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Opens,
+    Refused,
+    /// No answer, ever.
+    Silent,
+}
+
+/// A connection of a worker to an instance.
+pub(crate) struct LinkConn {
+    pub(crate) worker: usize,
+    pub(crate) instance: usize,
+    pub(crate) fate: Fate,
+    /// When `fate` is known; the connection is open from then on.
+    pub(crate) at: u64,
+    pub(crate) open: bool,
+    pub(crate) up: Pipe,
+    pub(crate) down: Pipe,
+    /// The connection is broken: the worker will see it at its next turn, and what it writes meanwhile is lost.
+    pub(crate) broken: bool,
+    pub(crate) worker_gone: bool,
+    pub(crate) instance_gone: bool,
+    pub(crate) peer: Peer,
+}
+
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) rng: Rng,
+    queue: BTreeSet<(u64, Event)>,
+    due: BTreeMap<Event, u64>,
+    pub(crate) history: History,
+    pub(crate) owners: Owners,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) conns: Vec<ClientConn>,
+    pub(crate) links: Vec<LinkConn>,
+    pub(crate) plan: Plan,
+    pub(crate) director: Director,
+    pub(crate) settings: Settings,
+    pub(crate) weather: Weather,
+    pub(crate) plant: Option<Plant>,
+    phase: u32,
+    next_session: SessionId,
+    next_uid: WorkerUid,
+    /// Of everything that happened: two runs of one seed must agree.
+    pub(crate) digest: u64,
+    pub(crate) notes: Option<VecDeque<String>>,
+}
+
+/// What a run came to.
+pub(crate) struct Summary {
+    pub(crate) replies: usize,
+    pub(crate) writes: usize,
+    pub(crate) links: usize,
+    pub(crate) epochs: u64,
+    pub(crate) digest: u64,
+}
+
+/// Times of the phases, in virtual microseconds: until when faults happen, when everything must have healed, when
+/// the proof of it must be done, and when everybody must have been forgotten.
+const STORM_US: u64 = 1_500_000;
+const HEALED_US: u64 = STORM_US + 10_000_000;
+const PROVEN_US: u64 = HEALED_US + 5_000_000;
+const GONE_US: u64 = PROVEN_US + 4_000_000;
+/// Replies that each client must get after all faults have ended.
+const PROOF: usize = 25;
+const NOTES_MAX: usize = 80;
+
+impl World {
+    pub(crate) fn new(seed: u64, plant: Option<Plant>, with_notes: bool) -> Result<Self, String> {
+        let mut rng = Rng::new(seed);
+        let weather = Weather::of(seed, &mut rng);
+        let groups = 1 + rng.below(3);
+        let settings = weather.settings(&mut rng);
+        let instances = (0..groups * 2)
+            .map(|index| Instance::new(index, index % 2 == 0, settings.instance_password.clone()))
+            .collect();
+        let clients = (0..2 + rng.below(5)).map(|_| Client::new(settings.client_password.clone())).collect();
+        let mut world = Self {
+            now: 1_000,
+            rng,
+            queue: BTreeSet::new(),
+            due: BTreeMap::new(),
+            history: History::default(),
+            owners: Owners::default(),
+            workers: Vec::new(),
+            instances,
+            clients,
+            conns: Vec::new(),
+            links: Vec::new(),
+            plan: Plan::new(groups),
+            director: Director::default(),
+            settings,
+            weather,
+            plant,
+            phase: 0,
+            next_session: 0,
+            next_uid: 0,
+            digest: 0,
+            notes: with_notes.then(VecDeque::new),
+        };
+        world.begin()?;
+        Ok(world)
+    }
+
+    fn begin(&mut self) -> Result<(), String> {
+        for w in 0..1 + self.rng.below(3) {
+            let worker = self.new_worker(w)?;
+            self.workers.push(worker);
+            self.wake(Event::Worker(w), 0);
+        }
+        for c in 0..self.clients.len() {
+            self.clients[c].mood = if self.weather.calm { Mood::Calm } else { Mood::Stormy };
+            let at = self.rng.range(0, 20_000);
+            // In calm weather links come up before anybody asks: an error then would be true, and is no fault.
+            self.wake(Event::Client(c), at + if self.weather.calm { 100_000 } else { 0 });
+        }
+        self.wake(Event::Director, 20_000);
+        self.wake(Event::Fault, 10_000);
+        self.wake(Event::Phase, STORM_US);
+        Ok(())
+    }
+
+    pub(crate) fn new_uid(&mut self) -> WorkerUid {
+        self.next_uid += 1;
+        self.next_uid
+    }
+
+    pub(crate) fn new_session(&mut self) -> SessionId {
+        self.next_session += 1;
+        self.next_session
+    }
+
+    /// Makes something due `after` microseconds from now, or earlier if it already is.
+    pub(crate) fn wake(&mut self, event: Event, after: u64) {
+        let at = self.now + after;
+        match self.due.get(&event) {
+            Some(&due) if due <= at => return,
+            Some(&due) => drop(self.queue.remove(&(due, event))),
+            None => {}
+        }
+        self.due.insert(event, at);
+        self.queue.insert((at, event));
+    }
+
+    /// The same, soon: after the time a packet or a wake-up takes.
+    pub(crate) fn wake_soon(&mut self, event: Event) {
+        let after = self.rng.range(5, 150);
+        self.wake(event, after);
+    }
+
+    pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
+        let now = self.now;
+        let Some(notes) = &mut self.notes else { return };
+        if notes.len() == NOTES_MAX {
+            notes.pop_front();
+        }
+        notes.push_back(format!("{now:>9} {}", text()));
+    }
+
+    /// Runs to the end, or to the first fault.
+    pub(crate) fn run(&mut self) -> Result<Summary, String> {
+        while let Some((at, event)) = self.queue.pop_first() {
+            self.due.remove(&event);
+            self.now = at.max(self.now);
+            let mixed = self.digest.rotate_left(7) ^ at ^ self.history.now() << 20;
+            self.digest = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            match event {
+                Event::Worker(w) => self.worker_turn(w),
+                Event::Instance(i) => self.instance_turn(i),
+                Event::Client(c) => self.client_turn(c),
+                Event::Director => self.director_turn(),
+                Event::Fault => self.fault_turn(),
+                Event::Phase => {
+                    if self.phase_turn() {
+                        break;
+                    }
+                }
+            }
+            if let Some(fault) = self.history.fault.take() {
+                return Err(fault);
+            }
+        }
+        Ok(Summary {
+            replies: self.clients.iter().map(|client| client.answered).sum(),
+            writes: self.history.writes_applied(),
+            links: self.links.len(),
+            epochs: self.plan.epoch,
+            digest: self.digest,
+        })
+    }
+
+    /// Whether faults have ended.
+    pub(crate) fn stormless(&self) -> bool {
+        self.phase >= 1
+    }
+
+    /// Whether all faults have ended and everything must have healed.
+    pub(crate) fn settled(&self) -> bool {
+        self.phase >= 2
+    }
+
+    /// The next phase begins; true at the end.
+    fn phase_turn(&mut self) -> bool {
+        self.phase += 1;
+        self.note(|| "---- next phase".to_owned());
+        match self.phase {
+            1 => {
+                self.weather.end();
+                self.heal();
+                self.set_mood(Mood::Still);
+                self.wake(Event::Phase, HEALED_US - STORM_US);
+            }
+            2 => {
+                self.check_healed();
+                self.set_mood(Mood::Calm);
+                for client in &mut self.clients {
+                    client.prove(PROOF);
+                }
+                self.wake(Event::Phase, PROVEN_US - HEALED_US);
+            }
+            3 => {
+                self.check_proven();
+                self.all_clients_leave();
+                self.wake(Event::Phase, GONE_US - PROVEN_US);
+            }
+            _ => {
+                self.check_gone();
+                return true;
+            }
+        }
+        false
+    }
+
+    fn set_mood(&mut self, mood: Mood) {
+        for c in 0..self.clients.len() {
+            self.clients[c].mood = mood;
+            self.clients[c].reads_at = 0;
+            self.wake_soon(Event::Client(c));
+        }
+    }
+
+    fn check_healed(&mut self) {
+        for (c, client) in self.clients.iter().enumerate() {
+            if client.waits() {
+                let (asked, first) = (client.asked.len(), client.asked.front());
+                let what = format!(
+                    "progress: client {c} still waits for {asked} replies, first {first:.300?}, {:?}",
+                    client.ending
+                );
+                return self.history.fail(what);
+            }
+        }
+        if !self.director.idle() {
+            return self.history.fail(format!("progress: epoch {} was never quiet everywhere", self.plan.epoch));
+        }
+        if let Some(w) = self.workers.iter().position(|worker| worker.draining) {
+            return self.history.fail(format!("progress: worker {w} still drains"));
+        }
+        for w in 0..self.workers.len() {
+            if let Some(why) = self.workers[w].links_down() {
+                return self.history.fail(format!("progress: worker {w}: {why}"));
+            }
+        }
+    }
+
+    fn check_proven(&mut self) {
+        for (c, client) in self.clients.iter().enumerate() {
+            if !client.proven() {
+                let what = format!(
+                    "progress: client {c} got no answer after all faults had ended; {} open",
+                    client.asked.len()
+                );
+                return self.history.fail(what);
+            }
+        }
+    }
+
+    fn all_clients_leave(&mut self) {
+        self.set_mood(Mood::Still);
+        for c in 0..self.clients.len() {
+            self.client_leaves(c);
+        }
+    }
+
+    fn check_gone(&mut self) {
+        for w in 0..self.workers.len() {
+            if let Some(why) = self.workers[w].leftovers() {
+                return self.history.fail(format!("bounds: worker {w}: {why}"));
+            }
+        }
+    }
+}
