@@ -1,4 +1,5 @@
 //! Listeners, which belong to the master: a worker accepts from them, and closes only its own copies.
+#![expect(clippy::disallowed_methods, reason = "a shell: keeps a descriptor in reserve")]
 
 use super::poller::{Poller, Source};
 use super::stream::{Stream, prepare_listener};

@@ -341,6 +341,7 @@ impl Worker {
     }
 
     /// Serves the topology in the file, which may be newer than the one asked for; returns its epoch.
+    #[expect(clippy::disallowed_methods, reason = "a shell: reads the topology's file")]
     fn load_topology(&mut self, epoch: u64, path: &str) -> Result<u64, String> {
         let json = std::fs::read(path).map_err(|e| format!("{path}: {e}"))?;
         let next = wire::parse(&json).map_err(|faults| format!("{path}: {}", faults.join("; ")))?;

@@ -1,4 +1,5 @@
 //! A whole worker on real sockets: the test is its master, its clients, and its instance.
+#![expect(clippy::disallowed_methods, reason = "a shell: the test is clients, instance and master")]
 
 use super::run;
 use crate::mail::{Mailbox, ToMaster, ToWorker};
