@@ -5,7 +5,6 @@ use super::run;
 use crate::mail::{Mailbox, ToMaster, ToWorker};
 use crate::os::SharedPage;
 use crate::relay::ClientState;
-use crate::relay::limits::Settings;
 use crate::stats::{Counter, Stats};
 use cluster::resp::request::{Args, Ceilings, Frame, Step};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -41,7 +40,7 @@ impl Rig {
         };
         rig.say(ToWorker::Listen { name: "main".into() }, Some(rig.listener.try_clone().expect("clone").into()));
         rig.say(ToWorker::Hello { worker: 0, log: String::new() }, Some(page_fd));
-        rig.say(ToWorker::Settings(Box::new(Settings::default())), None);
+        rig.say(ToWorker::Settings(Box::default()), None);
         assert_eq!(rig.hear().0, ToMaster::Listening { name: "main".into() });
         assert_eq!(rig.hear().0, ToMaster::Ready);
         rig
