@@ -1,5 +1,5 @@
 //! The clocks, read once a loop.
-#![expect(clippy::disallowed_methods, reason = "a shell: moves bytes and reads the clock")]
+#![expect(clippy::disallowed_methods, reason = "a shell: the one place of a worker that reads clocks")]
 
 use crate::relay::Now;
 use std::time::{Duration, Instant, SystemTime};

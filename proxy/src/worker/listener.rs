@@ -1,5 +1,5 @@
 //! Listeners, which belong to the master: a worker accepts from them, and closes only its own copies.
-#![expect(clippy::disallowed_methods, reason = "a shell: moves bytes and reads the clock")]
+#![expect(clippy::disallowed_methods, reason = "a shell: keeps a descriptor in reserve")]
 
 use super::poller::{Poller, Source};
 use super::stream::{Stream, prepare_listener};
@@ -14,6 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const ACCEPTS_MAX: usize = 64;
 /// How long a worker without free descriptors leaves new clients in the queue.
 const PAUSE_US: u64 = 100_000;
+/// How often it says so.
+const WARN_EVERY_US: u64 = 5_000_000;
 
 /// A listening socket of either kind.
 #[derive(Debug)]
@@ -57,6 +59,25 @@ struct Listener {
     ready: bool,
 }
 
+impl Listener {
+    /// Gives some of the waiting clients to `open`. Errors: there are no descriptors left.
+    fn accept_some(&mut self, open: &mut impl FnMut(Stream, String)) -> io::Result<()> {
+        for _ in 0..ACCEPTS_MAX {
+            if !self.ready {
+                break;
+            }
+            match self.socket.accept() {
+                Ok((fd, peer)) => open(Stream::new(fd.into()), peer),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready = false,
+                Err(e) if matches!(e.raw_os_error(), Some(EMFILE | ENFILE)) => return Err(e),
+                // Such as ECONNABORTED: this client has gone, the next may be there.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 /// All listeners of a worker.
 #[derive(Debug)]
 pub(super) struct Listeners {
@@ -67,11 +88,12 @@ pub(super) struct Listeners {
     allowed: bool,
     paused_until_us: u64,
     turned_away: u64,
+    warn_again_us: u64,
 }
 
 impl Listeners {
     pub(super) fn new() -> Self {
-        Self { slots: Vec::new(), spare: spare(), allowed: true, paused_until_us: 0, turned_away: 0 }
+        Self { slots: Vec::new(), spare: spare(), allowed: true, paused_until_us: 0, turned_away: 0, warn_again_us: 0 }
     }
 
     /// Accepts from this listener from now on.
@@ -125,40 +147,38 @@ impl Listeners {
         if self.waiting() { self.paused_until_us } else { u64::MAX }
     }
 
-    /// Gives waiting clients to `open`; returns how many.
-    pub(super) fn accept(&mut self, now_us: u64, mut open: impl FnMut(Stream, String)) -> usize {
-        let mut accepted = 0;
+    /// Gives waiting clients to `open`; returns whether there may have been any.
+    pub(super) fn accept(&mut self, now_us: u64, mut open: impl FnMut(Stream, String)) -> bool {
         if !self.waiting() || now_us < self.paused_until_us {
-            return accepted;
+            return false;
         }
-        for listener in self.slots.iter_mut().flatten().filter(|l| l.ready) {
-            for _ in 0..ACCEPTS_MAX {
-                match listener.socket.accept() {
-                    Ok((fd, peer)) => {
-                        open(Stream::new(fd.into()), peer);
-                        accepted += 1;
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                        listener.ready = false;
-                        break;
-                    }
-                    Err(e) if matches!(e.raw_os_error(), Some(EMFILE | ENFILE)) => {
-                        self.paused_until_us = now_us + PAUSE_US;
-                        self.spare = None;
-                        self.turned_away += u64::from(listener.socket.accept().is_ok());
-                        self.spare = spare();
-                        tracing::warn!(
-                            listener = listener.name, turned_away = self.turned_away, error = %e,
-                            "no descriptor for a new client; raise the limit of open files (ulimit -n, LimitNOFILE)"
-                        );
-                        return accepted;
-                    }
-                    // Such as ECONNABORTED: this client has gone, the next may be there.
-                    Err(_) => {}
-                }
+        for at in 0..self.slots.len() {
+            let Some(listener) = &mut self.slots[at] else { continue };
+            if let Err(e) = listener.accept_some(&mut open) {
+                self.turn_away(at, now_us, &e);
+                break;
             }
         }
-        accepted
+        true
+    }
+
+    /// Without descriptors: tells one client so, rather than leave it in the dark, and the others wait a little.
+    fn turn_away(&mut self, at: usize, now_us: u64, e: &io::Error) {
+        let Some(Some(listener)) = self.slots.get(at) else { return };
+        self.spare = None;
+        if let Ok((fd, _)) = listener.socket.accept() {
+            let told = Socket::from(fd).send(b"-ERR max number of clients reached\r\n");
+            self.turned_away += u64::from(told.is_ok());
+        }
+        self.spare = spare();
+        self.paused_until_us = now_us + PAUSE_US;
+        if now_us >= self.warn_again_us {
+            self.warn_again_us = now_us + WARN_EVERY_US;
+            tracing::warn!(
+                listener = listener.name, turned_away = self.turned_away, error = %e,
+                "no descriptor for a new client; raise the limit of open files (ulimit -n, LimitNOFILE)"
+            );
+        }
     }
 }
 

@@ -265,7 +265,7 @@ impl Worker {
         let mut any = self.post.is_ready();
         self.read_post();
         let Self { traffic, listeners, poller, now_us, tick_us, .. } = self;
-        any |= listeners.accept(*now_us, |stream, peer| traffic.open_client(stream, &peer, poller)) > 0;
+        any |= listeners.accept(*now_us, |stream, peer| traffic.open_client(stream, &peer, poller));
         if now_us >= tick_us {
             traffic.relay.tick();
             self.unpublished = true;
@@ -342,6 +342,7 @@ impl Worker {
     }
 
     /// Serves the topology in the file, which may be newer than the one asked for; returns its epoch.
+    #[expect(clippy::disallowed_methods, reason = "a shell: reads the topology's file")]
     fn load_topology(&mut self, epoch: u64, path: &str) -> Result<u64, String> {
         let json = std::fs::read(path).map_err(|e| format!("{path}: {e}"))?;
         let next = wire::parse(&json).map_err(|faults| format!("{path}: {}", faults.join("; ")))?;

@@ -346,6 +346,7 @@ impl Streams {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the test is the peer")]
 mod tests {
     use super::super::poller::{Poller, Source};
     use super::*;

@@ -1,5 +1,5 @@
 //! A whole worker on real sockets: the test is its master, its clients, and its instance.
-#![expect(clippy::disallowed_methods, reason = "a test of the real thing")]
+#![expect(clippy::disallowed_methods, reason = "a shell: the test is clients, instance and master")]
 
 use super::run;
 use crate::mail::{Mailbox, ToMaster, ToWorker};
@@ -263,6 +263,14 @@ fn clients_move_to_another_worker_between_two_requests() {
     for client in &mut clients {
         assert_eq!(ask(client, "GET a"), "$1\r\na\r\n");
     }
+    hand_over(old, &new);
+    for client in &mut clients {
+        assert_eq!(ask(client, "GET b"), "$1\r\nb\r\n");
+    }
+}
+
+/// Moves all clients of one worker to another, as a master does.
+fn hand_over(old: Rig, new: &Rig) {
     old.say(ToWorker::Drain { hand_over: true }, None);
     loop {
         match old.hear_next() {
@@ -272,9 +280,32 @@ fn clients_move_to_another_worker_between_two_requests() {
         }
     }
     old.join();
-    for client in &mut clients {
-        assert_eq!(ask(client, "GET b"), "$1\r\nb\r\n");
+}
+
+#[test]
+fn clients_that_never_pause_move_without_losing_a_reply() {
+    let addr = instance();
+    let (mut old, spare) = (Rig::serving(addr), Rig::serving(addr));
+    let talk = |mut client: TcpStream, pipeline: usize| {
+        thread::spawn(move || {
+            for round in 0..300 {
+                let requests: String = (0..pipeline).map(|i| format!("GET {round:04}:{i:02}\r\n")).collect();
+                client.write_all(requests.as_bytes()).expect("write");
+                for i in 0..pipeline {
+                    assert_eq!(read_reply(&mut client), format!("$7\r\n{round:04}:{i:02}\r\n"));
+                }
+            }
+        })
+    };
+    let mut clients: Vec<_> = [1, 1, 1, 1, 16, 16].into_iter().map(|pipeline| talk(old.client(), pipeline)).collect();
+    let (mut new, mut moves) = (spare, 0);
+    while clients.iter().any(|c| !c.is_finished()) {
+        let next = Rig::serving(addr);
+        hand_over(old, &new);
+        (old, new, moves) = (new, next, moves + 1);
     }
+    assert!(moves > 0, "they were done before they could move");
+    clients.drain(..).for_each(|client| client.join().expect("every reply was right"));
 }
 
 #[test]
