@@ -452,14 +452,15 @@ impl Fleet {
         mine.map(|(name, _, socket)| (name.clone(), socket))
     }
 
-    /// Whether every seat has a worker that serves all there is to serve.
+    /// Whether every seat has a worker that serves all there is to serve; no seats, before the first layout, are none.
     fn whole(&self) -> bool {
-        (0..self.seats.len()).all(|seat| {
-            let Some((_, w)) = self.holder(seat) else { return false };
-            let listens = self.names.iter().all(|(name, n)| n.leaving || w.listening.contains(name));
-            let settled = w.serving >= self.epoch || w.refused.as_ref().is_some_and(|(e, _)| *e >= self.epoch);
-            w.phase == Phase::Live && listens && settled
-        })
+        !self.seats.is_empty()
+            && (0..self.seats.len()).all(|seat| {
+                let Some((_, w)) = self.holder(seat) else { return false };
+                let listens = self.names.iter().all(|(name, n)| n.leaving || w.listening.contains(name));
+                let settled = w.serving >= self.epoch || w.refused.as_ref().is_some_and(|(e, _)| *e >= self.epoch);
+                w.phase == Phase::Live && listens && settled
+            })
     }
 
     /// Once the new addresses are served, the old ones go. Our copies are closed first: then the worker's close, right
