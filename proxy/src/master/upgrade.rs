@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
@@ -76,9 +76,17 @@ struct Heirloom {
 pub(super) struct Taken {
     pub(super) tally: Tally,
     pub(super) started: SystemTime,
-    pub(super) admin: TcpListener,
+    pub(super) admin: Option<TcpListener>,
     pub(super) retired: Page,
     pub(super) processes: BTreeMap<Id, Process>,
+}
+
+impl Taken {
+    /// What the first image has.
+    pub(super) fn nothing() -> io::Result<Self> {
+        let (tally, retired) = (Tally::default(), Page::create()?);
+        Ok(Self { tally, started: SystemTime::now(), admin: None, retired, processes: BTreeMap::new() })
+    }
 }
 
 /// Reads the testament that was left under this number.
@@ -123,7 +131,7 @@ impl Testament {
         Ok(Taken {
             tally: self.tally,
             started: time_of(self.started_unix_ms),
-            admin: TcpListener::from(os::inherited(self.admin).context("the admin port")?),
+            admin: Some(TcpListener::from(os::inherited(self.admin).context("the admin port")?)),
             retired: Page::of(os::inherited(self.retired).context("the statistics")?).or_else(|_| Page::create())?,
             processes,
         })
