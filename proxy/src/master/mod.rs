@@ -6,12 +6,13 @@ mod answers;
 mod reload;
 mod admin;
 mod barrier;
+mod process;
 mod event;
 mod metrics;
-mod process;
 mod listeners;
 mod pid_file;
 mod store;
+mod clock;
 mod fleet;
 
 use crate::config::{Config, Overrides};
@@ -24,6 +25,7 @@ use admin::Admin;
 use answers::Inquiries;
 use anyhow::Context;
 use barrier::Barrier;
+use clock::Clock;
 use cluster::topology::Topology;
 use event::Event;
 use fleet::{Action, Fleet, Id, Layout, Mail, Seat};
@@ -41,7 +43,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use upgrade::{Taken, Upgrade};
 
 /// How this master was started.
@@ -77,7 +79,7 @@ struct Master {
     log: Log,
     level: Level,
     topology_path: PathBuf,
-    start: Instant,
+    clock: Clock,
     started: SystemTime,
     fleet: Fleet,
     processes: BTreeMap<Id, Process>,
@@ -169,7 +171,7 @@ impl Master {
         Ok(Self {
             level: config.log.level,
             topology_path: std::path::absolute(&config.topology_file)?,
-            start: Instant::now(),
+            clock: Clock::start(),
             started,
             fleet,
             processes,
@@ -194,7 +196,7 @@ impl Master {
     }
 
     fn now_us(&self) -> u64 {
-        self.start.elapsed().as_micros() as u64
+        self.clock.now_us()
     }
 
     fn begin(&mut self) {
@@ -370,7 +372,7 @@ impl Master {
 
     fn bury(&mut self, id: Id, how: &str) {
         let Some(process) = self.processes.remove(&id) else { return };
-        let lived_ms = process.started.elapsed().map_or(0, |d| d.as_millis() as u64);
+        let lived_ms = clock::since(process.started).as_millis() as u64;
         tracing::info!(worker = process.seat, pid = process.pid, how, lived_ms, "a worker ended");
         self.keep_page(process.seat, process.page);
         self.step(fleet::Event::Died { id });

@@ -1,5 +1,6 @@
 //! A worker process as its master holds it: its number, its mailbox, and the page it counts on.
 
+use super::clock;
 use super::event::Event;
 use super::fleet::{Id, Seat};
 use crate::mail::{Mailbox, ToMaster, ToWorker};
@@ -68,7 +69,7 @@ impl Process {
                 std::process::id()
             }
         };
-        Self::hold(id, seat, pid, page, ours, SystemTime::now(), events)
+        Self::hold(id, seat, pid, page, ours, clock::wall(), events)
     }
 
     /// Takes up a worker that runs: opens its mail.
