@@ -110,7 +110,8 @@ impl Mailbox {
         let mut flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         flags.set(OFlag::O_NONBLOCK, nonblocking);
         fcntl(&fd, FcntlArg::F_SETFL(flags))?;
-        setsockopt(&fd, sockopt::SndBuf, &ROOM)?;
+        // Beyond the limit only with CAP_NET_ADMIN.
+        setsockopt(&fd, sockopt::SndBufForce, &ROOM).or_else(|_| setsockopt(&fd, sockopt::SndBuf, &ROOM))?;
         Ok(Self { fd })
     }
 

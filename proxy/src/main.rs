@@ -63,11 +63,11 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let done = match args.worker_fd {
-        Some(number) => os::inherited(number).context("the master's socket").and_then(worker::run),
+        Some(number) => be_worker(number),
         None => be_master(args),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
             // A daemon's standard error leads nowhere.
             match tracing::dispatcher::has_been_set() {
@@ -79,27 +79,35 @@ fn main() -> ExitCode {
     }
 }
 
+fn be_worker(control: RawFd) -> anyhow::Result<ExitCode> {
+    worker::run(os::inherited(control).context("the master's socket")?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// A closed standard stream is no reason to end.
 fn say(text: &str, to: &mut dyn Write) {
     _ = to.write_all(text.as_bytes());
 }
 
-fn be_master(args: Args) -> anyhow::Result<()> {
+fn be_master(args: Args) -> anyhow::Result<ExitCode> {
     let overrides =
         Overrides { listen: args.listen, admin: args.admin, workers: args.workers, topology_file: args.topology };
     let name = args.config.display();
-    let config = config::load(&args.config, &overrides).map_err(|faults| {
-        let lines: Vec<String> = faults.iter().map(|fault| format!("{name}: {fault}")).collect();
-        anyhow::anyhow!("{}", lines.join("\n"))
-    })?;
+    let config = match config::load(&args.config, &overrides) {
+        Ok(config) => config,
+        Err(faults) => {
+            faults.iter().for_each(|fault| say(&format!("{name}: {fault}\n"), &mut std::io::stderr()));
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     if args.check_config {
         say(&format!("{name}: ok\n"), &mut std::io::stdout());
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let background = (config.daemon || args.daemon) && !args.foreground && !args.single_process;
     let tell_ready = match background && args.inherit_fd.is_none() {
         true => match os::detach()? {
-            Side::Caller(pipe) => return wait_until_ready(pipe),
+            Side::Caller(pipe) => return wait_until_ready(pipe).map(|()| ExitCode::SUCCESS),
             Side::Daemon(pipe) => Some(pipe),
         },
         false => None,
@@ -115,7 +123,8 @@ fn be_master(args: Args) -> anyhow::Result<()> {
     if background && config.log.file.is_none() {
         tracing::warn!("in the background without log.file: nothing will be logged from now on");
     }
-    if args.single_process { run_as_threads(options, config, log) } else { master::run(options, config, log) }
+    let run = if args.single_process { run_as_threads } else { master::run };
+    run(options, config, log).map(|()| ExitCode::SUCCESS)
 }
 
 /// Ends when the daemon serves, or when it has said why it does not.

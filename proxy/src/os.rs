@@ -2,6 +2,7 @@
 //! bare numbers. The only file with `unsafe`.
 #![expect(clippy::disallowed_methods, reason = "a shell: starts processes")]
 #![allow(unsafe_code, reason = "each block says why it holds")]
+#![expect(clippy::disallowed_methods, reason = "a shell: starts processes")]
 
 use crate::stats;
 use nix::errno::Errno;

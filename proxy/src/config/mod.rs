@@ -1,6 +1,6 @@
 //! The configuration: `conf/proxy.yml`, where every key is explained. Read as a whole and checked as a whole; what is
 //! wrong is said with line and column, all of it at once, and nothing of a faulty file is used.
-#![expect(clippy::disallowed_methods, reason = "files belong to this shell: it reads the configuration")]
+#![expect(clippy::disallowed_methods, reason = "a shell: reads the file")]
 
 mod yaml;
 

@@ -1,6 +1,6 @@
 //! The admin port: HTTP, on a thread of its own. It reads calls, asks the master's loop, and writes the answers;
 //! nothing is decided here.
-#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a shell: owns processes, files and clocks")]
+#![expect(clippy::disallowed_methods, reason = "a shell: binds the admin port")]
 
 use super::event::{Answer, Event, Problem, Question};
 use super::metrics;
@@ -15,12 +15,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::timeout;
 
 /// Connections at once; the next one waits in the queue of the socket.
@@ -36,7 +36,7 @@ const BARRIER_TIMEOUT_MAX_MS: u64 = 60_000;
 /// The master's hold on the admin thread.
 #[derive(Debug)]
 pub(super) struct Admin {
-    token: Arc<RwLock<Option<String>>>,
+    token: watch::Sender<Option<String>>,
     moves: UnboundedSender<TcpListener>,
     /// Our copy of the socket, for the next image of the master.
     pub(super) socket: TcpListener,
@@ -45,7 +45,7 @@ pub(super) struct Admin {
 /// What each call needs.
 #[derive(Debug)]
 struct Desk {
-    token: Arc<RwLock<Option<String>>>,
+    token: watch::Receiver<Option<String>>,
     events: Sender<Event>,
 }
 
@@ -59,9 +59,9 @@ impl Admin {
     /// Starts the thread.
     pub(super) fn start(socket: TcpListener, token: Option<String>, events: Sender<Event>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let token = Arc::new(RwLock::new(token));
+        let (token, tokens) = watch::channel(token);
         let (moves, moved) = unbounded_channel();
-        let desk = Arc::new(Desk { token: Arc::clone(&token), events });
+        let desk = Arc::new(Desk { token: tokens, events });
         let first = socket.try_clone()?;
         let thread = std::thread::Builder::new().name("admin".into());
         thread.spawn(move || runtime.block_on(serve(first, moved, desk)))?;
@@ -69,7 +69,7 @@ impl Admin {
     }
 
     pub(super) fn set_token(&self, token: Option<String>) {
-        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+        self.token.send_replace(token);
     }
 
     /// Goes on at another socket; connections of the old one are finished.
@@ -186,7 +186,7 @@ fn stopping() -> Problem {
 }
 
 fn authorize(desk: &Desk, call: &Request<Incoming>) -> Result<(), Problem> {
-    let token = desk.token.read().unwrap_or_else(PoisonError::into_inner);
+    let token = desk.token.borrow();
     let Some(token) = token.as_deref() else { return Ok(()) };
     let given = call.headers().get(AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
     if bool::from(given.unwrap_or_default().ct_eq(token.as_bytes())) {

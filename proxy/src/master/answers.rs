@@ -4,15 +4,14 @@
 use super::event::{Answer, Problem, Question, Reply};
 use super::fleet::{self, Id, View};
 use super::metrics::Snapshot;
-use super::{Master, clients, store};
-use crate::mail::ToWorker;
-use crate::relay::LinkStatus;
+use super::{Master, clients, clock, store};
+use crate::mail::{LinkStatus, ToWorker};
 use cluster::topology::Topology;
 use cluster::wire;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// How long workers are waited for when they are asked about their links; one that is late is listed without.
 const STATUS_US: u64 = 1_000_000;
@@ -147,8 +146,8 @@ impl Master {
             respawns: self.tally.respawns,
             reloads_ok: self.tally.reloads_ok,
             reloads_failed: self.tally.reloads_failed,
-            uptime_s: self.started.elapsed().map_or(0.0, |d| d.as_secs_f64()),
-            started_unix_s: unix_ms(self.started) as f64 / 1000.0,
+            uptime_s: clock::since(self.started).as_secs_f64(),
+            started_unix_s: clock::unix_ms(self.started) as f64 / 1000.0,
             epoch: self.epoch().unwrap_or(0),
             epoch_served: views.iter().map(|v| v.serving).min().unwrap_or(0),
             draining: self.fleet.stopping(),
@@ -181,7 +180,7 @@ impl Master {
             "pid": view.pid,
             "generation": view.id,
             "state": view.state,
-            "started_unix_ms": process.map(|p| unix_ms(p.started)),
+            "started_unix_ms": process.map(|p| clock::unix_ms(p.started)),
             "clients": process.map(clients),
             "restarts": view.restarts,
             "serving": view.serving,
@@ -190,8 +189,4 @@ impl Master {
             "links": links.map_or(&[][..], Vec::as_slice),
         })
     }
-}
-
-pub(super) fn unix_ms(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

@@ -5,114 +5,12 @@
 //! the master keeps them, and a seat's socket goes to every worker that comes to hold the seat, so what waits in its
 //! queue outlives the worker. After a shrink the sockets of seats that are gone are served by those that stay.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 #[cfg(test)]
 mod tests;
+mod words;
 
-/// A worker process; ids grow and are never given again, not even by the next master image.
-pub(super) type Id = u64;
-/// A worker's index.
-pub(super) type Seat = usize;
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Event {
-    /// Time passed.
-    Tick,
-    /// What the configuration wants now; the sockets are bound.
-    Layout(Layout),
-    /// A topology is in force and on the disk.
-    Topology {
-        epoch: u64,
-    },
-    Spawned {
-        id: Id,
-        pid: u32,
-    },
-    /// The process is gone, or never came to be.
-    Died {
-        id: Id,
-    },
-    Ready {
-        id: Id,
-    },
-    Listening {
-        id: Id,
-        name: String,
-    },
-    Serving {
-        id: Id,
-        epoch: u64,
-    },
-    Quiet {
-        id: Id,
-        epoch: u64,
-    },
-    Refused {
-        id: Id,
-        epoch: u64,
-        why: String,
-    },
-    /// Drain, then exit; said again, or with `now`: exit.
-    Stop {
-        now: bool,
-    },
-}
-
-/// How many workers, at which addresses.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Layout {
-    pub(super) workers: usize,
-    /// By address.
-    pub(super) names: BTreeMap<String, Sockets>,
-    pub(super) drain_timeout_us: u64,
-}
-
-/// The sockets bound at one address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sockets {
-    pub(super) count: usize,
-    /// Every worker accepts from each of them.
-    pub(super) shared: bool,
-}
-
-/// What is to be done, in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Action {
-    /// Start a process and greet it; answer with `Spawned` or `Died`.
-    Spawn {
-        id: Id,
-        seat: Seat,
-    },
-    Send {
-        id: Id,
-        mail: Mail,
-    },
-    Kill {
-        id: Id,
-    },
-    /// Close our copies of the sockets of this address.
-    Close {
-        name: String,
-    },
-    /// All is over.
-    Exit,
-    /// A worker died that should have lived.
-    Mourn {
-        seat: Seat,
-        delay_us: u64,
-    },
-}
-
-/// What a worker is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Mail {
-    Listen { name: String, socket: usize },
-    Unlisten { name: String },
-    Topology { epoch: u64 },
-    Drain { hand_over: bool },
-}
+use std::collections::{BTreeMap, BTreeSet};
+pub(super) use words::{Action, Behind, Event, Id, Inherited, Layout, Mail, Progress, Seat, Sockets, View};
 
 /// A worker that lives shorter than this has died quickly.
 const QUICK_US: u64 = 2_000_000;
@@ -177,49 +75,6 @@ enum Stop {
     No,
     Draining,
     Now,
-}
-
-/// How far a topology has come.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Progress {
-    pub(super) serving: usize,
-    /// Those that live and do not serve it yet.
-    pub(super) behind: Vec<Behind>,
-    /// Those that have not said that nothing for a held slot is in flight.
-    pub(super) unquiet: Vec<Behind>,
-}
-
-/// A worker that is waited for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Behind {
-    pub(super) seat: Seat,
-    pub(super) pid: u32,
-    /// Why it never will, if it said so.
-    pub(super) refused: Option<String>,
-}
-
-/// One worker, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct View {
-    pub(super) id: Id,
-    pub(super) seat: Seat,
-    pub(super) pid: u32,
-    pub(super) state: &'static str,
-    pub(super) serving: u64,
-    pub(super) quiet: u64,
-    pub(super) restarts: u64,
-}
-
-/// A worker of the master image before this one.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) struct Inherited {
-    pub(super) id: Id,
-    pub(super) seat: Seat,
-    pub(super) pid: u32,
-    pub(super) given: BTreeSet<(String, usize)>,
-    pub(super) serving: u64,
-    pub(super) quiet: u64,
-    pub(super) draining: bool,
 }
 
 /// All workers, and what is wanted of them.
@@ -452,14 +307,15 @@ impl Fleet {
         mine.map(|(name, _, socket)| (name.clone(), socket))
     }
 
-    /// Whether every seat has a worker that serves all there is to serve.
+    /// Whether every seat has a worker that serves all there is to serve; no seats, before the first layout, are none.
     fn whole(&self) -> bool {
-        (0..self.seats.len()).all(|seat| {
-            let Some((_, w)) = self.holder(seat) else { return false };
-            let listens = self.names.iter().all(|(name, n)| n.leaving || w.listening.contains(name));
-            let settled = w.serving >= self.epoch || w.refused.as_ref().is_some_and(|(e, _)| *e >= self.epoch);
-            w.phase == Phase::Live && listens && settled
-        })
+        !self.seats.is_empty()
+            && (0..self.seats.len()).all(|seat| {
+                let Some((_, w)) = self.holder(seat) else { return false };
+                let listens = self.names.iter().all(|(name, n)| n.leaving || w.listening.contains(name));
+                let settled = w.serving >= self.epoch || w.refused.as_ref().is_some_and(|(e, _)| *e >= self.epoch);
+                w.phase == Phase::Live && listens && settled
+            })
     }
 
     /// Once the new addresses are served, the old ones go. Our copies are closed first: then the worker's close, right

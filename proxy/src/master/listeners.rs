@@ -1,6 +1,6 @@
 //! The sockets at which clients arrive. The master binds them, keeps them for as long as their address is configured,
 //! and lends them to workers: a queue of waiting clients outlives every worker.
-#![expect(clippy::disallowed_methods, reason = "a shell: owns processes, files and clocks")]
+#![expect(clippy::disallowed_methods, reason = "a shell: binds sockets")]
 
 use super::fleet::Sockets;
 use cluster::instance::Addr;

@@ -13,6 +13,7 @@ mod metrics;
 mod listeners;
 mod pid_file;
 mod store;
+mod clock;
 mod fleet;
 
 use crate::config::{Config, Overrides};
@@ -25,6 +26,7 @@ use admin::Admin;
 use answers::Inquiries;
 use anyhow::Context;
 use barrier::Barrier;
+use clock::Clock;
 use cluster::topology::Topology;
 use event::Event;
 use fleet::{Action, Fleet, Id, Layout, Mail, Seat};
@@ -42,8 +44,8 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant, SystemTime};
-use upgrade::Upgrade;
+use std::time::{Duration, SystemTime};
+use upgrade::{Taken, Upgrade};
 
 /// How this master was started.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ struct Master {
     log: Log,
     level: Level,
     topology_path: PathBuf,
-    start: Instant,
+    clock: Clock,
     started: SystemTime,
     fleet: Fleet,
     processes: BTreeMap<Id, Process>,
@@ -102,55 +104,11 @@ struct Master {
 }
 
 /// Runs the proxy until it is told to stop. Errors: it could not start.
-pub fn run(mut options: Options, config: Config, log: Log) -> anyhow::Result<()> {
+pub fn run(options: Options, config: Config, log: Log) -> anyhow::Result<()> {
     let (events, inbox) = channel();
-    let legacy = options.inherited.take().map(upgrade::read).transpose().context("the old master's testament")?;
-    let birth = options.worker_thread.take().map_or(Birth::Spawn, Birth::Thread);
     hear_signals(events.clone()).context("signals")?;
     raise_descriptor_limit(&config);
-    let pid_file = config.pid_file.as_deref().map(PidFile::write).transpose()?;
-
-    let mut fleet = Fleet::new();
-    let mut listeners = Listeners::default();
-    let (mut tally, mut retired, mut processes, mut started) = (Tally::default(), None, BTreeMap::new(), None);
-    let mut admin_socket = None;
-    if let Some(legacy) = legacy {
-        let taken = legacy.take(&mut fleet, &mut listeners, &events)?;
-        (tally, started, processes) = (taken.tally, Some(taken.started), taken.processes);
-        (retired, admin_socket) = (Some(taken.retired), Some(taken.admin));
-    }
-    let workers = config.workers.count();
-    listeners.ensure(&config.listen, workers).map_err(|faults| anyhow::anyhow!(faults.join("; ")))?;
-    let same = |s: &std::net::TcpListener| s.local_addr().is_ok_and(|a| a == config.admin);
-    let admin_socket = admin_socket.filter(same).map_or_else(|| Admin::bind(config.admin), Ok);
-    let admin_socket = admin_socket.map_err(anyhow::Error::msg)?;
-    let admin = Admin::start(admin_socket, config.admin_token.clone(), events.clone()).context("the admin port")?;
-
-    let mut master = Master {
-        level: config.log.level,
-        topology_path: std::path::absolute(&config.topology_file)?,
-        start: Instant::now(),
-        started: started.unwrap_or_else(SystemTime::now),
-        retired: retired.map_or_else(Page::create, Ok)?,
-        pages: BTreeMap::new(),
-        topology: None,
-        barrier: Barrier::default(),
-        inquiries: Inquiries::default(),
-        upgrade: Upgrade::default(),
-        over: false,
-        options,
-        config,
-        log,
-        fleet,
-        processes,
-        listeners,
-        admin,
-        _pid_file: pid_file,
-        birth,
-        tally,
-        events,
-        inbox,
-    };
+    let mut master = Master::new(options, config, log, events, inbox)?;
     master.begin();
     master.cycle();
     tracing::info!("stopped");
@@ -192,8 +150,54 @@ fn raise_descriptor_limit(config: &Config) {
 }
 
 impl Master {
+    /// Takes over what an image before this one left, and binds what is lacking.
+    fn new(
+        mut options: Options,
+        config: Config,
+        log: Log,
+        events: Sender<Event>,
+        inbox: Receiver<Event>,
+    ) -> anyhow::Result<Self> {
+        let testament = options.inherited.take().map(upgrade::read).transpose().context("the testament")?;
+        let pid_file = config.pid_file.as_deref().map(PidFile::write).transpose()?;
+        let (mut fleet, mut listeners) = (Fleet::new(), Listeners::default());
+        let Taken { tally, started, admin, retired, processes } = match testament {
+            Some(testament) => testament.take(&mut fleet, &mut listeners, &events)?,
+            None => Taken::nothing()?,
+        };
+        let workers = if options.worker_thread.is_some() { 1 } else { config.workers.count() };
+        listeners.ensure(&config.listen, workers).map_err(|faults| anyhow::anyhow!(faults.join("; ")))?;
+        let here = admin.filter(|socket| socket.local_addr().is_ok_and(|addr| addr == config.admin));
+        let socket = here.map_or_else(|| Admin::bind(config.admin), Ok).map_err(anyhow::Error::msg)?;
+        Ok(Self {
+            level: config.log.level,
+            topology_path: std::path::absolute(&config.topology_file)?,
+            clock: Clock::start(),
+            started,
+            fleet,
+            processes,
+            pages: BTreeMap::new(),
+            retired,
+            listeners,
+            topology: None,
+            barrier: Barrier::default(),
+            inquiries: Inquiries::default(),
+            admin: Admin::start(socket, config.admin_token.clone(), events.clone()).context("the admin port")?,
+            _pid_file: pid_file,
+            birth: options.worker_thread.take().map_or(Birth::Spawn, Birth::Thread),
+            tally,
+            upgrade: Upgrade::default(),
+            events,
+            inbox,
+            over: false,
+            options,
+            config,
+            log,
+        })
+    }
+
     fn now_us(&self) -> u64 {
-        self.start.elapsed().as_micros() as u64
+        self.clock.now_us()
     }
 
     fn begin(&mut self) {
@@ -212,7 +216,7 @@ impl Master {
             version = env!("CARGO_PKG_VERSION"),
             listen = %self.config.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
             admin = %self.config.admin,
-            workers = self.config.workers.count(),
+            workers = self.layout().workers,
             epoch = self.epoch(),
             "started"
         );
@@ -369,7 +373,7 @@ impl Master {
 
     fn bury(&mut self, id: Id, how: &str) {
         let Some(process) = self.processes.remove(&id) else { return };
-        let lived_ms = process.started.elapsed().map_or(0, |d| d.as_millis() as u64);
+        let lived_ms = clock::since(process.started).as_millis() as u64;
         tracing::info!(worker = process.seat, pid = process.pid, how, lived_ms, "a worker ended");
         self.keep_page(process.seat, process.page);
         self.step(fleet::Event::Died { id });
@@ -377,14 +381,11 @@ impl Master {
 
     /// Keeps what a worker counted: for its successor, or, if it has one already, in the sum of the retired.
     fn keep_page(&mut self, seat: Seat, page: Page) {
-        if seat < self.config.workers.count()
-            && !self.pages.contains_key(&seat)
-            && !self.processes.values().any(|p| p.seat == seat)
-        {
-            self.pages.insert(seat, page);
-            return;
+        let succeeded = self.processes.values().any(|p| p.seat == seat) || self.pages.contains_key(&seat);
+        if succeeded || seat >= self.layout().workers {
+            return self.retire(&page);
         }
-        self.retire(&page);
+        self.pages.insert(seat, page);
     }
 
     fn retire(&mut self, page: &Page) {

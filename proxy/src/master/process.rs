@@ -1,6 +1,7 @@
 //! A worker process as its master holds it: its number, its mailbox, and the page it counts on.
 #![expect(clippy::disallowed_methods, reason = "a shell: owns processes, files and clocks")]
 
+use super::clock;
 use super::event::Event;
 use super::fleet::{Id, Seat};
 use crate::mail::{Mailbox, ToMaster, ToWorker};
@@ -69,7 +70,7 @@ impl Process {
                 std::process::id()
             }
         };
-        Self::hold(id, seat, pid, page, ours, SystemTime::now(), events)
+        Self::hold(id, seat, pid, page, ours, clock::wall(), events)
     }
 
     /// Takes up a worker that runs: opens its mail.

@@ -1,5 +1,5 @@
 //! The last topology, on disk: written before anybody serves it, so that a restart serves what was acknowledged.
-#![expect(clippy::disallowed_methods, reason = "a shell: owns processes, files and clocks")]
+#![expect(clippy::disallowed_methods, reason = "a shell: reads and writes the topology's file")]
 
 use cluster::topology::Topology;
 use cluster::wire;

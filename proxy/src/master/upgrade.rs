@@ -3,13 +3,13 @@
 //! First the new file checks the configuration. Then this image writes its testament into memory that outlives it,
 //! keeps its descriptors open, and executes the new file, which takes everything over, starts workers of its own on
 //! the same sockets, and lets the old workers hand their clients to them.
-#![expect(clippy::disallowed_methods, reason = "a shell: owns processes, files and clocks")]
+#![expect(clippy::disallowed_methods, reason = "a shell: runs the new binary")]
 
 use super::event::Event;
 use super::fleet::{Fleet, Id, Inherited};
 use super::listeners::Listeners;
 use super::process::{Birth, Page, Process};
-use super::{Master, Tally, answers};
+use super::{Master, Tally, clock};
 use crate::os;
 use anyhow::{Context, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
@@ -77,9 +77,17 @@ struct Heirloom {
 pub(super) struct Taken {
     pub(super) tally: Tally,
     pub(super) started: SystemTime,
-    pub(super) admin: TcpListener,
+    pub(super) admin: Option<TcpListener>,
     pub(super) retired: Page,
     pub(super) processes: BTreeMap<Id, Process>,
+}
+
+impl Taken {
+    /// What the first image has.
+    pub(super) fn nothing() -> io::Result<Self> {
+        let (tally, retired) = (Tally::default(), Page::create()?);
+        Ok(Self { tally, started: clock::wall(), admin: None, retired, processes: BTreeMap::new() })
+    }
 }
 
 /// Reads the testament that was left under this number.
@@ -124,7 +132,7 @@ impl Testament {
         Ok(Taken {
             tally: self.tally,
             started: time_of(self.started_unix_ms),
-            admin: TcpListener::from(os::inherited(self.admin).context("the admin port")?),
+            admin: Some(TcpListener::from(os::inherited(self.admin).context("the admin port")?)),
             retired: Page::of(os::inherited(self.retired).context("the statistics")?).or_else(|_| Page::create())?,
             processes,
         })
@@ -219,7 +227,7 @@ impl Master {
         let heirloom = |worker: Inherited| {
             let process = self.processes.get(&worker.id)?;
             Some(Heirloom {
-                started_unix_ms: answers::unix_ms(process.started),
+                started_unix_ms: clock::unix_ms(process.started),
                 mailbox: process.mailbox().as_fd().as_raw_fd(),
                 page: process.page.fd.as_raw_fd(),
                 worker,
@@ -227,7 +235,7 @@ impl Master {
         };
         Testament {
             version: TESTAMENT,
-            started_unix_ms: answers::unix_ms(self.started),
+            started_unix_ms: clock::unix_ms(self.started),
             tally: self.tally,
             next_id,
             listeners: self.listeners.all().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect(),

@@ -314,10 +314,12 @@ fn workers_of_the_old_image_go_when_the_new_ones_serve() {
     let mut fleet = Fleet::new();
     let names = ["a/2", "u/1"].map(sockets);
     fleet.inherit(next_id, names.into(), workers, 5000);
-    fleet.epoch = 7;
     play(
         &mut fleet,
         "
+        > 5 topology 7
+        < w1: topology 7
+        < w2: topology 7
         > 5 layout 2 a/2 u/1
         < spawn w3 at 0
         < w3: topology 7
