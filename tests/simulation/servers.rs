@@ -84,9 +84,12 @@ impl World {
         if request.starts_with(b"*3\r\n$3\r\nSET") && self.planted(Plant::LoseWrite, 40) {
             return b"+OK\r\n".to_vec();
         }
-        let (instance, peer) = (&mut self.instances[i], &mut self.links[l].peer);
+        let conn = &mut self.links[l];
+        conn.peer.lost = conn.worker_gone || conn.broken;
+        let (instance, peer) = (&mut self.instances[i], &mut conn.peer);
         match instance.execute(request, peer, self.now, &self.owners, &mut self.history) {
             Effect::Reply(reply) => reply,
+            Effect::TooLate => Vec::new(),
             Effect::Kill(id) => {
                 let found =
                     self.open_links_of(i).into_iter().find(|&other| other != l && self.links[other].peer.id == id);

@@ -140,6 +140,9 @@ impl World {
                     let epoch = topology.epoch();
                     worker.relay.set_topology(topology);
                     self.note(|| format!("w{w} serves epoch {epoch}"));
+                    if self.plant == Some(Plant::HastyWorker) {
+                        self.quiet(w, epoch);
+                    }
                 }
                 Order::Settings(settings) => worker.relay.set_settings(settings),
                 Order::Drain => {

@@ -44,8 +44,8 @@ pub(crate) enum Plant {
     WrongInstance,
     /// The director does not wait until workers are quiet.
     HasteAfterHold,
-    /// A worker serves a topology before it has loaded it: its hold comes too late.
-    LateHold,
+    /// A worker says it is quiet as soon as it has read a topology.
+    HastyWorker,
     /// After a short write the worker forgets to write the rest.
     ForgetRest,
     /// A client that went away is not reported to the relay.
@@ -64,7 +64,7 @@ impl Plant {
         Self::CrossClients,
         Self::WrongInstance,
         Self::HasteAfterHold,
-        Self::LateHold,
+        Self::HastyWorker,
         Self::ForgetRest,
         Self::ForgetClient,
         Self::KillNothing,
@@ -185,7 +185,7 @@ impl World {
             queue: BTreeSet::new(),
             due: BTreeMap::new(),
             history: History::default(),
-            owners: Owners::default(),
+            owners: Owners::new(std::env::var("SIM_STRICT").is_ok()),
             workers: Vec::new(),
             instances,
             clients,
