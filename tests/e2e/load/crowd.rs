@@ -3,7 +3,7 @@
 
 use super::client::{Board, Client, Failure, Incident, lock};
 use super::site::Site;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use cluster::group::GroupId;
 use configsvr::playground::until;
 use std::net::SocketAddr;
@@ -19,7 +19,23 @@ const PROGRESS_LIMIT: Duration = Duration::from_secs(20);
 struct Member {
     board: Arc<Board>,
     groups: Vec<GroupId>,
-    thread: JoinHandle<Client>,
+    /// None once it was joined.
+    thread: Option<JoinHandle<Client>>,
+}
+
+impl Member {
+    /// Ends the thread; None if it panicked.
+    fn stop(&mut self) -> Option<Client> {
+        self.board.stop.store(true, Ordering::Relaxed);
+        self.thread.take()?.join().ok()
+    }
+}
+
+/// A test that fails must not leave clients behind: they would work on at the next one's proxy.
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 /// All clients of a test.
@@ -44,7 +60,7 @@ impl Crowd {
             let tags: Vec<_> = groups.iter().map(|&g| (g, site.tag(g, &format!("c{index}")))).collect();
             let board = Arc::new(Board::default());
             let client = Client::new(index, addr, &tags, Arc::clone(&board));
-            let thread = std::thread::spawn(move || client.run());
+            let thread = Some(std::thread::spawn(move || client.run()));
             self.members.push(Member { board, groups: groups.to_vec(), thread });
         }
     }
@@ -109,12 +125,12 @@ impl Crowd {
     }
 
     /// Stops all, and compares what is stored with what was acknowledged. Gives the number of requests.
-    pub(crate) fn finish(self, addr: SocketAddr) -> Result<u64> {
+    pub(crate) fn finish(mut self, addr: SocketAddr) -> Result<u64> {
         self.members.iter().for_each(|m| m.board.stop.store(true, Ordering::Relaxed));
         let mut faults = Vec::new();
         let mut requests = 0;
-        for member in self.members {
-            let client = member.thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))?;
+        for member in &mut self.members {
+            let client = member.stop().context("a client panicked")?;
             faults.append(&mut lock(&member.board.faults));
             faults.append(&mut client.verify(addr)?);
             requests += member.board.requests.load(Ordering::Relaxed);
