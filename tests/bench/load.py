@@ -45,8 +45,8 @@ class Load:
 
     def run(self, port, requests, keys, host="127.0.0.1", seconds=120, under=()):
         """Sends `requests`, waits for all replies; requests per second. `under` is a command that runs the load."""
-        command = [*under, "redis-benchmark", "-h", host, "-p", port, "-c", CLIENTS, "-P", self.pipeline, "-n", requests,
-                   "-r", keys, "-d", VALUE_BYTES, "--csv", *self.arguments()]
+        command = [*under, "redis-benchmark", "-h", host, "-p", port, "-c", CLIENTS, "-P", self.pipeline,
+                   "-n", requests, "-r", keys, "-d", VALUE_BYTES, "--csv", *self.arguments()]
         command = [str(c) for c in command]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
