@@ -1,6 +1,5 @@
 //! What needs the kernel's own words: workers by fork and exec, memory shared with them, descriptors that arrive as
 //! bare numbers. The only file with `unsafe`.
-#![expect(clippy::disallowed_methods, reason = "a shell: starts processes")]
 #![allow(unsafe_code, reason = "each block says why it holds")]
 #![expect(clippy::disallowed_methods, reason = "a shell: starts processes")]
 

@@ -211,7 +211,7 @@ impl World {
     fn give_settings(&mut self, settings: Settings) {
         self.settings = settings;
         for w in 0..self.workers.len() {
-            self.workers[w].orders.push_back(Order::Settings(self.settings.clone()));
+            self.workers[w].orders.push_back(Order::Settings(Box::new(self.settings.clone())));
             self.wake_soon(Event::Worker(w));
         }
     }

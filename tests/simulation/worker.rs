@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// What the master says.
 pub(crate) enum Order {
     Topology(Arc<Topology>),
-    Settings(Settings),
+    Settings(Box<Settings>),
     Drain,
 }
 
@@ -144,7 +144,7 @@ impl World {
                         self.quiet(w, epoch);
                     }
                 }
-                Order::Settings(settings) => worker.relay.set_settings(settings),
+                Order::Settings(settings) => worker.relay.set_settings(*settings),
                 Order::Drain => {
                     worker.draining = true;
                     worker.relay.drain();

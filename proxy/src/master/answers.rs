@@ -1,11 +1,11 @@
 //! What the admin port is answered.
-#![expect(clippy::disallowed_methods, reason = "a shell: owns processes, files and clocks")]
 
 use super::event::{Answer, Problem, Question, Reply};
 use super::fleet::{self, Id, View};
 use super::metrics::Snapshot;
 use super::{Master, clients, clock, store};
-use crate::mail::{LinkStatus, ToWorker};
+use crate::mail::ToWorker;
+use crate::relay::LinkStatus;
 use cluster::topology::Topology;
 use cluster::wire;
 use serde_json::{Value, json};

@@ -1,6 +1,5 @@
 //! The master: it owns listeners, topology and settings, and sees to it that workers live. It never touches a client's
 //! bytes. Everything that happens becomes an event of one loop; `fleet` decides about processes, this file acts.
-#![expect(clippy::disallowed_methods, reason = "a shell: owns processes, files and clocks")]
 
 mod upgrade;
 mod answers;

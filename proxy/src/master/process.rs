@@ -1,5 +1,4 @@
 //! A worker process as its master holds it: its number, its mailbox, and the page it counts on.
-#![expect(clippy::disallowed_methods, reason = "a shell: owns processes, files and clocks")]
 
 use super::clock;
 use super::event::Event;

@@ -4,7 +4,6 @@
 //! One iteration: wait for events, and read the clock. Read instances, then clients. Write to instances, then to
 //! clients, and do the relay's deeds, until it wants nothing more. Then, where there is any, letters from the master,
 //! new clients, the relay's timers, and the statistics page.
-#![expect(clippy::disallowed_methods, reason = "a shell: moves bytes and reads the clock")]
 
 mod traffic;
 mod mail;

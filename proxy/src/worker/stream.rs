@@ -1,7 +1,6 @@
 //! A connected socket, and what is known of it: the bits `readable` and `writable` are set by the poller's events and
 //! cleared only by a short read, a short write or WouldBlock. With edge-triggered events a bit cleared elsewhere is a
 //! connection that hangs, so no other file touches them.
-#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "its tests open real sockets"))]
 
 use super::poller::Readiness;
 use nix::libc::MSG_NOSIGNAL;

@@ -154,7 +154,7 @@ impl History {
 
     /// A client was told what became of its write. Gives the step and the instance's answer where it is done.
     pub(crate) fn told(&mut self, token: Token, verdict: Verdict) -> Option<(Step, i64)> {
-        let Some(write) = self.writes.get_mut(&token) else { return None };
+        let write = self.writes.get_mut(&token)?;
         write.verdict = verdict;
         let applied = write.applied;
         let named = format!("write t{token:x} to {}", show(&write.key));
