@@ -174,6 +174,7 @@ impl World {
         conn.up.tear(&mut self.rng);
         conn.down.clear();
         let w = conn.worker;
+        self.delay(l);
         self.wake_soon(Event::Worker(w));
     }
 

@@ -26,6 +26,8 @@ pub(crate) struct Instance {
     pub(crate) slow_until: u64,
     pub(crate) pause_us: u64,
     pub(crate) next_id: i64,
+    /// Connections that lead here.
+    pub(crate) links: Vec<usize>,
 }
 
 /// The instance's end of a connection.
@@ -102,6 +104,7 @@ impl Instance {
             slow_until: 0,
             pause_us: 0,
             next_id: 3,
+            links: Vec::new(),
         }
     }
 

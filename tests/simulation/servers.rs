@@ -15,7 +15,7 @@ impl World {
             return self.wake(Event::Instance(i), after);
         }
         let slow = instance.slow_until > self.now;
-        let open: Vec<usize> = self.open_links_of(i);
+        let open = self.heard_links_of(i);
         for &l in &open {
             self.instance_reads(l);
         }
@@ -34,9 +34,21 @@ impl World {
         }
     }
 
-    pub(crate) fn open_links_of(&self, i: usize) -> Vec<usize> {
-        let here = |l: &usize| self.links[*l].instance == i && self.links[*l].open && !self.links[*l].instance_gone;
-        (0..self.links.len()).filter(here).collect()
+    pub(crate) fn open_links_of(&mut self, i: usize) -> Vec<usize> {
+        let links = &self.links;
+        self.instances[i].links.retain(|&l| !links[l].instance_gone);
+        self.instances[i].links.clone()
+    }
+
+    /// Those among them whose bytes have arrived.
+    fn heard_links_of(&mut self, i: usize) -> Vec<usize> {
+        let mut open = self.open_links_of(i);
+        let now = self.now;
+        if let Some(until) = open.iter().map(|&l| self.links[l].late_until).filter(|&until| until > now).min() {
+            self.wake(Event::Instance(i), until - now);
+            open.retain(|&l| self.links[l].late_until <= now);
+        }
+        open
     }
 
     fn instance_reads(&mut self, l: usize) {

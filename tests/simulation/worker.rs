@@ -183,6 +183,7 @@ impl World {
                 instance.next_id += 1;
                 conn.peer = Peer::new(instance.next_id, self.workers[w].uid);
                 conn.open = true;
+                instance.links.push(l);
                 let (i, id) = (conn.instance, instance.next_id);
                 self.workers[w].relay.link_opened(link);
                 self.note(|| format!("w{w} link {link} opened to i{i} as id {id}"));
@@ -217,6 +218,7 @@ impl World {
         conn.instance_gone |= !self.weather.late_bytes;
         let instance = conn.instance;
         worker.relay.link_closed(link, cause);
+        self.delay(l);
         self.note(|| format!("w{w} link {link} to i{instance} is closed: {cause}"));
         self.wake_soon(Event::Instance(instance));
     }
@@ -444,6 +446,7 @@ impl World {
             broken: false,
             worker_gone: false,
             instance_gone: false,
+            late_until: 0,
             peer: Peer::new(0, uid),
         });
         if self.workers[w].links.insert(link, l).is_some() {
@@ -492,6 +495,13 @@ impl World {
         self.workers[w].backlog = backlog;
         self.note(|| format!("w{w} is a new process"));
         self.wake_soon(Event::Worker(w));
+    }
+
+    /// A lost link's last bytes take a while.
+    pub(crate) fn delay(&mut self, l: usize) {
+        if self.weather.late_bytes && self.rng.one_in(2) {
+            self.links[l].late_until = self.now + self.rng.range(1_000, 200_000);
+        }
     }
 
     /// Both ends of a link are gone at once, with what was on its way.

@@ -109,6 +109,8 @@ pub(crate) struct LinkConn {
     pub(crate) broken: bool,
     pub(crate) worker_gone: bool,
     pub(crate) instance_gone: bool,
+    /// Lost, and what it had written arrives no earlier.
+    pub(crate) late_until: u64,
     pub(crate) peer: Peer,
 }
 
@@ -148,7 +150,7 @@ pub(crate) struct Summary {
 
 /// Times of the phases, in virtual microseconds: until when faults happen, when everything must have healed, when
 /// the proof of it must be done, and when everybody must have been forgotten.
-const STORM_US: u64 = 1_500_000;
+const STORM_US: u64 = 1_000_000;
 const HEALED_US: u64 = STORM_US + 10_000_000;
 const PROVEN_US: u64 = HEALED_US + 5_000_000;
 const GONE_US: u64 = PROVEN_US + 4_000_000;
