@@ -109,8 +109,10 @@ impl Client {
         self.in_flight < in_flight_max && !self.closing && (!self.pressed || self.overrun)
     }
 
-    /// Between two requests: nothing asked, nothing owed, nothing half said.
+    /// Between two requests: nothing asked, nothing owed, nothing half said; and not silenced, which another worker
+    /// would not know.
     pub(super) fn at_boundary(&self) -> bool {
-        self.head == NONE && self.out.is_empty() && self.input.is_empty() && self.lane == Lane::Shared && !self.closing
+        let between = self.head == NONE && self.out.is_empty() && self.input.is_empty() && self.lane == Lane::Shared;
+        between && !self.closing && !self.reply_off && self.reply_skip == 0
     }
 }

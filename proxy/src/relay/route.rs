@@ -108,7 +108,9 @@ impl Routes {
             route.link = target.and_then(|t| t.links.first().copied()).unwrap_or(NONE);
             route.held = owner.state == cluster::topology::SlotState::Held;
             let old = if same_size { self.slots[i] } else { Route::NOWHERE };
-            let moved = old.link != NONE && old.link != route.link;
+            // Another number of links is a move, too: clients keep to another one of them.
+            let before = self.targets.iter().find(|t| t.links.first() == Some(&old.link)).map(|t| &t.links);
+            let moved = old.link != NONE && before != target.map(|t| &t.links);
             route.settling = (moved || old.settling) && (in_flight[i] > 0 || wide > 0);
         }
         self.targets = targets;
