@@ -195,6 +195,12 @@ pub fn silence_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the pages that the allocator keeps for later back to the system.
+pub fn give_memory_back() {
+    // SAFETY: takes no pointer, touches only the allocator's own free pages, and may be called at any time.
+    unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

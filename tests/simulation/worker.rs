@@ -404,7 +404,7 @@ impl World {
             }
             Deed::Quiet { epoch } => self.quiet(w, epoch),
             Deed::AtBoundary { client } => self.at_boundary(w, client),
-            Deed::Tell { .. } => {}
+            Deed::Tell { .. } | Deed::GiveMemoryBack => {}
         }
     }
 

@@ -49,6 +49,8 @@ pub enum Deed {
     /// Memory is short: do not accept until `AcceptAgain`.
     StopAccepting,
     AcceptAgain,
+    /// Much memory has been freed: give it back to the system.
+    GiveMemoryBack,
     /// Every request in flight was sent under `epoch`, and none for a slot that it holds is in flight.
     Quiet {
         epoch: u64,

@@ -125,8 +125,10 @@ pub const STALL_US: u64 = 60_000_000;
 pub const TICK_IDLE_US: u64 = 100_000;
 /// What is left of a kept input moves to a smaller buffer when it is no larger than this.
 pub const CHUNK_KEPT: usize = 64 << 10;
-/// A worker with nothing in flight for so long gives its free buffers back, but for so many of each size, and the
-/// room of more requests than this.
-pub const TRIM_US: u64 = 1_000_000;
+/// When the buffers in use have shrunk by this much, memory goes back to the system, at most this often: it costs
+/// milliseconds.
+pub const GIVE_BACK: usize = 8 << 20;
+pub const GIVE_BACK_US: u64 = 1_000_000;
+/// Free buffers of each size, and requests, for which room is kept then.
 pub const TRIM_KEEP: usize = 64;
 pub const REQUESTS_KEPT: usize = 4096;

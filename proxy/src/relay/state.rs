@@ -53,8 +53,9 @@ pub struct Relay {
     pub(super) draining: bool,
     pub(super) accepting: bool,
     pub(super) ticked_us: u64,
-    /// When a request was last seen in flight by a tick.
-    pub(super) busy_us: u64,
+    /// The most bytes of buffers in use since memory was last given back, and when that was.
+    pub(super) lent_most: usize,
+    pub(super) gave_back_us: u64,
     /// For reuse: fans, and the requests they send.
     pub(super) spare_fans: Vec<Fan>,
     pub(super) fan_bytes: Vec<Vec<u8>>,
@@ -94,7 +95,8 @@ impl Relay {
             draining: false,
             accepting: true,
             ticked_us: now.us,
-            busy_us: now.us,
+            lent_most: 0,
+            gave_back_us: now.us,
             spare_fans: Vec::new(),
             fan_bytes: Vec::new(),
             scratch: Vec::new(),

@@ -3,7 +3,8 @@
 
 use super::client::Client;
 use super::limits::{
-    EXCLUSIVE_IDLE_US, OVERRUN_US, REQUESTS_KEPT, STALL_US, Settings, TICK_IDLE_US, TICK_US, TRIM_KEEP, TRIM_US,
+    EXCLUSIVE_IDLE_US, GIVE_BACK, GIVE_BACK_US, OVERRUN_US, REQUESTS_KEPT, STALL_US, Settings, TICK_IDLE_US, TICK_US,
+    TRIM_KEEP,
 };
 use super::link::{self, Link, State, Use};
 use super::request::{NONE, PING, Request, RequestId, Stage};
@@ -278,14 +279,14 @@ impl Relay {
             self.accepting = accepting;
             self.deeds.push_back(if accepting { Deed::AcceptAgain } else { Deed::StopAccepting });
         }
-        if !self.requests.is_empty() {
-            self.busy_us = self.now.us;
-        } else if self.now.us.saturating_sub(self.busy_us) > TRIM_US {
+        self.lent_most = self.lent_most.max(lent);
+        if self.lent_most > lent + GIVE_BACK && self.now.us.saturating_sub(self.gave_back_us) > GIVE_BACK_US {
+            (self.lent_most, self.gave_back_us) = (lent, self.now.us);
             self.pool.trim(TRIM_KEEP);
-            if self.requests.capacity() > REQUESTS_KEPT {
+            if self.requests.is_empty() && self.requests.capacity() > REQUESTS_KEPT {
                 self.requests = slab::Slab::new();
             }
-            self.busy_us = self.now.us;
+            self.deeds.push_back(Deed::GiveMemoryBack);
         }
     }
 

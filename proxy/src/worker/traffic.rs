@@ -2,6 +2,7 @@
 
 use super::poller::{Poller, Readiness, Source};
 use super::stream::{Got, READ_MAX, Stream, Streams};
+use crate::os;
 use crate::relay::{ClientId, ClientState, Deed, LinkId, Relay};
 use cluster::instance::Addr;
 use std::io;
@@ -233,6 +234,7 @@ impl Traffic {
             Deed::ReadAgain { client } => want(&mut self.clients, client, true),
             Deed::StopReadingLink { link } => want(&mut self.links, link, false),
             Deed::ReadLinkAgain { link } => want(&mut self.links, link, true),
+            Deed::GiveMemoryBack => os::give_memory_back(),
             other => return Some(other),
         }
         None
