@@ -3,6 +3,7 @@
 use super::LinkId;
 use super::request::RequestId;
 use cluster::resp::{reply, write};
+use std::borrow::Cow;
 
 /// How the fragments' replies become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,19 @@ pub(super) struct Fan {
     /// For each key, which part it went to.
     pub(super) order: Vec<u16>,
     pub(super) parts: Vec<Part>,
+}
+
+/// The error that stands for the whole. "Nothing was sent" is said only where it is true of every part.
+pub(super) fn error_of(fan: &Fan) -> Option<Cow<'_, [u8]>> {
+    const NOTHING: &[u8] = b"; nothing was sent\r\n";
+    let failed = |p: &&Part| p.reply.first() == Some(&b'-');
+    let errors = || fan.parts.iter().filter(failed).map(|p| &p.reply[..]);
+    let error = errors().find(|e| !e.ends_with(NOTHING)).or_else(|| errors().next())?;
+    let in_part = matches!(fan.merge, Merge::Ok | Merge::Sum) && errors().count() < fan.parts.len();
+    Some(match error.strip_suffix(NOTHING) {
+        Some(start) if in_part => [start, b"; other groups have done their part\r\n"].concat().into(),
+        _ => error.into(),
+    })
 }
 
 /// The reply of a fan whose fragments are all answered, none with an error.

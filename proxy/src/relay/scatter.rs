@@ -3,7 +3,7 @@
 
 use super::LinkId;
 use super::command::{self, Fan as Kind, Serve, Split};
-use super::fan::{Fan, Merge, Part, merged};
+use super::fan::{Fan, Merge, Part, error_of, merged};
 use super::limits::SPLIT_KEYS_MAX;
 use super::request::{NO_SLOT, NONE, Request, RequestId, Stage};
 use super::state::Relay;
@@ -233,8 +233,8 @@ impl Relay {
         let mut reply = std::mem::take(&mut self.scratch);
         reply.clear();
         // An error anywhere is the answer: half a reply would be a wrong one.
-        if let Some(part) = fan.parts.iter().find(|p| p.reply.first() == Some(&b'-')) {
-            reply.extend_from_slice(&part.reply);
+        if let Some(error) = error_of(&fan) {
+            reply.extend_from_slice(&error);
         } else {
             merged(&mut fan, &mut reply);
         }
