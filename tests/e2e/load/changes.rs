@@ -51,7 +51,8 @@ fn workers_and_addresses() -> Result<()> {
     let mut crowd = Crowd::start(&site, 8)?;
     let mut idle = idle_clients(first, 20)?;
     let mut at = first;
-    for (workers, listen) in [(3, first), (3, second), (2, second), (4, first), (1, second), (2, first)] {
+    let steps = [(3, first), (3, second), (2, second), (4, first), (1, second), (2, first)];
+    for (workers, listen) in steps.into_iter().chain(steps) {
         let start = Instant::now();
         site.reload(&format!("workers: {workers}\nlisten: {listen}\n"))?;
         site.await_workers(workers)?;
@@ -61,7 +62,7 @@ fn workers_and_addresses() -> Result<()> {
             nobody_at(at)?;
             at = listen;
         }
-        crowd.add(&site, 3, at, &site.groups());
+        crowd.add(&site, 1, at, &site.groups());
         idle.append(&mut idle_clients(at, 5)?);
         crowd.await_progress(5)?;
         crowd.nothing_failed().with_context(|| format!("{workers} workers at {listen}"))?;

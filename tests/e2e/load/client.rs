@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_millis(10);
 pub(crate) enum Failure {
     /// An error that says nothing was done.
     Refused,
-    /// An error that says the outcome is unknown.
+    /// An error that says the outcome is unknown, or that only a part was done.
     Unknown,
     /// The connection ended before the reply.
     Broken,
@@ -337,6 +337,7 @@ impl Client {
     fn failed(&mut self, op: &Op, text: &str, took: Duration) {
         let failure = match text {
             _ if text.ends_with("whether this was done is unknown") => Failure::Unknown,
+            _ if text.ends_with("other groups have done their part") => Failure::Unknown,
             _ if text.ends_with("nothing was sent") || text.starts_with("LOADING ") => Failure::Refused,
             _ => {
                 self.lose(op);
@@ -344,10 +345,9 @@ impl Client {
             }
         };
         match (failure, op) {
-            (Failure::Refused, Op::Set { .. }) => {}
+            (Failure::Refused, Op::Set { .. } | Op::SetMany { .. }) => {}
             (Failure::Refused, Op::Increment { home }) => self.homes[*home].counter.unknown -= 1,
             (Failure::Refused, Op::Append { home, token }) => self.homes[*home].list.refused(*token),
-            // One part of a split request may have been refused, and another one done.
             _ => self.lose(op),
         }
         let group = self.group_of(op);
