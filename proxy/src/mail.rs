@@ -138,16 +138,26 @@ impl Mailbox {
     /// Errors: `WouldBlock` (see `new`); `InvalidData` for a message of another version: it is taken out, and the
     /// mailbox goes on.
     pub fn recv<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+        let Some((json, descriptor)) = self.receive()? else { return Ok(None) };
+        let message = serde_json::from_slice(&json).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok(Some((message, descriptor)))
+    }
+
+    fn receive(&self) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
         let length = match recv(self.fd.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
-            Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
+            Ok(0) => return Ok(None),
             Ok(length) => length,
+            // Said once, of a peer that is gone with mail it has not read: what it sent before is still here.
+            Err(Errno::ECONNRESET) => return self.receive(),
             Err(e) => return Err(e.into()),
         };
         let mut json = vec![0; length];
-        let (got, descriptor) = os::receive(self.fd.as_fd(), &mut json)?;
-        let message =
-            serde_json::from_slice(&json[..got]).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-        Ok(Some((message, descriptor)))
+        let (got, descriptor) = match os::receive(self.fd.as_fd(), &mut json) {
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => os::receive(self.fd.as_fd(), &mut json)?,
+            other => other?,
+        };
+        json.truncate(got);
+        Ok(Some((json, descriptor)))
     }
 }
 
@@ -213,6 +223,20 @@ mod tests {
         }
         assert!(left > 100, "{left}");
         assert_eq!(worker.send(&ToMaster::Ready, None).expect_err("gone").kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn the_last_words_of_one_who_leaves_mail_unread_are_heard() {
+        let (master, worker) = pair(false);
+        let (reader, writer) = nix::unistd::pipe().expect("pipe");
+        worker.send(&ToMaster::Ready, Some(writer.as_fd())).expect("send");
+        worker.send(&ToMaster::Drained, None).expect("send");
+        master.send(&ToWorker::ReopenLog, None).expect("send");
+        drop((worker, reader));
+        let (message, fd) = master.recv::<ToMaster>().expect("recv").expect("open");
+        assert_eq!((message, fd.is_some()), (ToMaster::Ready, true));
+        assert_eq!(master.recv::<ToMaster>().expect("recv").expect("open").0, ToMaster::Drained);
+        assert!(master.recv::<ToMaster>().expect("the end").is_none());
     }
 
     #[test]
