@@ -262,14 +262,15 @@ pub fn asks_to_block(command: &Command, raw: &[u8]) -> bool {
     command.keys == Keys::Streams && stream_options(raw).block
 }
 
-/// Whether a request reaches into another database than 0: `COPY a b DB 1`.
+/// Whether a request reaches into another database than 0: `COPY a b DB 1`. What is no number is the instance's to
+/// refuse.
 pub fn asks_other_database(command: &Command, raw: &[u8]) -> bool {
     if command.name != "copy" {
         return false;
     }
     let mut args = Args::new(raw).skip(3);
     while let Some(arg) = args.next() {
-        if arg.eq_ignore_ascii_case(b"DB") && args.next().is_some_and(|db| db != b"0") {
+        if arg.eq_ignore_ascii_case(b"DB") && args.next().is_some_and(|db| db != b"0" && !db.is_empty() && db.iter().all(u8::is_ascii_digit)) {
             return true;
         }
     }
