@@ -1,8 +1,8 @@
 """User-space instructions, and calls of allocators, per request: exact on any machine, however busy.
 
 The program runs under callgrind. A load is sent twice, with N and then with more requests, and callgrind writes a part
-file after each: their difference is what the additional requests cost, free of connecting and of starting up. Of several
-threads the busiest counts: in production it has a process of its own.
+file after each: their difference is what the additional requests cost, free of connecting and of starting up. Of
+several threads the busiest counts: in production it has a process of its own.
 """
 
 import re

@@ -72,11 +72,11 @@ def _burst(port, number, errors):
 
 
 def _settled(pid):
-    """Resident bytes once they stay the same for a second, or after ten."""
-    deadline, seen = time.monotonic() + 10, []
+    """Resident bytes once they stay the same for three seconds: freed memory is given back after one of quiet."""
+    deadline, seen = time.monotonic() + SETTLE_SECONDS, []
     while time.monotonic() < deadline:
         seen.append(resident(pid))
-        if len(seen) >= 5 and len(set(seen[-5:])) == 1:
+        if len(seen) > 12 and len(set(seen[-13:])) == 1:
             break
         time.sleep(0.25)
     return seen[-1]
