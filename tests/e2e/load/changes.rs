@@ -1,7 +1,7 @@
 //! What an operator and the control plane change while clients work.
 
 use super::crowd::Crowd;
-use super::probe::{Idle, idle_clients};
+use super::probe::{Idle, idle_clients, large_values, newcomers};
 use super::resp::{Connection, Reply};
 use super::site::Site;
 use super::{say, turn};
@@ -20,6 +20,7 @@ fn reloads_and_topologies() -> Result<()> {
     let _turn = turn();
     let mut site = Site::start(3, "")?;
     let crowd = Crowd::start(&site, 12)?;
+    let large = large_values(site.addr()?, &site.tag(1, "large"))?;
     let (start, mut held_longest) = (Instant::now(), Duration::ZERO);
     for round in 0..ROUNDS {
         site.reload(&format!("workers: 3\nclient_in_flight_max: {}\nlink_ping_ms: {}\n", 512 + round, 500 + round))?;
@@ -36,13 +37,15 @@ fn reloads_and_topologies() -> Result<()> {
     let delays = crowd.delays(&site.groups());
     say(&format!("{ROUNDS} rounds in {:.1?}, longest PUT {held_longest:.1?}; batches: {delays}", start.elapsed()));
     ensure!(site.metric("twemslot_proxy_requests_held_total")? > 0.0, "the load did not meet a held slot");
+    let large = large.found().context("large values")?;
     let requests = crowd.finish(site.addr()?)?;
-    say(&format!("{requests} requests"));
+    say(&format!("{requests} requests, {large} large values"));
     Ok(())
 }
 
-/// The number of workers and the listen address change by reload. Nothing may fail: clients of workers that end are
-/// handed over, those of an address that is gone stay, and new ones are served at the new address.
+/// The number of workers and the listen address change by reload, sometimes while slots are held. Nothing may fail:
+/// clients of workers that end are handed over, those of an address that is gone stay, and new ones are served at the
+/// new address.
 #[test]
 fn workers_and_addresses() -> Result<()> {
     let _turn = turn();
@@ -50,11 +53,19 @@ fn workers_and_addresses() -> Result<()> {
     let (first, second) = (site.addr()?, site.other_addr()?);
     let mut crowd = Crowd::start(&site, 8)?;
     let mut idle = idle_clients(first, 20)?;
-    let mut at = first;
+    let large = large_values(first, &site.tag(1, "large"))?;
     let steps = [(3, first), (3, second), (2, second), (4, first), (1, second), (2, first)];
-    for (workers, listen) in steps.into_iter().chain(steps) {
+    let mut at = first;
+    for (i, (workers, listen)) in std::iter::repeat_n(steps, 4).flatten().enumerate() {
+        let held = i % 3 == 1;
         let start = Instant::now();
+        if held {
+            site.put(Some((0, 700)), false)?;
+        }
         site.reload(&format!("workers: {workers}\nlisten: {listen}\n"))?;
+        if held {
+            site.put(None, false)?;
+        }
         site.await_workers(workers)?;
         let took = start.elapsed();
         ask_at(listen)?;
@@ -62,16 +73,39 @@ fn workers_and_addresses() -> Result<()> {
             nobody_at(at)?;
             at = listen;
         }
-        crowd.add(&site, 1, at, &site.groups());
-        idle.append(&mut idle_clients(at, 5)?);
+        if i < 12 {
+            crowd.add(&site, 1, at, &site.groups());
+            idle.append(&mut idle_clients(at, 5)?);
+        }
         crowd.await_progress(5)?;
         crowd.nothing_failed().with_context(|| format!("{workers} workers at {listen}"))?;
-        say(&format!("{workers} workers at {listen}: after {took:.1?}; batches: {}", crowd.delays(&site.groups())));
-        ensure!(site.workers()?.len() == workers, "another number of workers");
+        let delays = crowd.delays(&site.groups());
+        say(&format!("{workers} workers at {listen} (held: {held}): after {took:.1?}; batches: {delays}"));
     }
     idle.iter_mut().try_for_each(Idle::ping).context("an idle client was lost")?;
+    say(&format!("{} large values meanwhile", large.found().context("large values")?));
     ensure!(site.metric("twemslot_proxy_clients_handed_over_total")? > 0.0, "no client was handed over");
     crowd.finish(at)?;
+    Ok(())
+}
+
+/// The number of workers changes while clients come and go all the time, and another address comes and goes. Nothing
+/// may fail: a connection that waits to be accepted is never lost.
+#[test]
+fn newcomers_meet_no_gap() -> Result<()> {
+    let _turn = turn();
+    let mut site = Site::start(1, "")?;
+    let (first, second) = (site.addr()?, site.other_addr()?);
+    let crowds: Vec<_> = (0..4).map(|_| newcomers(first)).collect();
+    let both = format!("[\"{first}\", \"{second}\"]");
+    for (i, workers) in std::iter::repeat_n([4, 1, 3, 2, 1], 12).flatten().enumerate() {
+        let listen = if i % 4 < 2 { &both } else { &first.to_string() };
+        site.reload(&format!("workers: {workers}\nlisten: {listen}\n"))?;
+        site.await_workers(workers)?;
+    }
+    let found = crowds.into_iter().map(|probe| probe.found()).collect::<Result<Vec<u64>>>()?;
+    say(&format!("newcomers: {found:?}"));
+    ensure!(found.iter().all(|&n| n > 50), "few came: {found:?}");
     Ok(())
 }
 

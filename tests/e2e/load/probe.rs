@@ -1,10 +1,11 @@
-//! Clients that watch: one that measures how long a small GET takes, idle ones, and one that watches a process's
-//! memory.
+//! Clients that watch: one that measures how long a small GET takes, one that moves large values, idle ones, and
+//! one that watches a process's memory.
 
 use super::crowd::Delays;
-use super::resp::{Connection, Reply};
+use super::resp::{Connection, Reply, request};
 use super::site::resident;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use std::hash::{DefaultHasher, Hasher};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -63,6 +64,74 @@ pub(crate) fn most_memory(pid: i32) -> Probe<u64> {
         Ok(most)
     });
     Probe { stop, thread }
+}
+
+/// Connects, says PING and leaves, again and again; finds how often. Any failure is an error.
+pub(crate) fn newcomers(addr: SocketAddr) -> Probe<u64> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let thread = spawn(move || {
+        let mut done = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            idle_clients(addr, 1).with_context(|| format!("newcomer {done}"))?;
+            done += 1;
+            // So that the ports of closed connections, which wait for a minute, suffice.
+            sleep(PACE);
+        }
+        Ok(done)
+    });
+    Probe { stop, thread }
+}
+
+/// Writes and reads a value of some MiB by one connection, again and again; finds how often. Any failure is an error.
+pub(crate) fn large_values(addr: SocketAddr, key: &str) -> Result<Probe<u64>> {
+    let mut connection = Connection::open(addr)?;
+    let key = key.to_owned();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let thread = spawn(move || {
+        let mut done = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            round_trip(&mut connection, &key, 4 << 20, PACE)?;
+            done += 1;
+        }
+        Ok(done)
+    });
+    Ok(Probe { stop, thread })
+}
+
+/// Writes a value in pieces and reads it again, resting after each piece that was read.
+pub(crate) fn round_trip(connection: &mut Connection, key: &str, len: usize, rest: Duration) -> Result<()> {
+    const PIECE: usize = 128 << 10;
+    let (mut piece, mut sent, mut read) = (vec![0; PIECE], DefaultHasher::new(), DefaultHasher::new());
+    connection.send(format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${len}\r\n", key.len()).as_bytes())?;
+    let mut noise = 0x2545_F491_4F6C_DD1D_u64 ^ len as u64;
+    for _ in 0..len / PIECE {
+        for word in piece.chunks_exact_mut(8) {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            word.copy_from_slice(&noise.to_le_bytes());
+        }
+        sent.write(&piece);
+        connection.send(&piece)?;
+    }
+    connection.send(b"\r\n")?;
+    let reply = connection.reply()?;
+    ensure!(reply == Reply::ok(), "SET answered with {reply:?}");
+    let mut get = Vec::new();
+    request(&mut get, &["GET", key]);
+    connection.send(&get)?;
+    ensure!(connection.bulk_header()? == len, "another length");
+    for _ in 0..len / PIECE {
+        connection.body(&mut piece)?;
+        read.write(&piece);
+        sleep(rest);
+    }
+    connection.body(&mut piece[..2])?;
+    ensure!(sent.finish() == read.finish(), "{len} bytes came back changed");
+    ensure!(connection.ask(&["PING"])? == Reply::Status("PONG".to_owned()), "out of step");
+    Ok(())
 }
 
 /// A client that mostly says nothing; it costs the test little.

@@ -1,16 +1,15 @@
 //! Clients that ask for much: a million requests, thousands of connections, very large values.
 
-use super::crowd::Crowd;
-use super::probe::{Idle, idle_clients, most_memory, small_gets};
+use super::crowd::{Crowd, Delays};
+use super::probe::{Idle, Probe, idle_clients, most_memory, round_trip, small_gets};
+
 use super::resp::{Connection, Reply, request};
 use super::site::{Site, resident};
 use super::{say, turn};
 use anyhow::{Context, Result, ensure};
 use configsvr::playground::until;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use std::hash::{DefaultHasher, Hasher};
-use std::net::SocketAddr;
-use std::thread::{scope, sleep};
+use std::thread::scope;
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
@@ -102,8 +101,8 @@ struct Hog {
     pid: i32,
     before: u64,
     start: Instant,
-    gets: super::probe::Probe<super::crowd::Delays>,
-    memory: super::probe::Probe<u64>,
+    gets: Probe<Delays>,
+    memory: Probe<u64>,
 }
 
 impl Hog {
@@ -191,8 +190,9 @@ fn large_values() -> Result<()> {
     let (slow, big) = (site.tag(1, "slow"), site.tag(1, "big"));
     let start = Instant::now();
     scope(|scope| -> Result<()> {
-        let reader = scope.spawn(|| round_trip(addr, &slow, 64 << 20, Duration::from_millis(4)));
-        let both = scope.spawn(|| round_trip(addr, &big, 200 << 20, Duration::ZERO));
+        let reader =
+            scope.spawn(|| round_trip(&mut Connection::open(addr)?, &slow, 64 << 20, Duration::from_millis(4)));
+        let both = scope.spawn(|| round_trip(&mut Connection::open(addr)?, &big, 200 << 20, Duration::ZERO));
         for (name, thread) in [("the slow reader", reader), ("the large value", both)] {
             thread.join().map_err(|_| anyhow::anyhow!("{name} panicked"))?.context(name)?;
         }
@@ -208,40 +208,5 @@ fn large_values() -> Result<()> {
         Ok(if now <= before + KEPT { Ok(()) } else { Err(format!("{} MiB are resident", now / MIB)) })
     })?;
     crowd.finish(addr)?;
-    Ok(())
-}
-
-/// Writes a value in pieces and reads it again, resting after each piece that was read.
-fn round_trip(addr: SocketAddr, key: &str, len: usize, rest: Duration) -> Result<()> {
-    const PIECE: usize = 128 << 10;
-    let mut connection = Connection::open(addr)?;
-    let (mut piece, mut sent, mut read) = (vec![0; PIECE], DefaultHasher::new(), DefaultHasher::new());
-    connection.send(format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${len}\r\n", key.len()).as_bytes())?;
-    let mut noise = 0x2545_F491_4F6C_DD1D_u64 ^ len as u64;
-    for _ in 0..len / PIECE {
-        for word in piece.chunks_exact_mut(8) {
-            noise ^= noise << 13;
-            noise ^= noise >> 7;
-            noise ^= noise << 17;
-            word.copy_from_slice(&noise.to_le_bytes());
-        }
-        sent.write(&piece);
-        connection.send(&piece)?;
-    }
-    connection.send(b"\r\n")?;
-    let reply = connection.reply()?;
-    ensure!(reply == Reply::ok(), "SET answered with {reply:?}");
-    let mut get = Vec::new();
-    request(&mut get, &["GET", key]);
-    connection.send(&get)?;
-    ensure!(connection.bulk_header()? == len, "another length");
-    for _ in 0..len / PIECE {
-        connection.body(&mut piece)?;
-        read.write(&piece);
-        sleep(rest);
-    }
-    connection.body(&mut piece[..2])?;
-    ensure!(sent.finish() == read.finish(), "{len} bytes came back changed");
-    ensure!(connection.ask(&["PING"])? == Reply::Status("PONG".to_owned()), "out of step");
     Ok(())
 }
