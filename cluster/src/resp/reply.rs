@@ -70,8 +70,15 @@ impl Cursor {
                         at = behind;
                     }
                     Line::Number(n, behind) if n >= 0 => {
-                        self.bulk_left = n as u64 + 2;
-                        at = behind;
+                        let left = n as u64 + 2;
+                        if left <= (buf.len() - behind) as u64 {
+                            // All of it is here: the usual case.
+                            at = behind + left as usize;
+                            self.pending -= 1;
+                        } else {
+                            at = behind;
+                            self.bulk_left = left;
+                        }
                     }
                     Line::More => return Step::More { used: at },
                     _ => return Step::Wrong,
@@ -120,6 +127,22 @@ impl Cursor {
     }
 }
 
+/// The length of the whole value that `raw` starts with; None if it is not whole.
+#[inline]
+pub fn length(raw: &[u8]) -> Option<usize> {
+    if raw.first() == Some(&b'$') {
+        return match line(raw, 1) {
+            Line::Number(-1, behind) => Some(behind),
+            Line::Number(n, behind) if n >= 0 => Some(behind + n as usize + 2).filter(|end| *end <= raw.len()),
+            _ => None,
+        };
+    }
+    match Cursor::default().step(raw) {
+        Step::Done { len } => Some(len),
+        _ => None,
+    }
+}
+
 /// The elements of a whole array reply (`*n` and n whole values), each as its bytes.
 #[derive(Debug, Clone)]
 pub struct Elements<'a> {
@@ -146,7 +169,7 @@ impl<'a> Iterator for Elements<'a> {
         if self.left == 0 {
             return None;
         }
-        let Step::Done { len } = Cursor::default().step(self.raw) else { return None };
+        let len = length(self.raw)?;
         let (element, rest) = self.raw.split_at(len);
         self.raw = rest;
         self.left -= 1;

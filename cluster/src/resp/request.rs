@@ -210,12 +210,12 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// The next argument as it stands, with its header and line ends.
+    /// The next argument, and how it stands in the request: with its header and line ends.
     #[inline]
-    pub fn next_raw(&mut self) -> Option<&'a [u8]> {
+    pub fn next_with_raw(&mut self) -> Option<(&'a [u8], &'a [u8])> {
         let from = self.at;
-        self.next()?;
-        self.raw.get(from..self.at)
+        let arg = self.next()?;
+        Some((arg, self.raw.get(from..self.at)?))
     }
 }
 

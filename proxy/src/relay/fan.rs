@@ -91,7 +91,7 @@ fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
     for &part in &fan.order {
         let part = &mut fan.parts[usize::from(part)];
         let rest = part.reply.get(part.merged..)?;
-        let reply::Step::Done { len } = reply::Cursor::default().step(rest) else { return None };
+        let len = reply::length(rest)?;
         out.extend_from_slice(&rest[..len]);
         part.merged += len;
     }

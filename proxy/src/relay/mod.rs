@@ -380,6 +380,21 @@ impl Relay {
         if !self.settings.declared_commands.is_empty() && self.declared(id, frame, raw) {
             return;
         }
+        if let Some(command_id) = command::lookup(frame.kept[0].of(raw))
+            && self.plain[usize::from(command_id)]
+            && command::get(command_id).takes(frame.argc)
+            && self.clients[id as usize].authenticated
+        {
+            let slot = self.routes.slot_of(frame.kept[1].of(raw));
+            let request = self.open_request(id, command_id, slot);
+            return self.place(request, raw);
+        }
+        self.other_request(id, frame, raw);
+    }
+
+    /// What is not a command of one key.
+    #[inline(never)]
+    fn other_request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
         let Some((command_id, command)) = self.screen(id, frame, raw) else { return };
         match command.serve {
             Serve::Keyed => {

@@ -27,10 +27,12 @@ pub(super) enum Stage {
     Fragment,
     /// Answered, but an earlier request of the client is not: `kept` or `small` holds the reply.
     Done,
+    /// Over; the place is free.
+    Closed,
 }
 
-/// Replies up to this size are kept in the request itself.
-pub(super) const SMALL_REPLY: usize = 16;
+/// Replies up to this size are kept in the request itself: most values of caches and queues.
+pub(super) const SMALL_REPLY: usize = 48;
 
 /// One request.
 #[derive(Debug)]
@@ -61,9 +63,38 @@ pub(super) struct Request {
     pub(super) kept: Vec<u8>,
 }
 
-impl Request {
-    pub(super) fn new(client: ClientId, command: CommandId, slot: Slot, now_us: u64) -> Self {
-        Self {
+/// All requests of a worker. A closed one keeps its place, to be opened again: nothing is moved or allocated.
+#[derive(Debug)]
+pub(super) struct Requests {
+    all: Vec<Request>,
+    /// The first closed one; they are linked by `next`.
+    closed: RequestId,
+    open: usize,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self { all: Vec::new(), closed: NONE, open: 0 }
+    }
+}
+
+impl Requests {
+    /// A new request, in no list yet.
+    #[inline]
+    pub(super) fn open(&mut self, client: ClientId, command: CommandId, slot: Slot, now_us: u64) -> RequestId {
+        self.open += 1;
+        let id = self.closed;
+        let Some(request) = self.all.get_mut(id as usize) else { return self.grow(client, command, slot, now_us) };
+        self.closed = request.next;
+        (request.client, request.command, request.slot) = (client, command, slot);
+        (request.next, request.stage, request.mute) = (NONE, Stage::Waiting, false);
+        (request.small_len, request.started_us) = (0, now_us);
+        id
+    }
+
+    #[cold]
+    fn grow(&mut self, client: ClientId, command: CommandId, slot: Slot, now_us: u64) -> RequestId {
+        self.all.push(Request {
             client,
             next: NONE,
             of: NONE,
@@ -78,6 +109,58 @@ impl Request {
             sent_us: 0,
             place: 0,
             kept: Vec::new(),
+        });
+        (self.all.len() - 1) as RequestId
+    }
+
+    /// Ends a request whose `kept` has been taken; returns the client's next one.
+    #[inline]
+    pub(super) fn close(&mut self, id: RequestId) -> RequestId {
+        let request = &mut self.all[id as usize];
+        debug_assert!(request.stage != Stage::Closed, "request {id} is closed twice");
+        debug_assert_eq!(request.kept.capacity(), 0, "request {id} is closed with a buffer");
+        request.stage = Stage::Closed;
+        self.open -= 1;
+        std::mem::replace(&mut request.next, std::mem::replace(&mut self.closed, id))
+    }
+
+    /// How many are open.
+    pub(super) fn len(&self) -> usize {
+        self.open
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.open == 0
+    }
+
+    pub(super) fn get(&self, id: RequestId) -> Option<&Request> {
+        self.all.get(id as usize)
+    }
+
+    /// Gives the room of more than `keep` requests back, if none is open.
+    pub(super) fn trim(&mut self, keep: usize) {
+        if self.open == 0 && self.all.capacity() > keep {
+            *self = Self::default();
         }
+    }
+}
+
+impl std::ops::Index<usize> for Requests {
+    type Output = Request;
+
+    #[inline]
+    fn index(&self, id: usize) -> &Request {
+        let request = &self.all[id];
+        debug_assert!(request.stage != Stage::Closed, "request {id} is closed");
+        request
+    }
+}
+
+impl std::ops::IndexMut<usize> for Requests {
+    #[inline]
+    fn index_mut(&mut self, id: usize) -> &mut Request {
+        let request = &mut self.all[id];
+        debug_assert!(request.stage != Stage::Closed, "request {id} is closed");
+        request
     }
 }

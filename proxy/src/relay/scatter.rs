@@ -5,11 +5,14 @@ use super::LinkId;
 use super::command::{self, Fan as Kind, Serve, Split};
 use super::fan::{Fan, Merge, Part, error_of, merged};
 use super::limits::SPLIT_KEYS_MAX;
-use super::request::{NO_SLOT, NONE, Request, RequestId, Stage};
+use super::request::{NO_SLOT, NONE, RequestId, Stage};
 use super::state::Relay;
 use crate::stats::Counter;
 use cluster::resp::request::Args;
 use cluster::resp::write;
+
+/// Room before a part's keys for its header: `*` and the count, `$` and the name, with their line ends.
+const HEADER_ROOM: usize = 40;
 
 impl Relay {
     /// Sends a request of several slots on its ways, or holds it.
@@ -26,88 +29,82 @@ impl Relay {
         }
     }
 
+    /// One walk over the keys: each goes, as it stands, to the request for its owner.
     fn split(&mut self, id: RequestId, split: Split, raw: &[u8]) {
         let mut fan = self.new_fan(id, if split == Split::Mget { Merge::Values } else { merge_counts(split) });
-        let step = if split == Split::Mset { 2 } else { 1 };
+        let mut bytes = std::mem::take(&mut self.fan_bytes);
         let client = self.requests[id as usize].client;
         let mut waits = self.clients[client as usize].held_wide > 0;
+        let mut last = (NONE, 0);
         let mut args = Args::new(raw);
-        args.next();
-        let mut at = 0u32;
-        while let Some(key) = args.next() {
-            if step == 2 {
-                args.next();
-            }
+        let name = args.next().unwrap_or_default();
+        let mut no_owner_of = None;
+        while let Some((key, piece)) = args.next_with_raw() {
             let slot = self.routes.slot_of(key);
             let route = self.routes.slots[usize::from(slot)];
             if route.link == NONE {
-                self.drop_fan(fan);
-                return self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot));
+                no_owner_of = Some(slot);
+                break;
             }
             waits |= route.waits();
-            let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
-            let part = match fan.order.last() {
-                Some(&last) if fan.parts[usize::from(last)].link == link => usize::from(last),
-                _ => part_of(&mut fan, link),
-            };
-            fan.parts[part].keys += 1;
-            fan.order.push(part as u16);
-            at += 1;
-        }
-        if waits || at as usize > SPLIT_KEYS_MAX {
-            self.drop_fan(fan);
-            return if waits {
-                self.hold(id, raw)
-            } else {
-                let text = format!("ERR twemslot: {at} keys in one command, at most {SPLIT_KEYS_MAX}");
-                self.refuse(id, Counter::ErrorsNotServed, &text)
-            };
-        }
-        let name = Args::new(raw).next().unwrap_or_default();
-        self.stats.add(Counter::RequestsSplit, u64::from(fan.parts.len() > 1));
-        let fan_id = self.open_fan(id, fan);
-        self.send_parts(fan_id, name, step, raw);
-    }
-
-    /// One request for each part, made of the raw bytes of its keys.
-    fn send_parts(&mut self, fan_id: u32, name: &[u8], step: usize, raw: &[u8]) {
-        let mut bytes: Vec<Vec<u8>> = Vec::new();
-        std::mem::swap(&mut bytes, &mut self.fan_bytes);
-        let parts = self.fans[fan_id as usize].parts.len();
-        while bytes.len() < parts {
-            bytes.push(Vec::new());
-        }
-        for (part, out) in self.fans[fan_id as usize].parts.iter().zip(&mut bytes) {
-            out.clear();
-            write::array(out, part.keys as usize * step + 1);
-            write::bulk(out, name);
-        }
-        let mut args = Args::new(raw);
-        args.next();
-        for &part in &self.fans[fan_id as usize].order {
-            for _ in 0..step {
-                if let Some(piece) = args.next_raw() {
-                    bytes[usize::from(part)].extend_from_slice(piece);
-                }
+            if last.0 != route.link {
+                let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
+                last = (route.link, part_of(&mut fan, link, &mut bytes));
+            }
+            fan.parts[last.1].keys += 1;
+            fan.order.push(last.1 as u16);
+            bytes[last.1].extend_from_slice(piece);
+            if split == Split::Mset
+                && let Some((_, value)) = args.next_with_raw()
+            {
+                bytes[last.1].extend_from_slice(value);
             }
         }
-        for (i, request) in bytes[..parts].iter().enumerate() {
-            self.send_part(fan_id, i, request);
+        let keys = fan.order.len();
+        if let Some(slot) = no_owner_of {
+            self.drop_fan(fan);
+            self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot));
+        } else if waits {
+            self.drop_fan(fan);
+            self.hold(id, raw);
+        } else if keys > SPLIT_KEYS_MAX {
+            self.drop_fan(fan);
+            let text = format!("ERR twemslot: {keys} keys in one command, at most {SPLIT_KEYS_MAX}");
+            self.refuse(id, Counter::ErrorsNotServed, &text);
+        } else {
+            self.stats.add(Counter::RequestsSplit, u64::from(fan.parts.len() > 1));
+            let fan_id = self.open_fan(id, fan);
+            self.send_parts(fan_id, name, if split == Split::Mset { 2 } else { 1 }, &mut bytes);
         }
         // What is kept for reuse stays bounded.
         bytes.retain(|b| b.capacity() <= 1 << 20);
         self.fan_bytes = bytes;
     }
 
+    /// Puts each part's header before its keys and sends it.
+    fn send_parts(&mut self, fan_id: u32, name: &[u8], step: usize, bytes: &mut [Vec<u8>]) {
+        let mut header = std::mem::take(&mut self.scratch);
+        for (part, request) in bytes.iter_mut().enumerate() {
+            let Some(keys) = self.fans.get(fan_id as usize).and_then(|f| f.parts.get(part)).map(|p| p.keys) else {
+                break;
+            };
+            header.clear();
+            write::array(&mut header, keys as usize * step + 1);
+            write::bulk(&mut header, name);
+            let from = HEADER_ROOM - header.len().min(HEADER_ROOM);
+            request[from..HEADER_ROOM].copy_from_slice(&header);
+            self.send_part(fan_id, part, &request[from..]);
+        }
+        self.scratch = header;
+    }
+
     fn send_part(&mut self, fan_id: u32, part: usize, raw: &[u8]) {
         let Some(fan) = self.fans.get(fan_id as usize) else { return };
         let link = fan.parts[part].link;
-        let command = self.requests.get(fan.parent as usize).map_or(0, |r| r.command);
-        let mut fragment = Request::new(NONE, command, NO_SLOT, self.now.us);
-        fragment.stage = Stage::Fragment;
-        fragment.of = fan_id;
-        fragment.generation = part as u32;
-        let id = self.requests.insert(fragment) as RequestId;
+        let command = self.requests.get(fan.parent).map_or(0, |r| r.command);
+        let id = self.requests.open(NONE, command, NO_SLOT, self.now.us);
+        let fragment = &mut self.requests[id as usize];
+        (fragment.stage, fragment.of, fragment.generation) = (Stage::Fragment, fan_id, part as u32);
         self.put(link, id, raw);
     }
 
@@ -123,7 +120,9 @@ impl Relay {
             let target = &self.routes.targets[i];
             if let Some(&link) = target.links.first().filter(|_| target.owns_slots) {
                 let link = self.routes.lane(link, client, self.settings.links_per_instance);
-                part_of(&mut fan, link);
+                if !fan.parts.iter().any(|p| p.link == link) {
+                    fan.parts.push(Part { link, ..Part::default() });
+                }
             }
             if merge == Merge::Settings && !fan.parts.is_empty() {
                 break;
@@ -247,12 +246,19 @@ impl Relay {
     }
 }
 
-fn part_of(fan: &mut Fan, link: LinkId) -> usize {
+/// The part for a link, and an empty request for it in `bytes`.
+fn part_of(fan: &mut Fan, link: LinkId, bytes: &mut Vec<Vec<u8>>) -> usize {
     if let Some(found) = fan.parts.iter().position(|p| p.link == link) {
         return found;
     }
+    let part = fan.parts.len();
     fan.parts.push(Part { link, ..Part::default() });
-    fan.parts.len() - 1
+    if bytes.len() == part {
+        bytes.push(Vec::with_capacity(1024));
+    }
+    bytes[part].clear();
+    bytes[part].resize(HEADER_ROOM, 0);
+    part
 }
 
 fn merge_counts(split: Split) -> Merge {

@@ -6,7 +6,7 @@ use super::command::{CommandId, count};
 use super::fan::Fan;
 use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, Settings};
 use super::link::{Link, State, whose};
-use super::request::{NO_SLOT, NONE, Request, RequestId, SMALL_REPLY, Stage};
+use super::request::{NO_SLOT, NONE, RequestId, Requests, SMALL_REPLY, Stage};
 use super::route::Routes;
 use super::{ClientId, Deed, Level, LinkId, Now};
 use crate::stats::{Counter, Histogram, OfCommand, OfGroup, Stats};
@@ -16,6 +16,22 @@ use cluster::slot::Slot;
 use slab::Slab;
 use std::collections::{BTreeMap, VecDeque};
 
+/// Replies that came together count alike: so many of one command, after the same time.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    command: CommandId,
+    us: u64,
+    n: u64,
+}
+
+/// The same for a group's entry and the time at the instance.
+#[derive(Debug, Default)]
+pub(super) struct InstanceRun {
+    entry: usize,
+    us: u64,
+    n: u64,
+}
+
 /// One worker's relay.
 pub struct Relay {
     pub(super) now: Now,
@@ -24,11 +40,13 @@ pub struct Relay {
     pub(super) random: u64,
     pub(super) clients: Slab<Client>,
     pub(super) links: Slab<Link>,
-    pub(super) requests: Slab<Request>,
+    pub(super) requests: Requests,
     pub(super) fans: Slab<Fan>,
     pub(super) routes: Routes,
     pub(super) pool: Pool,
     pub(super) stats: Stats,
+    pub(super) run: Run,
+    pub(super) instance_run: InstanceRun,
     pub(super) deeds: VecDeque<Deed>,
     pub(super) dirty_links: VecDeque<LinkId>,
     pub(super) dirty_clients: VecDeque<ClientId>,
@@ -49,6 +67,10 @@ pub struct Relay {
     pub(super) shared_links: BTreeMap<Addr, Vec<LinkId>>,
     /// Commands refused by name (`denied_commands`).
     pub(super) denied: Vec<bool>,
+    /// Commands of one key, which is their first argument, that are served and not refused: nearly all requests.
+    pub(super) plain: Vec<bool>,
+    /// Room for clients when memory was last given back: an old half of it may be free.
+    pub(super) clients_room: usize,
     pub(super) next_client: u64,
     pub(super) draining: bool,
     pub(super) accepting: bool,
@@ -73,11 +95,13 @@ impl Relay {
             random: seed | 1,
             clients: Slab::new(),
             links: Slab::new(),
-            requests: Slab::new(),
+            requests: Requests::default(),
             fans: Slab::new(),
             routes: Routes::default(),
             pool: Pool::default(),
             stats: Stats::default(),
+            run: Run::default(),
+            instance_run: InstanceRun::default(),
             deeds: VecDeque::new(),
             dirty_links: VecDeque::new(),
             dirty_clients: VecDeque::new(),
@@ -91,6 +115,8 @@ impl Relay {
             wide_before: 0,
             shared_links: BTreeMap::new(),
             denied: vec![false; count()],
+            plain: vec![false; count()],
+            clients_room: 0,
             next_client: 1,
             draining: false,
             accepting: true,
@@ -139,10 +165,11 @@ impl Relay {
     #[inline]
     pub(super) fn open_request(&mut self, client_id: ClientId, command: CommandId, slot: Slot) -> RequestId {
         let client = &mut self.clients[client_id as usize];
-        let mut request = Request::new(client_id, command, slot, self.now.us);
-        request.mute = client.reply_off || client.reply_skip == 1;
-        client.reply_skip = client.reply_skip.saturating_sub(1);
-        let id = self.requests.insert(request) as RequestId;
+        let id = self.requests.open(client_id, command, slot, self.now.us);
+        if client.reply_off || client.reply_skip > 0 {
+            self.requests[id as usize].mute = true;
+            client.reply_skip = 0;
+        }
         if client.head == NONE {
             client.head = id;
         } else {
@@ -231,10 +258,16 @@ impl Relay {
     pub(super) fn answer(&mut self, id: RequestId, reply: &[u8]) {
         let request = &mut self.requests[id as usize];
         let error = reply.first() == Some(&b'-');
-        self.stats.add_of_command(request.command, OfCommand::Calls, 1);
         let us = self.now.us.saturating_sub(request.started_us);
-        self.stats.add_of_command(request.command, OfCommand::UsSum, us);
-        self.stats.observe(Histogram::Total, us, 1);
+        let same = self.run.command == request.command && self.run.us == us;
+        if same {
+            self.run.n += 1;
+        } else {
+            let command = request.command;
+            self.flush_run();
+            self.run = Run { command, us, n: 1 };
+        }
+        let request = &mut self.requests[id as usize];
         if error {
             self.stats.add(Counter::RepliesError, 1);
             self.stats.add_of_command(request.command, OfCommand::Errors, 1);
@@ -268,12 +301,12 @@ impl Relay {
         let client = &mut self.clients[client_id as usize];
         let mut id = client.head;
         loop {
-            let request = self.requests.remove(id as usize);
+            let request = &mut self.requests[id as usize];
             if request.kept.capacity() > 0 {
-                self.pool.give(request.kept);
+                self.pool.give(std::mem::take(&mut request.kept));
             }
             client.in_flight -= 1;
-            id = request.next;
+            id = self.requests.close(id);
             if id == NONE {
                 client.tail = NONE;
                 break;
@@ -335,8 +368,9 @@ impl Relay {
 
     /// Forgets a request that is in no list and no queue.
     pub(super) fn forget(&mut self, id: RequestId) {
-        let request = self.requests.remove(id as usize);
-        self.pool.give(request.kept);
+        let kept = std::mem::take(&mut self.requests[id as usize].kept);
+        self.pool.give(kept);
+        self.requests.close(id);
     }
 
     /// A client's replies pile up: it is not read while it takes some of them, and closed when they are too many.
@@ -398,14 +432,43 @@ impl Relay {
     #[inline]
     pub(super) fn observe_instance(&mut self, entry: usize, sent_us: u64, error: bool) {
         let us = self.now.us.saturating_sub(sent_us);
-        self.stats.observe(Histogram::Instance, us, 1);
-        if entry != usize::MAX {
-            self.stats.add_of_group(entry, OfGroup::Requests, 1);
-            self.stats.add_of_group(entry, OfGroup::UsSum, us);
-            if error {
-                self.stats.add_of_group(entry, OfGroup::Errors, 1);
+        if self.instance_run.entry == entry && self.instance_run.us == us {
+            self.instance_run.n += 1;
+        } else {
+            self.flush_instance_run();
+            self.instance_run = InstanceRun { entry, us, n: 1 };
+        }
+        if error && entry != usize::MAX {
+            self.stats.add_of_group(entry, OfGroup::Errors, 1);
+        }
+    }
+
+    #[inline(never)]
+    fn flush_run(&mut self) {
+        let Run { command, us, n } = std::mem::take(&mut self.run);
+        if n > 0 {
+            self.stats.add_of_command(command, OfCommand::Calls, n);
+            self.stats.add_of_command(command, OfCommand::UsSum, us * n);
+            self.stats.observe(Histogram::Total, us, n);
+        }
+    }
+
+    #[inline(never)]
+    fn flush_instance_run(&mut self) {
+        let InstanceRun { entry, us, n } = std::mem::take(&mut self.instance_run);
+        if n > 0 {
+            self.stats.observe(Histogram::Instance, us, n);
+            if entry != usize::MAX {
+                self.stats.add_of_group(entry, OfGroup::Requests, n);
+                self.stats.add_of_group(entry, OfGroup::UsSum, us * n);
             }
         }
+    }
+
+    /// Writes down what has been counted in runs.
+    pub(super) fn flush_runs(&mut self) {
+        self.flush_run();
+        self.flush_instance_run();
     }
 
     /// Answers at once if nothing earlier is owed, else in turn.

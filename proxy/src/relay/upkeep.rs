@@ -2,12 +2,13 @@
 //! memory.
 
 use super::client::Client;
+use super::command::{CommandId, Keys, Serve};
 use super::limits::{
     EXCLUSIVE_IDLE_US, GIVE_BACK, GIVE_BACK_US, OVERRUN_US, REQUESTS_KEPT, STALL_US, Settings, TICK_IDLE_US, TICK_US,
     TRIM_KEEP,
 };
 use super::link::{self, Link, State, Use};
-use super::request::{NONE, PING, Request, RequestId, Stage};
+use super::request::{NONE, PING, Stage};
 use super::route::Target;
 use super::state::Relay;
 use super::{ClientId, Deed, LinkId, LinkStatus, Now, command};
@@ -113,6 +114,11 @@ impl Relay {
                 *refused |= whole || part_of;
             }
         }
+        let plain = |(id, refused): (CommandId, &bool)| {
+            let command = command::get(id);
+            command.serve == Serve::Keyed && command.keys == Keys::One { at: 1 } && !command.container && !refused
+        };
+        self.plain = (0..).zip(&denied).map(plain).collect();
         self.denied = denied;
         self.settings = settings;
         self.stats.add(Counter::SettingsApplied, 1);
@@ -131,9 +137,8 @@ impl Relay {
     /// Time has come (see `deadline`).
     pub fn tick(&mut self) {
         self.ticked_us = self.now.us;
-        let links: Vec<LinkId> = self.links.iter().map(|(id, _)| id as LinkId).collect();
-        for id in links {
-            self.tick_link(id);
+        for id in 0..self.links.capacity() {
+            self.tick_link(id as LinkId);
         }
         self.expire_held();
         self.tick_pressed();
@@ -227,9 +232,11 @@ impl Relay {
                 continue;
             }
             // The answered request leaves the queue; a nameless one waits for its reply in its place.
-            let mut late = Request::new(NONE, request.command, request.slot, request.started_us);
-            (late.stage, late.sent_us, late.place) = (Stage::Sent, request.sent_us, request.place);
-            let late = self.requests.insert(late) as RequestId;
+            let (command, slot, started_us) = (request.command, request.slot, request.started_us);
+            let (sent_us, sent_at) = (request.sent_us, request.place);
+            let late = self.requests.open(NONE, command, slot, started_us);
+            let nameless = &mut self.requests[late as usize];
+            (nameless.stage, nameless.sent_us, nameless.place) = (Stage::Sent, sent_us, sent_at);
             self.links[id as usize].fifo[place] = late;
             self.refuse(request_id, Counter::ErrorsTimeout, &text);
         }
@@ -280,12 +287,13 @@ impl Relay {
             self.deeds.push_back(if accepting { Deed::AcceptAgain } else { Deed::StopAccepting });
         }
         self.lent_most = self.lent_most.max(lent);
-        if self.lent_most > lent + GIVE_BACK && self.now.us.saturating_sub(self.gave_back_us) > GIVE_BACK_US {
+        let grown = self.clients.capacity() > self.clients_room;
+        if (grown || self.lent_most > lent + GIVE_BACK) && self.now.us.saturating_sub(self.gave_back_us) > GIVE_BACK_US
+        {
             (self.lent_most, self.gave_back_us) = (lent, self.now.us);
             self.pool.trim(TRIM_KEEP);
-            if self.requests.is_empty() && self.requests.capacity() > REQUESTS_KEPT {
-                self.requests = slab::Slab::new();
-            }
+            self.requests.trim(REQUESTS_KEPT);
+            self.clients_room = self.clients.capacity();
             self.deeds.push_back(Deed::GiveMemoryBack);
         }
     }
@@ -327,11 +335,13 @@ impl Relay {
 
     /// The counts; the gauges among them are as `stats` left them.
     pub fn counts(&mut self) -> &mut Stats {
+        self.flush_runs();
         &mut self.stats
     }
 
     /// The counts, with the gauges as of now. It looks at every client: for now and then.
     pub fn stats(&mut self) -> &mut Stats {
+        self.flush_runs();
         let links = || self.links.iter().map(|(_, l)| l).filter(|l| l.shared());
         let up = links().filter(|l| l.state == State::Up).count();
         let slots_held = self

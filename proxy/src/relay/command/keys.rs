@@ -270,7 +270,9 @@ pub fn asks_other_database(command: &Command, raw: &[u8]) -> bool {
     }
     let mut args = Args::new(raw).skip(3);
     while let Some(arg) = args.next() {
-        if arg.eq_ignore_ascii_case(b"DB") && args.next().is_some_and(|db| db != b"0" && !db.is_empty() && db.iter().all(u8::is_ascii_digit)) {
+        if arg.eq_ignore_ascii_case(b"DB")
+            && args.next().is_some_and(|db| db != b"0" && !db.is_empty() && db.iter().all(u8::is_ascii_digit))
+        {
             return true;
         }
     }
