@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq;
 /// What PING answers without a message.
 const PONG: &[u8] = b"+PONG\r\n";
 const OK: &[u8] = b"+OK\r\n";
+const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
 /// CLIENT SETNAME takes no spaces and nothing unprintable: names stand in lists.
 const NAME_FAULT: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
@@ -110,6 +111,9 @@ impl Relay {
             if args.len() == 2 && user == b"default" {
                 return out.extend_from_slice(OK); // as Redis: the default user has no password
             }
+            if args.len() == 2 {
+                return write::error(out, WRONGPASS);
+            }
             return write::error(
                 out,
                 "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
@@ -120,7 +124,7 @@ impl Relay {
             out.extend_from_slice(OK);
         } else {
             self.stats.add(Counter::ErrorsAuth, 1);
-            write::error(out, "WRONGPASS invalid username-password pair or user is disabled.");
+            write::error(out, WRONGPASS);
         }
     }
 

@@ -420,7 +420,7 @@ impl Relay {
                 self.place(request, raw);
             }
             Serve::Later(what) => {
-                let text = format!("ERR twemslot: '{}' is not served yet: {what} are not supported", command.name);
+                let text = format!("ERR twemslot: '{}' is not served yet ({what})", command.name);
                 self.refuse_here(id, command_id, Counter::ErrorsNotServed, &text);
             }
             Serve::Denied(reason) => {
@@ -458,10 +458,7 @@ impl Relay {
         } else if crossed {
             (Counter::ErrorsCrossSlot, "CROSSSLOT Keys in request don't hash to the same slot".to_owned())
         } else if command::asks_to_block(command, raw) {
-            let text = format!(
-                "ERR twemslot: '{}' with BLOCK is not served yet: blocking commands are not supported",
-                command.name
-            );
+            let text = format!("ERR twemslot: '{}' with BLOCK is not served yet (blocking commands)", command.name);
             (Counter::ErrorsNotServed, text)
         } else if command::asks_other_database(command, raw) {
             (Counter::ErrorsNotServed, "ERR DB index is out of range (a cluster has database 0 only)".to_owned())
@@ -476,11 +473,18 @@ impl Relay {
 
     #[cold]
     fn unknown(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
+        let show = |arg: &[u8]| String::from_utf8_lossy(&arg[..arg.len().min(128)]).into_owned();
+        let name = frame.kept[0].of(raw);
+        if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
+            // A browser made to talk to us would go on with lines that are commands: Redis's guard.
+            let client = &self.clients[id as usize];
+            let text = format!("client {} ({}) closed: it speaks HTTP", client.id, client.peer);
+            self.tell(Level::Warn, text);
+            return self.close_client(id);
+        }
         if !self.clients[id as usize].authenticated {
             return self.refuse_here(id, declared_id(), Counter::ErrorsAuth, "NOAUTH Authentication required.");
         }
-        let show = |arg: &[u8]| String::from_utf8_lossy(&arg[..arg.len().min(128)]).into_owned();
-        let name = frame.kept[0].of(raw);
         let mut text = match command::lookup(name) {
             Some(_) => {
                 let sub = show(frame.kept[1].of(raw));

@@ -68,7 +68,9 @@ pub fn for_each_key<'a>(
         Keys::NumPairs { count_at } => counted(command, argc, raw, (count_at, 0, 2), each),
         Keys::Streams => streams(command, argc, raw, each),
         Keys::Sort => {
-            let store = sort_options(raw).filter_map(|option| option.of(b"STORE")).last();
+            // SORT_RO stores nothing: the instance says so.
+            let stores = command.flags.contains(super::Flags::WRITE);
+            let store = sort_options(raw).filter(|_| stores).filter_map(|option| option.of(b"STORE")).last();
             first_and(command, raw, store, each)
         }
         Keys::GeoStore => first_and(command, raw, geo_store(raw), each),
