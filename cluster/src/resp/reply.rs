@@ -143,6 +143,20 @@ pub fn length(raw: &[u8]) -> Option<usize> {
     }
 }
 
+/// The length of a whole short reply (a bulk string, a status, a number): nearly every one. None: `Cursor` will tell.
+#[inline]
+pub fn quick(raw: &[u8]) -> Option<usize> {
+    match raw.first()? {
+        b'$' => length(raw),
+        b'+' | b':' => {
+            let line = &raw[..raw.len().min(24)];
+            let end = line.iter().position(|&b| b == b'\n')?;
+            (line[end - 1] == b'\r').then_some(end + 1)
+        }
+        _ => None,
+    }
+}
+
 /// The elements of a whole array reply (`*n` and n whole values), each as its bytes.
 #[derive(Debug, Clone)]
 pub struct Elements<'a> {
@@ -221,6 +235,7 @@ mod tests {
         ] {
             let both = format!("{reply}+next\r\n");
             assert_eq!(Cursor::default().step(both.as_bytes()), Step::Done { len: reply.len() }, "{reply:?}");
+            assert!(quick(both.as_bytes()).is_none_or(|len| len == reply.len()), "{reply:?}");
             // Cut anywhere, with the tail that was not used shown again.
             for cut in 0..reply.len() {
                 let mut cursor = Cursor::default();

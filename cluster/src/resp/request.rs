@@ -102,6 +102,36 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// A whole request of at most `KEPT` arguments, each shorter than 100 bytes, read in one go: nearly every one.
+    /// None: `step` will tell.
+    #[inline]
+    pub fn quick(buf: &[u8]) -> Option<(Self, usize)> {
+        let Some(&[b'*', count, b'\r', b'\n']) = buf.first_chunk::<4>() else { return None };
+        let argc = u32::from(count.wrapping_sub(b'0'));
+        if argc == 0 || argc as usize > KEPT {
+            return None;
+        }
+        let mut frame = Self { argc, found: argc, ..Self::default() };
+        let mut at = 4;
+        for span in frame.kept.iter_mut().take(argc as usize) {
+            let Some(&[b'$', first, second, third, fourth]) = buf.get(at..)?.first_chunk::<5>() else { return None };
+            let (tens, ones) = (first.wrapping_sub(b'0'), second.wrapping_sub(b'0'));
+            let (len, body) = if tens <= 9 && second == b'\r' && third == b'\n' {
+                (u32::from(tens), at + 4)
+            } else if tens <= 9 && ones <= 9 && third == b'\r' && fourth == b'\n' {
+                (u32::from(tens) * 10 + u32::from(ones), at + 5)
+            } else {
+                return None;
+            };
+            *span = Span { at: body as u32, len };
+            at = body + len as usize + 2;
+            if buf.get(at - 2..at)? != b"\r\n" {
+                return None;
+            }
+        }
+        Some((frame, at))
+    }
+
     /// Goes on over `buf`, which starts at the request's first byte.
     #[inline]
     pub fn step(&mut self, buf: &[u8], ceilings: &Ceilings) -> Step {
@@ -393,12 +423,19 @@ mod tests {
                 }
             }
             prop_assert_eq!(frame.step(&raw, &Ceilings::OPEN), Step::Done { len: raw.len() });
+            if let Some((quick, len)) = Frame::quick(&raw) {
+                prop_assert_eq!((quick.argc, quick.found, quick.kept, len), (frame.argc, frame.found, frame.kept, raw.len()));
+            } else {
+                prop_assert!(args.len() > KEPT);
+            }
+            prop_assert!(Frame::quick(&raw[..raw.len() - 1]).is_none());
             prop_assert!(Args::new(&raw).eq(args.iter().map(Vec::as_slice)));
         }
 
         #[test]
         fn never_panics(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = whole(&raw);
+            let _ = Frame::quick(&raw);
             let _ = inline_to_resp(&raw);
             let _ = Args::new(&raw).count();
         }

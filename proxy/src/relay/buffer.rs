@@ -94,9 +94,8 @@ impl Outgoing {
     #[inline]
     pub(super) fn append(&mut self, pool: &mut Pool, bytes: &[u8]) {
         self.len += bytes.len();
-        let last = self.rest.back_mut().unwrap_or(&mut self.first);
-        if bytes.len() <= last.capacity() - last.len() {
-            last.extend_from_slice(bytes);
+        if self.rest.is_empty() && bytes.len() <= self.first.capacity() - self.first.len() {
+            self.first.extend_from_slice(bytes);
         } else {
             self.append_slowly(pool, bytes);
         }

@@ -271,6 +271,14 @@ impl Relay {
             if !client.takes_requests(self.settings.client_in_flight_max) {
                 break;
             }
+            if frame.argc == 0
+                && client.authenticated
+                && let Some((quick, len)) = Frame::quick(&buf[at..])
+            {
+                self.request(id, &quick, &buf[at..at + len]);
+                at += len;
+                continue;
+            }
             let ceilings = if client.authenticated { &Ceilings::OPEN } else { &Ceilings::UNAUTHENTICATED };
             let rest = &buf[at..];
             match frame.step(rest, ceilings) {
@@ -374,7 +382,7 @@ impl Relay {
     }
 
     /// One whole request: what it is decides which way it goes.
-    #[inline]
+    #[inline(always)]
     fn request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
         self.stats.add(Counter::Requests, 1);
         if !self.settings.declared_commands.is_empty() && self.declared(id, frame, raw) {
@@ -557,7 +565,7 @@ impl Relay {
     }
 
     /// Sends a request on its way, holds it, or answers why it has none.
-    #[inline]
+    #[inline(always)]
     fn place(&mut self, id: RequestId, raw: &[u8]) {
         let request = &self.requests[id as usize];
         if request.slot == NO_SLOT {

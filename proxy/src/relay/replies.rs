@@ -7,7 +7,7 @@ use super::request::{NONE, PING, RequestId, Stage};
 use super::state::Relay;
 use super::{Level, LinkId};
 use crate::stats::{Counter, OfCommand, OfGroup};
-use cluster::resp::reply::{Cursor, Step as ReplyStep};
+use cluster::resp::reply::{self, Cursor, Step as ReplyStep};
 use std::io::IoSlice;
 
 impl Relay {
@@ -48,9 +48,32 @@ impl Relay {
         self.go_on();
     }
 
+    /// Takes whole short replies from the start of `buf`; how many bytes they were.
+    #[inline]
+    fn read_short_replies(&mut self, id: LinkId, buf: &[u8]) -> usize {
+        let link = &self.links[id as usize];
+        if link.streamed > 0 || !link.cursor.at_start() {
+            return 0;
+        }
+        let mut at = 0;
+        while let Some(len) = reply::quick(&buf[at..]) {
+            if !self.reply(id, &buf[at..at + len], false) {
+                return buf.len();
+            }
+            at += len;
+        }
+        at
+    }
+
     /// Takes replies from `buf`, whose first `seen` bytes the cursor knows; what is not whole is kept.
     fn read_replies(&mut self, id: LinkId, buf: &[u8], mut seen: usize) {
         let mut at = 0;
+        if seen == 0 {
+            at = self.read_short_replies(id, buf);
+        }
+        if at == buf.len() {
+            return;
+        }
         loop {
             let Some(link) = self.links.get_mut(id as usize) else { return };
             if matches!(link.state, State::Closing | State::Down { .. }) {
@@ -101,7 +124,7 @@ impl Relay {
     }
 
     /// A whole reply, or the last part of a streamed one. False: the link is of no further use.
-    #[inline]
+    #[inline(always)]
     fn reply(&mut self, id: LinkId, bytes: &[u8], streamed: bool) -> bool {
         let link = &mut self.links[id as usize];
         if link.greeting() {

@@ -162,7 +162,7 @@ impl Relay {
     }
 
     /// A new request at the end of its client's list.
-    #[inline]
+    #[inline(always)]
     pub(super) fn open_request(&mut self, client_id: ClientId, command: CommandId, slot: Slot) -> RequestId {
         let client = &mut self.clients[client_id as usize];
         let id = self.requests.open(client_id, command, slot, self.now.us);
@@ -181,7 +181,7 @@ impl Relay {
     }
 
     /// Puts a request on a link, or answers why it cannot.
-    #[inline]
+    #[inline(always)]
     pub(super) fn put(&mut self, link_id: LinkId, id: RequestId, raw: &[u8]) {
         let link = &mut self.links[link_id as usize];
         let out = match link.state {
@@ -245,7 +245,7 @@ impl Relay {
     }
 
     /// The request has left its link's queue, answered or not.
-    #[inline]
+    #[inline(always)]
     pub(super) fn left_link(&mut self, slot: Slot) {
         if let Some(n) = self.in_flight.get_mut(usize::from(slot)) {
             debug_assert!(*n > 0, "slot {slot}: more replies than requests");
@@ -254,7 +254,7 @@ impl Relay {
     }
 
     /// Answers a request that is on no link (any more), in its client's order, and forgets it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn answer(&mut self, id: RequestId, reply: &[u8]) {
         let request = &mut self.requests[id as usize];
         let error = reply.first() == Some(&b'-');
@@ -296,7 +296,7 @@ impl Relay {
     }
 
     /// The head of a client's list has been answered in full: goes on with those behind it that are, too.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pop_head(&mut self, client_id: ClientId) {
         let client = &mut self.clients[client_id as usize];
         let mut id = client.head;
@@ -429,7 +429,7 @@ impl Relay {
     }
 
     /// Counts a reply's time at the instance.
-    #[inline]
+    #[inline(always)]
     pub(super) fn observe_instance(&mut self, entry: usize, sent_us: u64, error: bool) {
         let us = self.now.us.saturating_sub(sent_us);
         if self.instance_run.entry == entry && self.instance_run.us == us {
