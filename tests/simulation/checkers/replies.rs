@@ -183,16 +183,15 @@ fn counted(keys: &[Vec<u8>], issued: Step, raw: &[u8], history: &History) -> boo
     integer(raw).is_some_and(|n| (least..=most).contains(&n))
 }
 
-/// What an error says of the write it answers. A write that was split may have been done in part.
+/// What an error says of the write it answers. One that was split may have been done in part, unless we say not.
 fn verdict_of(raw: &[u8], ask: &Ask) -> Verdict {
     let said = |words: &str| raw.windows(words.len()).any(|window| window == words.as_bytes());
     let refused = ["-LOADING", "-READONLY", "-MASTERDOWN", "-CROSSSLOT", "-NOAUTH", "-WRONGTYPE", "-TRYAGAIN"];
-    match ask {
-        Ask::SetMany(parts) if parts.len() > 1 => Verdict::Unknown,
-        _ if said("nothing was sent") || refused.iter().any(|prefix| raw.starts_with(prefix.as_bytes())) => {
-            Verdict::Refused
-        }
-        _ => Verdict::Unknown,
+    let split = matches!(ask, Ask::SetMany(parts) if parts.len() > 1);
+    if said("nothing was sent") || (!split && refused.iter().any(|prefix| raw.starts_with(prefix.as_bytes()))) {
+        Verdict::Refused
+    } else {
+        Verdict::Unknown
     }
 }
 
