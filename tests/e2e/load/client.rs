@@ -338,7 +338,10 @@ impl Client {
         let failure = match text {
             _ if text.ends_with("whether this was done is unknown") => Failure::Unknown,
             _ if text.ends_with("other groups have done their part") => Failure::Unknown,
-            _ if text.ends_with("nothing was sent") || text.starts_with("LOADING ") => Failure::Refused,
+            _ if text.ends_with("nothing was sent") => Failure::Refused,
+            // An instance speaks for its own part only.
+            _ if text.starts_with("LOADING ") && matches!(op, Op::SetMany { .. }) => Failure::Unknown,
+            _ if text.starts_with("LOADING ") => Failure::Refused,
             _ => {
                 self.lose(op);
                 return self.fault(format!("{op:?} failed with an error that nobody expects: {text}"));
