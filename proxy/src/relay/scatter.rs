@@ -211,6 +211,13 @@ impl Relay {
         self.drop_fan(fan);
     }
 
+    /// Our error in the stead of a fragment's reply, of which a part may be here already.
+    pub(super) fn fragment_refused(&mut self, id: RequestId, error: &[u8]) {
+        let (fan_id, part) = self.fragment(id);
+        self.fans[fan_id as usize].parts[part].reply.clear();
+        self.fragment_reply(id, error);
+    }
+
     /// Answers a split request with an error before its fragments are all back.
     pub(super) fn refuse_fan(&mut self, fan_id: u32, counter: Counter, text: &str) {
         let parent = std::mem::replace(&mut self.fans[fan_id as usize].parent, NONE);

@@ -237,7 +237,7 @@ impl Relay {
         reply.clear();
         write::error(&mut reply, text);
         if self.requests[id as usize].stage == Stage::Fragment {
-            self.fragment_reply(id, &reply);
+            self.fragment_refused(id, &reply);
         } else {
             self.answer(id, &reply);
         }
