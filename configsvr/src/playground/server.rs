@@ -80,10 +80,13 @@ impl Server {
         }
     }
 
-    /// Takes the ended process out of the process table.
+    /// Takes the ended process out of the process table; its end is not reported any more. A process whose first thread
+    /// has ended looks dead while its others still do, and holds its port until then: this waits for the last.
     pub(super) fn reap(&mut self) {
-        if !self.alive() && self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|s| s.is_some())) {
-            self.child = None;
+        let ended = !self.alive();
+        let pid = self.identity.pid;
+        if let Some(mut child) = self.child.take_if(|child| ended && child.id() as i32 == pid) {
+            let _ = child.wait();
         }
     }
 
