@@ -1,3 +1,6 @@
-//! The control plane. At this point: a whole local cluster for people and tests.
+//! The control plane: one truth, the members that guard it, every proxy in step with it.
 
 pub mod playground;
+pub mod desk;
+pub mod control;
+pub mod store;

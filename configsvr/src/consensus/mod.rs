@@ -1,0 +1,1 @@
+//! Consensus: openraft among configSvr's members. It says who leads, and carries what they agree on.

@@ -1,0 +1,140 @@
+//! What control is told, and what it wants done. Control itself does nothing: `server` carries both ways.
+
+use super::command::{Answer, Beat, BeatAnswer, Refusal, Request, Seen};
+use super::layout::Token;
+use crate::store::{Fault, LeaseId, Notice, Txn, Verdict};
+use cluster::instance::Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A caller that waits for an answer.
+pub type CallId = u64;
+/// A deed under way, so that its outcome finds its cause.
+pub type DeedId = u64;
+
+/// What raft says about the leadership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leadership {
+    /// This member leads, and a majority confirmed it after the election.
+    Leading(Token),
+    /// Somebody else does, or nobody is known to. Name and API address of the leader.
+    Following(Option<(String, String)>),
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Leadership(Leadership),
+    /// From the store's watch. The only thing that changes what control holds to be true.
+    Committed(Notice),
+    Asked {
+        call: CallId,
+        request: Request,
+    },
+    /// A proxy's heartbeat; only the leader is told.
+    Beat {
+        call: CallId,
+        beat: Beat,
+    },
+    Wrote {
+        deed: DeedId,
+        outcome: Result<Verdict, Fault>,
+    },
+    Probed {
+        deed: DeedId,
+        seen: Vec<(Addr, Result<Seen, String>)>,
+    },
+    /// An instance was told to follow another.
+    Followed {
+        deed: DeedId,
+        outcome: Result<(), String>,
+    },
+    Granted {
+        deed: DeedId,
+        outcome: Result<LeaseId, Fault>,
+    },
+    KeptAlive {
+        deed: DeedId,
+        outcome: Result<(), Fault>,
+    },
+    /// A proxy was given a topology: the epoch it serves now, or why not.
+    Pushed {
+        deed: DeedId,
+        outcome: Result<u64, PushFault>,
+    },
+    /// Time passed. At least every 100 ms, and when `deadline` asked for it.
+    Tick,
+}
+
+/// Why a proxy does not serve the topology it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushFault {
+    /// It serves a later one: somebody else leads, or the store went back in time.
+    Newer { serving: u64 },
+    /// It answered, and said no.
+    Refused(String),
+    /// Nobody answered.
+    Unreachable(String),
+}
+
+/// What is to be done. A deed is done at most once; its outcome comes back as an event, unless this process dies.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Ends a call.
+    Answer {
+        call: CallId,
+        outcome: Result<Answer, Refusal>,
+    },
+    AnswerBeat {
+        call: CallId,
+        outcome: Result<BeatAnswer, Refusal>,
+    },
+    /// One transaction. It carries its fence in its comparisons.
+    Write {
+        deed: DeedId,
+        txn: Txn,
+    },
+    Probe {
+        deed: DeedId,
+        addrs: Vec<Addr>,
+    },
+    /// REPLICAOF, over a connection named after the token, after the connections of other tokens were killed.
+    Follow {
+        deed: DeedId,
+        token: Token,
+        instance: Addr,
+        primary: Addr,
+    },
+    Grant {
+        deed: DeedId,
+        ttl: Duration,
+    },
+    KeepAlive {
+        deed: DeedId,
+        lease: LeaseId,
+    },
+    /// PUT to a proxy's admin port.
+    Push {
+        deed: DeedId,
+        proxy: String,
+        admin_addr: String,
+        epoch: u64,
+        message: Arc<str>,
+    },
+    /// For people, and for `GET /api/v1/events`.
+    Tell(News),
+}
+
+/// Something people want to know of.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct News {
+    /// `topology`, `proxy_joined`, `proxy_lost`, `invalid_edit`, `leader`, `store_lost`, `store_back`.
+    pub kind: String,
+    /// It needs somebody's attention until `settled` news of the same kind and subject come.
+    pub alarm: bool,
+    pub settled: bool,
+    /// A proxy's id, a key of the store ... or nothing.
+    pub subject: String,
+    pub message: String,
+    pub epoch: u64,
+}

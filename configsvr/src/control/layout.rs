@@ -1,0 +1,218 @@
+//! What lies where in the store: the names of keys and the JSON under them. Founding layout, see ARCHITECTURE.md for an
+//! example of each.
+//!
+//! Slots are 1-based in the store (as they always were for those who read etcd) and 0-based everywhere else.
+
+use cluster::group::GroupId;
+use cluster::instance::Addr;
+use cluster::slot::{Slot, TagRule};
+use serde::{Deserialize, Serialize};
+
+/// `settings`: what holds for the whole cluster. Its presence means that the cluster was created.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub name: String,
+    /// Fixed for ever.
+    pub slot_count: u16,
+    /// Fixed for ever.
+    #[serde(default)]
+    pub tag_rule: TagRule,
+    /// How long a proxy that says nothing stays registered, in seconds.
+    #[serde(default = "proxy_ttl_default")]
+    pub proxy_ttl_s: u64,
+}
+
+fn proxy_ttl_default() -> u64 {
+    10
+}
+
+/// `epoch`: the topology's epoch. Whoever changes groups or slots writes it in the same transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Epoch {
+    pub epoch: u64,
+    /// Slots whose own keys are not written yet, since one transaction cannot hold them all (`store::TXN_MAX`): what is
+    /// said here goes before what their keys say. The leader writes the keys, then clears this, at the same epoch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfolded: Vec<SlotRange>,
+}
+
+/// Slots `from..=to`, 0-based, of one owner. No owner: nobody serves them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotRange {
+    pub from: Slot,
+    pub to: Slot,
+    pub group: Option<GroupId>,
+}
+
+/// `leader`: who may write. Every transaction of the leader compares it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leader {
+    /// `Token` as text; only a greater one may replace it.
+    pub token: Token,
+    /// The member's name, and where its API is.
+    pub member: String,
+    pub addr: String,
+}
+
+/// A leader's fencing token: raft's term and the member's id. The term alone is not one, since openraft allows two
+/// leaders in one term. As text, 16 hex digits each, so that text and number sort alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Token {
+    pub term: u64,
+    pub member: u64,
+}
+
+impl std::fmt::Display for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}-{:016x}", self.term, self.member)
+    }
+}
+
+impl From<Token> for String {
+    fn from(token: Token) -> Self {
+        token.to_string()
+    }
+}
+
+impl TryFrom<String> for Token {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let fault = || format!("{text:?} is not a token: 16 hex digits, a dash, 16 hex digits");
+        let (term, member) = text.split_once('-').filter(|(a, b)| a.len() == 16 && b.len() == 16).ok_or_else(fault)?;
+        let number = |digits| u64::from_str_radix(digits, 16).map_err(|_| fault());
+        Ok(Self { term: number(term)?, member: number(member)? })
+    }
+}
+
+/// `group-instances/<group id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    pub group_id: GroupId,
+    #[serde(default)]
+    pub group_name: String,
+    #[serde(alias = "master")]
+    pub primary: Addr,
+    #[serde(default, alias = "slaves")]
+    pub replicas: Vec<Addr>,
+    /// What else is known of its instances; those without an entry have nothing to say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<Instance>,
+}
+
+/// More about one instance of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Instance {
+    pub addr: Addr,
+    /// Redis's own, as of when it was added or last adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+}
+
+/// `slot-to-group-mapping/slot<N>`, N from 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotEntry {
+    /// From 1.
+    pub slot_id: u32,
+    /// 0: nobody.
+    pub group_id: GroupId,
+    /// Empty (`{}`) unless the slot is being migrated.
+    #[serde(default)]
+    pub action: SlotAction,
+}
+
+/// Where a slot stands in its migration. States: 1 preparing, 2 pending, 3 migrating, 4 finished; none when empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotAction {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_group_id: Option<GroupId>,
+    /// Milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<u64>,
+}
+
+/// `proxies/<id>`, under a lease: a proxy that serves or just did. What changes with every heartbeat is not in here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proxy {
+    pub id: String,
+    pub version: String,
+    /// Where clients connect.
+    pub addr: String,
+    /// Where topologies are pushed to.
+    pub admin_addr: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub zone: String,
+    /// The epoch that all its workers serve.
+    pub epoch: u64,
+    /// No new clients, please: it is being taken out of service.
+    #[serde(default)]
+    pub draining: bool,
+    /// Milliseconds since 1970.
+    pub started_at: u64,
+}
+
+/// `audit/<revision, 20 digits>`: one change somebody asked for. The revision is the store's when it was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    /// Milliseconds since 1970.
+    pub at: u64,
+    /// The name of the token, never the token.
+    pub who: String,
+    /// The command's name, as `groups.add`.
+    pub what: String,
+    /// The command itself, without secrets.
+    pub command: serde_json::Value,
+    /// The epochs before and after; equal where the topology did not change.
+    pub epoch_before: u64,
+    pub epoch_after: u64,
+    /// What was, and is now: only what changed.
+    pub before: serde_json::Value,
+    pub after: serde_json::Value,
+    /// The caller's `Idempotency-Key`: the same key again gets `answer` again, and changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    pub answer: serde_json::Value,
+}
+
+pub const SETTINGS: &str = "settings";
+pub const EPOCH: &str = "epoch";
+pub const LEADER: &str = "leader";
+pub const SLOTS: &str = "slot-to-group-mapping/slot";
+pub const GROUPS: &str = "group-instances/";
+pub const PROXIES: &str = "proxies/";
+pub const AUDIT: &str = "audit/";
+/// Of later stages: kept, exported and imported as they are.
+pub const OTHERS: [&str; 3] = ["migration-tasks/", "failovers/", "members/"];
+
+pub fn slot_key(slot: Slot) -> String {
+    format!("{SLOTS}{}", u32::from(slot) + 1)
+}
+
+pub fn group_key(id: GroupId) -> String {
+    format!("{GROUPS}{id}")
+}
+
+pub fn proxy_key(id: &str) -> String {
+    format!("{PROXIES}{id}")
+}
+
+pub fn audit_key(revision: u64) -> String {
+    format!("{AUDIT}{revision:020}")
+}

@@ -1,0 +1,3 @@
+//! `twemslot-configsvr`: one member of the control plane.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The store of tests: in this process's memory.
