@@ -3,4 +3,7 @@
 pub mod playground;
 pub mod desk;
 pub mod control;
+pub mod agent;
+pub mod config;
+pub mod log;
 pub mod store;

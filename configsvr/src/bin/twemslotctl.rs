@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use configsvr::playground::{self, Options, Playground, Status};
+use configsvr::playground::{self, Options, Playground, Status, StoreKind};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,12 @@ struct Up {
     replicas: u16,
     #[arg(long, value_name = "N", default_value_t = 1)]
     proxies: u16,
+    /// Members of the control plane. 0: none, the proxies serve a topology from a file.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    configsvrs: u16,
+    /// Where the control plane keeps the truth: in its members, or in an etcd of three.
+    #[arg(long, value_name = "embedded|etcd", default_value = "embedded", value_parser = store_kind)]
+    store: StoreKind,
     /// Workers of each proxy: a number, or auto for one a core.
     #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = number_or_auto)]
     workers: Number,
@@ -72,6 +78,9 @@ struct Up {
     /// The proxy to use instead of the one beside this program or on the PATH.
     #[arg(long, value_name = "PATH")]
     proxy: Option<PathBuf>,
+    /// The configsvr to use instead of the one beside this program or on the PATH.
+    #[arg(long, value_name = "PATH")]
+    configsvr: Option<PathBuf>,
     /// YAML that is added to each proxy's configuration, or replaces parts of it.
     #[arg(long, value_name = "FILE")]
     proxy_conf: Option<PathBuf>,
@@ -89,6 +98,14 @@ fn number_or_auto(text: &str) -> Result<Number, String> {
         ("auto", _) => Ok(Number(None)),
         (_, Ok(n)) if n > 0 => Ok(Number(Some(n))),
         _ => Err("a number from 1 to 65535, or auto".to_owned()),
+    }
+}
+
+fn store_kind(text: &str) -> Result<StoreKind, String> {
+    match text {
+        "embedded" => Ok(StoreKind::Embedded),
+        "etcd" => Ok(StoreKind::Etcd),
+        _ => Err("embedded, or etcd".to_owned()),
     }
 }
 
@@ -130,10 +147,13 @@ fn options(dir: &Path, up: Up) -> Result<Options> {
         groups: up.groups,
         replicas: up.replicas,
         proxies: up.proxies,
+        configsvrs: up.configsvrs,
+        store: up.store,
         workers: up.workers.0,
         slots: up.slots,
         redis_server: up.redis_server,
         proxy: up.proxy,
+        configsvr: up.configsvr,
         proxy_conf: text(up.proxy_conf)?,
         redis_conf: text(up.redis_conf)?,
         supervised: !up.detach,

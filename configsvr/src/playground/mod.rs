@@ -1,7 +1,8 @@
 //! A playground: a whole local cluster of real servers, for people (`twemslotctl playground`) and for tests.
 //!
 //! ```text
-//! Playground::start ── plan: options, ports ──> redis-servers ── in sync ──> topology file ──> proxies ── ready
+//! Playground::start ── plan: options, ports ──> redis-servers ── in sync ──> topology file, or etcd, configsvrs and a
+//!                                                                        cluster made through their API ──> proxies
 //!   kill, stop, start one instance or proxy; put a topology; reload          (all on 127.0.0.1)
 //! drop ── all are stopped        detach ── all live on, and `down` finds them by the state directory
 //! ```
@@ -9,8 +10,11 @@
 #![expect(clippy::disallowed_methods, reason = "a shell: writes files and tells the time it took")]
 
 mod visit;
+mod control;
 mod server;
 mod redis;
+mod configsvr;
+mod etcd;
 mod proxy;
 mod ports;
 mod options;
@@ -19,7 +23,7 @@ mod guard;
 mod process;
 pub mod http;
 
-pub use options::Options;
+pub use options::{Options, StoreKind};
 pub use process::{children, find_binary, until};
 pub use redis::{ask, info};
 pub use server::Server;
@@ -55,6 +59,7 @@ pub struct Playground {
     proxy_binary: Option<PathBuf>,
     instances: Vec<Instance>,
     proxies: Vec<Server>,
+    control: control::Control,
     /// All is up: `playground.json` is to be written.
     up: bool,
     /// None once detached.
@@ -125,6 +130,7 @@ impl Playground {
             proxy_binary,
             instances: Vec::new(),
             proxies: Vec::new(),
+            control: control::Control::new(&plan),
             up: false,
             guard: Some(guard),
             _ports: block,
@@ -138,6 +144,7 @@ impl Playground {
         self.record()?;
         self.start_redis(plan)?;
         state::write_atomically(&self.dir.topology(), &serde_json::to_string_pretty(&self.topology)?)?;
+        self.start_control()?;
         for (i, at) in plan.proxies.iter().enumerate() {
             self.spawn_proxy(i, *at)?;
         }
@@ -200,7 +207,8 @@ impl Playground {
         let home = self.dir.proxy(&name);
         self.dir.forget_log(&name)?;
         fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
-        let conf = proxy::conf(&self.dir, &name, at, &self.options, &self.options.proxy_conf)?;
+        let extra = &self.options.proxy_conf;
+        let conf = proxy::conf(&self.dir, &name, at, &self.options, self.control.addrs(), extra)?;
         state::write_atomically(&self.dir.proxy_conf(&name), &conf)?;
         state::write_atomically(&home.join("topology.json"), &serde_json::to_string_pretty(&self.topology)?)?;
         let command = self.proxy_command(&name)?;
@@ -235,7 +243,7 @@ impl Playground {
     }
 
     fn servers(&self) -> impl Iterator<Item = &Server> {
-        self.proxies.iter().chain(self.instances.iter().map(|i| &i.server))
+        self.proxies.iter().chain(self.instances.iter().map(|i| &i.server)).chain(self.control.servers())
     }
 
     /// Writes down, and tells the guard, what runs now.
@@ -382,7 +390,7 @@ impl Playground {
         let at = (self.proxy(i)?.addr(), self.admin(i)?);
         let name = self.proxies[i].name.clone();
         let extra = if extra.is_empty() { &self.options.proxy_conf } else { extra };
-        let conf = proxy::conf(&self.dir, &name, at, &self.options, extra)?;
+        let conf = proxy::conf(&self.dir, &name, at, &self.options, self.control.addrs(), extra)?;
         state::write_atomically(&self.dir.proxy_conf(&name), &conf)?;
         self.signal_proxy(i, Signal::SIGHUP)
     }
@@ -409,8 +417,9 @@ impl Playground {
 impl Playground {
     /// The names of processes that have ended since this was last asked, with how.
     pub fn deaths(&mut self) -> Vec<String> {
-        let Self { dir, proxies, instances, .. } = self;
-        let servers = proxies.iter_mut().chain(instances.iter_mut().map(|i| &mut i.server));
+        let Self { dir, proxies, instances, control, .. } = self;
+        let redis = instances.iter_mut().map(|i| &mut i.server);
+        let servers = proxies.iter_mut().chain(redis).chain(control.servers_mut());
         let ended = servers.filter_map(|s| {
             let status = s.exited()?;
             s.follow(dir);
@@ -437,11 +446,13 @@ impl Playground {
         let Some(guard) = self.guard.take() else { return Ok(()) };
         self.proxies.iter_mut().for_each(|p| p.follow(&self.dir));
         let proxies: Vec<_> = self.proxies.iter().map(|s| s.identity).collect();
-        let instances: Vec<_> = self.instances.iter().map(|i| i.server.identity).collect();
+        let others = self.instances.iter().map(|i| &i.server).chain(self.control.servers());
+        let others: Vec<_> = others.map(|s| s.identity).collect();
         let mut left = process::stop(&proxies, to_proxies, STOP_GRACE);
-        // Nothing is on disk, and a clean end would wait for replicas.
-        left.extend(process::stop(&instances, Signal::SIGKILL, STOP_GRACE));
-        self.proxies.iter_mut().chain(self.instances.iter_mut().map(|i| &mut i.server)).for_each(Server::reap);
+        // Nothing of it is needed again, and a clean end would wait for replicas.
+        left.extend(process::stop(&others, Signal::SIGKILL, STOP_GRACE));
+        let redis = self.instances.iter_mut().map(|i| &mut i.server);
+        self.proxies.iter_mut().chain(redis).chain(self.control.servers_mut()).for_each(Server::reap);
         drop(guard);
         ensure!(left.is_empty(), "not even KILL has ended these: {left:?}");
         if self.temporary && self.up && !std::thread::panicking() { self.dir.remove() } else { self.dir.clean() }

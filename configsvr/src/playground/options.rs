@@ -10,9 +10,26 @@ use std::path::PathBuf;
 
 /// The first Redis port is this far above the base port: 6401 for 6380.
 const REDIS_OFFSET: u16 = 21;
-/// So many proxies fit below the ports that configsvr (base + 10 to 12) and etcd (up to base + 20) will have; more
-/// come behind the last Redis port.
+/// So many proxies fit below the ports of configsvr; more come behind the last Redis port.
 const PROXIES_BELOW: u16 = 5;
+/// The first configsvr's port is this far above the base port: 6390 for 6380.
+const CONFIGSVR_OFFSET: u16 = 10;
+/// The ports below etcd's are five: members beyond three are there to try out changes of membership.
+const CONFIGSVRS_MAX: u16 = 5;
+/// Each of etcd's members has a port for clients and one for its peers, up to base + 20.
+const ETCD_OFFSET: u16 = 15;
+/// Three survive the death of one.
+const ETCDS: u16 = 3;
+
+/// Where configSvr keeps the truth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StoreKind {
+    /// In its own members.
+    #[default]
+    Embedded,
+    /// In an etcd of three members, from the PATH.
+    Etcd,
+}
 
 /// What to start. `Options::default()` is what `playground up` starts, on ports that are free.
 #[derive(Debug, Clone)]
@@ -26,6 +43,9 @@ pub struct Options {
     /// Replicas of each group.
     pub replicas: u16,
     pub proxies: u16,
+    /// Members of the control plane. 0: none, the proxies serve a topology from a file.
+    pub configsvrs: u16,
+    pub store: StoreKind,
     /// Workers of each proxy. None: `auto`, one for each core.
     pub workers: Option<u16>,
     pub slots: u16,
@@ -33,6 +53,8 @@ pub struct Options {
     pub redis_server: Option<PathBuf>,
     /// None: see `find_binary`.
     pub proxy: Option<PathBuf>,
+    /// None: see `find_binary`.
+    pub configsvr: Option<PathBuf>,
     /// YAML beside, or in place of, what the playground writes for each proxy.
     pub proxy_conf: String,
     /// Lines beside what the playground writes for each Redis.
@@ -51,10 +73,13 @@ impl Default for Options {
             groups: 2,
             replicas: 1,
             proxies: 1,
+            configsvrs: 0,
+            store: StoreKind::Embedded,
             workers: None,
             slots: SLOT_COUNT_DEFAULT,
             redis_server: None,
             proxy: None,
+            configsvr: None,
             proxy_conf: String::new(),
             redis_conf: String::new(),
             supervised: false,
@@ -70,6 +95,11 @@ impl Options {
         ensure!(instances <= INSTANCES_MAX, "{} replicas: at most {}", self.replicas, INSTANCES_MAX - 1);
         ensure!((1..=SLOT_COUNT_MAX).contains(&self.slots), "{} slots: from 1 to {SLOT_COUNT_MAX}", self.slots);
         ensure!(self.groups <= self.slots, "{groups} groups cannot share {} slots", self.slots);
+        ensure!(self.configsvrs <= CONFIGSVRS_MAX, "{} configsvrs: at most {CONFIGSVRS_MAX}", self.configsvrs);
+        ensure!(
+            self.configsvrs > 0 || self.store == StoreKind::Embedded,
+            "etcd without a configsvr: nobody would use it; add --configsvrs N"
+        );
         ensure!(self.workers != Some(0), "0 workers: at least 1, or auto");
         Ok(())
     }
@@ -91,6 +121,9 @@ pub(super) struct Plan {
     pub(super) proxies: Vec<(SocketAddr, SocketAddr)>,
     /// Of each group: the primary first.
     pub(super) groups: Vec<Vec<SocketAddr>>,
+    pub(super) configsvrs: Vec<SocketAddr>,
+    /// Of each member of etcd: for clients, for its peers.
+    pub(super) etcds: Vec<(SocketAddr, SocketAddr)>,
 }
 
 impl Plan {
@@ -101,16 +134,20 @@ impl Plan {
         let size = 1 + options.replicas;
         let first = |group: u16| base + REDIS_OFFSET + group * size;
         let behind = first(options.groups);
+        let etcds = if options.store == StoreKind::Etcd { ETCDS } else { 0 };
         let pair = |i: u16| if i < PROXIES_BELOW { base + 2 * i } else { behind + 2 * (i - PROXIES_BELOW) };
         Ok(Self {
             proxies: (0..options.proxies).map(pair).map(|port| (at(port), at(port + 1))).collect(),
             groups: (0..options.groups).map(|g| (0..size).map(|i| at(first(g) + i)).collect()).collect(),
+            configsvrs: (0..options.configsvrs).map(|i| at(base + CONFIGSVR_OFFSET + i)).collect(),
+            etcds: (0..etcds).map(|i| base + ETCD_OFFSET + 2 * i).map(|port| (at(port), at(port + 1))).collect(),
         })
     }
 
     pub(super) fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
         let proxies = self.proxies.iter().flat_map(|&(clients, admin)| [clients, admin]);
-        proxies.chain(self.groups.iter().flatten().copied())
+        let etcds = self.etcds.iter().flat_map(|&(clients, peers)| [clients, peers]);
+        proxies.chain(self.groups.iter().flatten().copied()).chain(self.configsvrs.iter().copied()).chain(etcds)
     }
 
     /// Epoch 1: each group has an equal part of the slots, in one range.
@@ -174,6 +211,16 @@ mod tests {
             assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), ports.len(), "{ports:?}");
             assert!(!ports.iter().any(|p| (6390..6401).contains(p)), "configsvr's: {ports:?}");
         }
+    }
+
+    #[test]
+    fn the_whole_picture_has_a_port_for_each() {
+        let options = Options { configsvrs: 5, store: StoreKind::Etcd, proxies: 5, ..Options::default() };
+        options.check().expect("good options");
+        let plan = Plan::new(&options, 6380).expect("fits");
+        let ports: BTreeSet<u16> = plan.addrs().map(|a| a.port()).collect();
+        assert_eq!(ports.len(), 10 + 5 + 6 + 4, "{ports:?}");
+        assert_eq!(plan.configsvrs[0].port(), 6390);
     }
 
     #[test]

@@ -24,11 +24,12 @@ pub(super) fn conf(
     name: &str,
     at: (SocketAddr, SocketAddr),
     options: &Options,
+    configsvrs: &[SocketAddr],
     extra: &str,
 ) -> Result<String> {
     let home = dir.proxy(name);
     let workers = options.workers.map_or("auto".to_owned(), |n| n.to_string());
-    let ours = format!(
+    let mut ours = format!(
         "listen: {}\nadmin: {}\nworkers: {workers}\ntopology_file: \"{}\"\npid_file: \"{}\"\nlog:\n  file: \"{}\"\n  level: info\n",
         at.0,
         at.1,
@@ -36,6 +37,10 @@ pub(super) fn conf(
         dir.pid_file(name).display(),
         dir.log(name).display(),
     );
+    if !configsvrs.is_empty() {
+        let addrs: Vec<String> = configsvrs.iter().map(SocketAddr::to_string).collect();
+        ours += &format!("control:\n  id: {name}\n  configsvrs: [{}]\n", addrs.join(", "));
+    }
     Ok(format!("# Written by twemslotctl playground.\n{}", merge(&ours, extra)?))
 }
 

@@ -7,6 +7,8 @@
 //! DIR/topology.json     what the proxies were started with
 //! DIR/redis/PORT/       redis.conf and the directory of one Redis
 //! DIR/proxy/N/          proxy.yml, topology and pid file of one proxy
+//! DIR/configsvr/N/      configsvr.yml and the data of one configsvr
+//! DIR/etcd/N/           the data of one member of etcd
 //! DIR/log/NAME.log      kept when the playground is stopped
 //! ```
 //! Nothing else in DIR is ever touched.
@@ -19,6 +21,9 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+/// The directories of each kind of process.
+const KINDS: [&str; 4] = ["redis", "proxy", "configsvr", "etcd"];
 
 /// What a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +112,18 @@ impl StateDir {
         self.root.join("proxy").join(name)
     }
 
+    pub(super) fn configsvr(&self, name: &str) -> PathBuf {
+        self.root.join("configsvr").join(name)
+    }
+
+    pub(super) fn configsvr_conf(&self, name: &str) -> PathBuf {
+        self.configsvr(name).join("configsvr.yml")
+    }
+
+    pub(super) fn etcd(&self, name: &str) -> PathBuf {
+        self.root.join("etcd").join(name)
+    }
+
     pub(super) fn proxy_conf(&self, name: &str) -> PathBuf {
         self.proxy(name).join("proxy.yml")
     }
@@ -133,7 +150,7 @@ impl StateDir {
 
     /// Makes the directory ready for a new playground.
     pub(super) fn create(&self) -> Result<()> {
-        for name in ["redis", "proxy"] {
+        for name in KINDS {
             let path = self.root.join(name);
             ensure!(
                 !path.exists(),
@@ -187,7 +204,7 @@ impl StateDir {
 
     /// Removes all but the logs. `run.json` goes last: it says whose the rest is.
     pub(super) fn clean(&self) -> Result<()> {
-        for path in ["redis", "proxy"] {
+        for path in KINDS {
             ignore_missing(fs::remove_dir_all(self.root.join(path)), path)?;
         }
         for path in ["playground.json", "topology.json", "run.json"] {

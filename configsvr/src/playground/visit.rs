@@ -4,7 +4,7 @@ use super::process::{Identity, gone, stop, until};
 use super::redis::info;
 use super::server::successor;
 use super::state::{Kind, Owned, Process, Run, StateDir};
-use super::{STOP_GRACE, http};
+use super::{STOP_GRACE, etcd, http};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use serde::Serialize;
@@ -51,8 +51,9 @@ fn look(owned: Owned) -> ProcessStatus {
     let said = match process.kind {
         _ if !alive => Err("has ended".to_owned()),
         Kind::Redis => redis_says(&process),
-        Kind::Proxy => proxy_says(&process),
-        Kind::Configsvr | Kind::Etcd => Ok("runs".to_owned()),
+        Kind::Proxy => ready(&process),
+        Kind::Configsvr => ready(&process),
+        Kind::Etcd => etcd_says(&process),
     };
     ProcessStatus { process, alive, healthy: said.is_ok(), says: said.unwrap_or_else(|why| why) }
 }
@@ -68,7 +69,12 @@ fn redis_says(process: &Process) -> Result<String, String> {
     }
 }
 
-fn proxy_says(process: &Process) -> Result<String, String> {
+fn etcd_says(process: &Process) -> Result<String, String> {
+    let addr = process.addr.parse().map_err(|e| format!("{}: {e}", process.addr))?;
+    etcd::healthy(addr).map(|()| "healthy".to_owned())
+}
+
+fn ready(process: &Process) -> Result<String, String> {
     let admin = process.admin_addr.as_deref().unwrap_or_default();
     let admin = admin.parse().map_err(|e| format!("admin address {admin:?}: {e}"))?;
     match http::get(admin, "/readyz") {
@@ -98,6 +104,8 @@ pub fn down(state_dir: &Path, progress: fn(&str)) -> Result<bool> {
     let run = current(&dir, run);
     was_up |= run.processes.iter().any(|p| p.identity().alive());
     stop_kind(&run, Kind::Proxy, progress)?;
+    stop_kind(&run, Kind::Configsvr, progress)?;
+    stop_kind(&run, Kind::Etcd, progress)?;
     stop_kind(&run, Kind::Redis, progress)?;
     dir.clean()?;
     Ok(was_up)

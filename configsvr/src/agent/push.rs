@@ -1,0 +1,108 @@
+//! Hands a topology to a proxy: PUT to its admin port, which answers once every worker serves it.
+
+use crate::config::Secret;
+use crate::control::event::PushFault;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long the proxy may wait for its workers; they need milliseconds.
+const BARRIER_MS: u64 = 3_000;
+/// The whole call, with connecting.
+const CALL_TIMEOUT: Duration = Duration::from_millis(BARRIER_MS + 2_000);
+/// A machine that is off does not refuse connections.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// An answer is a few lines.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// The way to all proxies; connections are kept.
+#[derive(Debug, Clone)]
+pub struct Pusher {
+    client: Client<HttpConnector, Full<Bytes>>,
+    token: Option<Secret>,
+}
+
+impl Pusher {
+    /// `token`: what proxies ask for at their admin port.
+    pub fn new(token: Option<Secret>) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build(connector);
+        Self { client, token }
+    }
+
+    /// The epoch the proxy serves after it.
+    pub async fn push(&self, admin_addr: &str, message: &str) -> Result<u64, PushFault> {
+        match timeout(CALL_TIMEOUT, self.put(admin_addr, message)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(PushFault::Unreachable(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
+        }
+    }
+
+    async fn put(&self, admin_addr: &str, message: &str) -> Result<u64, PushFault> {
+        let uri = format!("http://{admin_addr}/api/v1/topology?timeout_ms={BARRIER_MS}");
+        let mut call = Request::builder().method(Method::PUT).uri(uri).header(CONTENT_TYPE, "application/json");
+        if let Some(token) = &self.token {
+            call = call.header(AUTHORIZATION, format!("Bearer {}", token.reveal()));
+        }
+        let call = call.body(Full::from(message.to_owned())).map_err(|e| PushFault::Refused(e.to_string()))?;
+        let answer = self.client.request(call).await.map_err(|e| PushFault::Unreachable(causes(&e)))?;
+        read(answer).await
+    }
+}
+
+async fn read(answer: Response<Incoming>) -> Result<u64, PushFault> {
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|e| PushFault::Unreachable(e.to_string()))?.to_bytes();
+    let json: Value = serde_json::from_slice(&body).unwrap_or_default();
+    judge(status, &json)
+}
+
+fn judge(status: StatusCode, json: &Value) -> Result<u64, PushFault> {
+    let error = &json["error"];
+    if status.is_success() {
+        let said = json["epoch"].as_u64();
+        return said.ok_or_else(|| PushFault::Refused("its answer names no epoch: is this a proxy?".into()));
+    }
+    if let (StatusCode::CONFLICT, Some(serving)) = (status, error["serving_epoch"].as_u64()) {
+        return Err(PushFault::Newer { serving });
+    }
+    let message = error["message"].as_str().unwrap_or("no reason given");
+    Err(PushFault::Refused(format!("{}: {message}", status.as_u16())))
+}
+
+/// An error and what caused it, on one line.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn answers_are_judged() {
+        assert_eq!(judge(StatusCode::OK, &json!({"epoch": 7})), Ok(7));
+        let newer = json!({"error": {"serving_epoch": 9, "message": "m"}});
+        assert_eq!(judge(StatusCode::CONFLICT, &newer), Err(PushFault::Newer { serving: 9 }));
+        let told = json!({"error": {"message": "this port needs a token"}});
+        assert!(matches!(judge(StatusCode::UNAUTHORIZED, &told), Err(PushFault::Refused(w)) if w.contains("token")));
+        assert!(judge(StatusCode::OK, &Value::Null).is_err());
+    }
+}
