@@ -1,12 +1,16 @@
-# make up      a cluster on this machine: Redis groups, their replicas, and the proxy at port 6380
+# make up      a cluster on this machine: Redis groups, their replicas, the proxy at port 6380, the control plane at 6390
 # make down    its end
 # make test    everything that must hold: lints, unit tests, simulation, e2e, clients, Redis's own suite, a little fuzzing
 # make gates   what a request may cost; one line a gate
 # make bench   the proxy beside its peers
 # make fuzz    SECONDS=N of each fuzz target
 #
+# The whole picture, with an etcd of three: make up STORE=etcd CONFIGSVRS=3 PROXIES=2
 # UP holds further options, as in: make up UP='--base-port 7000 --groups 4'
 
+STORE ?= embedded
+CONFIGSVRS ?= 1
+PROXIES ?= 1
 UP ?=
 SECONDS ?= 60
 CTL := target/release/twemslotctl
@@ -17,11 +21,11 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 build:
-	@.ci/install run
+	@.ci/install run $(filter etcd,$(STORE))
 	cargo build --release --workspace --bins
 
 up: build
-	@$(CTL) playground up --detach $(UP)
+	@$(CTL) playground up --detach --store $(STORE) --configsvrs $(CONFIGSVRS) --proxies $(PROXIES) $(UP)
 
 down status:
 	@$(CTL) playground $@

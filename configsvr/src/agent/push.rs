@@ -3,9 +3,10 @@
 use crate::config::Secret;
 use crate::control::event::PushFault;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::http::request::Builder;
+use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -40,31 +41,50 @@ impl Pusher {
     }
 
     /// The epoch the proxy serves after it.
-    pub async fn push(&self, admin_addr: &str, message: &str) -> Result<u64, PushFault> {
-        match timeout(CALL_TIMEOUT, self.put(admin_addr, message)).await {
+    pub async fn push(&self, admin_addr: &str, epoch: u64, message: &str) -> Result<u64, PushFault> {
+        match timeout(CALL_TIMEOUT, self.put(admin_addr, epoch, message)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(PushFault::Unreachable(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
         }
     }
 
-    async fn put(&self, admin_addr: &str, message: &str) -> Result<u64, PushFault> {
+    async fn put(&self, admin_addr: &str, epoch: u64, message: &str) -> Result<u64, PushFault> {
         let uri = format!("http://{admin_addr}/api/v1/topology?timeout_ms={BARRIER_MS}");
-        let mut call = Request::builder().method(Method::PUT).uri(uri).header(CONTENT_TYPE, "application/json");
-        if let Some(token) = &self.token {
-            call = call.header(AUTHORIZATION, format!("Bearer {}", token.reveal()));
+        let call = self.call(Method::PUT, &uri)?.body(Full::from(message.to_owned()));
+        let call = call.map_err(|e| PushFault::Refused(e.to_string()))?;
+        let (status, json) = self.ask(call).await?;
+        if status != StatusCode::CONFLICT {
+            return judge(status, &json);
         }
-        let call = call.body(Full::from(message.to_owned())).map_err(|e| PushFault::Refused(e.to_string()))?;
-        let answer = self.client.request(call).await.map_err(|e| PushFault::Unreachable(causes(&e)))?;
-        read(answer).await
+        // It serves another topology of this epoch, or a later one: which?
+        let serving = self.get(&format!("http://{admin_addr}/api/v1/topology/status")).await?["epoch"].as_u64();
+        match serving.filter(|serving| *serving > epoch) {
+            Some(serving) => Err(PushFault::Newer { serving }),
+            None => judge(status, &json),
+        }
     }
-}
 
-async fn read(answer: Response<Incoming>) -> Result<u64, PushFault> {
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-    let body = body.map_err(|e| PushFault::Unreachable(e.to_string()))?.to_bytes();
-    let json: Value = serde_json::from_slice(&body).unwrap_or_default();
-    judge(status, &json)
+    async fn get(&self, uri: &str) -> Result<Value, PushFault> {
+        let call = self.call(Method::GET, uri)?.body(Full::default());
+        let (_, json) = self.ask(call.map_err(|e| PushFault::Refused(e.to_string()))?).await?;
+        Ok(json)
+    }
+
+    fn call(&self, method: Method, uri: &str) -> Result<Builder, PushFault> {
+        let call = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, "application/json");
+        Ok(match &self.token {
+            Some(token) => call.header(AUTHORIZATION, format!("Bearer {}", token.reveal())),
+            None => call,
+        })
+    }
+
+    async fn ask(&self, call: Request<Full<Bytes>>) -> Result<(StatusCode, Value), PushFault> {
+        let answer = self.client.request(call).await.map_err(|e| PushFault::Unreachable(causes(&e)))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|e| PushFault::Unreachable(e.to_string()))?.to_bytes();
+        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+    }
 }
 
 fn judge(status: StatusCode, json: &Value) -> Result<u64, PushFault> {
@@ -72,9 +92,6 @@ fn judge(status: StatusCode, json: &Value) -> Result<u64, PushFault> {
     if status.is_success() {
         let said = json["epoch"].as_u64();
         return said.ok_or_else(|| PushFault::Refused("its answer names no epoch: is this a proxy?".into()));
-    }
-    if let (StatusCode::CONFLICT, Some(serving)) = (status, error["serving_epoch"].as_u64()) {
-        return Err(PushFault::Newer { serving });
     }
     let message = error["message"].as_str().unwrap_or("no reason given");
     Err(PushFault::Refused(format!("{}: {message}", status.as_u16())))
@@ -99,8 +116,6 @@ mod tests {
     #[test]
     fn answers_are_judged() {
         assert_eq!(judge(StatusCode::OK, &json!({"epoch": 7})), Ok(7));
-        let newer = json!({"error": {"serving_epoch": 9, "message": "m"}});
-        assert_eq!(judge(StatusCode::CONFLICT, &newer), Err(PushFault::Newer { serving: 9 }));
         let told = json!({"error": {"message": "this port needs a token"}});
         assert!(matches!(judge(StatusCode::UNAUTHORIZED, &told), Err(PushFault::Refused(w)) if w.contains("token")));
         assert!(judge(StatusCode::OK, &Value::Null).is_err());

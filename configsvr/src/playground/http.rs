@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 use std::net::SocketAddr;
 use std::time::Duration;
+use ureq::config::ConfigBuilder;
 use ureq::http::{Method, Request, Response};
+use ureq::typestate::AgentScope;
 use ureq::{Agent, Body};
 
 /// A topology is acknowledged by every worker before the call returns: longer than the proxy's own limit for it.
@@ -39,6 +41,23 @@ pub fn post(addr: SocketAddr, path: &str, json: &str) -> Result<Answer> {
     send(Method::POST, addr, path, json)
 }
 
+/// Any call, with headers and a limit of its own.
+pub fn call(
+    method: &str,
+    addr: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    json: &str,
+    limit: Duration,
+) -> Result<Answer> {
+    let mut call = Request::builder().method(method).uri(uri(addr, path)).header("content-type", "application/json");
+    for (name, value) in headers {
+        call = call.header(*name, *value);
+    }
+    let agent: Agent = settings(limit).build().into();
+    answer(agent.run(call.body(json.to_owned())?), addr, path)
+}
+
 fn send(method: Method, addr: SocketAddr, path: &str, json: &str) -> Result<Answer> {
     let call = Request::builder().method(method).uri(uri(addr, path)).header("content-type", "application/json");
     answer(agent().run(call.body(json.to_owned())?), addr, path)
@@ -48,9 +67,14 @@ fn uri(addr: SocketAddr, path: &str) -> String {
     format!("http://{addr}{path}")
 }
 
-/// Whatever `http_proxy` says in the environment, this machine is asked directly.
 fn agent() -> Agent {
-    Agent::config_builder().timeout_global(Some(LIMIT)).http_status_as_error(false).proxy(None).build().into()
+    settings(LIMIT).build().into()
+}
+
+/// Whatever `http_proxy` says in the environment, this machine is asked directly.
+fn settings(limit: Duration) -> ConfigBuilder<AgentScope> {
+    let settings = Agent::config_builder().timeout_global(Some(limit)).http_status_as_error(false).proxy(None);
+    settings.allow_non_standard_methods(true)
 }
 
 fn answer(response: Result<Response<Body>, ureq::Error>, addr: SocketAddr, path: &str) -> Result<Answer> {

@@ -1,0 +1,194 @@
+//! The life of a cluster, as an operator types it: twemslotctl against real configsvrs, proxies and Redis.
+
+use crate::watch::all_serve;
+use crate::{LIMIT, say, turn};
+use anyhow::{Context, Result, ensure};
+use configsvr::playground::{Options, Playground, StoreKind, ask, find_binary, http, until};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// What twemslotctl said.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn ctl(api: SocketAddr, words: &[&str]) -> Result<Said> {
+    let mut command = Command::new(find_binary("twemslotctl")?);
+    let Output { status, stdout, stderr } =
+        command.args(["--api", &format!("http://{api}")]).args(words).env_remove("TWEMSLOT_TOKEN").output()?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Said { code: status.code().unwrap_or(-1), out: text(stdout), err: text(stderr) })
+}
+
+/// It went well; its JSON.
+fn good(api: SocketAddr, words: &[&str]) -> Result<Value> {
+    let mut all = words.to_vec();
+    all.push("--json");
+    let said = ctl(api, &all)?;
+    ensure!(said.code == 0, "{words:?} ended with {}: {}{}", said.code, said.out, said.err);
+    serde_json::from_str(&said.out).with_context(|| format!("{words:?}: {}", said.out))
+}
+
+/// It was refused, and these words say why.
+fn refused(api: SocketAddr, words: &[&str], why: &[&str]) -> Result<()> {
+    let said = ctl(api, words)?;
+    ensure!(said.code != 0, "{words:?} went well: {}", said.out);
+    for word in why {
+        ensure!(said.err.contains(word), "{words:?}: {word:?} is not in {:?}", said.err);
+    }
+    Ok(())
+}
+
+fn small() -> Options {
+    Options { groups: 1, replicas: 0, configsvrs: 1, workers: Some(1), ..Options::default() }
+}
+
+fn spares(groups: u16, redis_conf: &str) -> Result<Playground> {
+    Playground::start(Options {
+        groups,
+        replicas: 0,
+        proxies: 0,
+        redis_conf: redis_conf.to_owned(),
+        ..Options::default()
+    })
+}
+
+fn addrs(playground: &Playground) -> Vec<String> {
+    playground.instances().iter().map(|i| i.server.addr().to_string()).collect()
+}
+
+#[test]
+fn a_cluster_grows_and_shrinks() -> Result<()> {
+    let _turn = turn();
+    let playground = Playground::start(small())?;
+    let api = playground.configsvrs()[0].addr();
+    let spare = spares(3, "")?;
+    let spare_addrs = addrs(&spare);
+    let [a, b, c] = [&spare_addrs[0], &spare_addrs[1], &spare_addrs[2]].map(String::as_str);
+
+    good(api, &["groups", "add", "--primary", a, "--replica", b, "--name", "second"])?;
+    let groups = good(api, &["groups", "list"])?;
+    let second = groups.as_array().and_then(|g| g.iter().find(|g| g["name"] == "second")).context("second")?;
+    ensure!(second["primary"] == a && second["replicas"][0] == b, "{second}");
+    until("the replica follows", LIMIT, || {
+        let says = String::from_utf8_lossy(&ask(b.parse()?, &["ROLE"])?).into_owned();
+        Ok(if says.contains("slave") { Ok(()) } else { Err(says) })
+    })?;
+
+    // Known already, in use by another group, of another kind, not empty: each is refused with the reason.
+    refused(api, &["groups", "add", "--primary", a, "--yes"], &[a])?;
+    let cluster_mode = spares(1, "cluster-enabled yes\n")?;
+    refused(api, &["groups", "add", "--primary", &addrs(&cluster_mode)[0], "--yes"], &["cluster"])?;
+    ask(c.parse()?, &["SET", "k", "v"])?;
+    refused(api, &["groups", "add", "--primary", c, "--yes"], &[c, "hint"])?;
+    refused(api, &["groups", "add", "--primary", "127.0.0.1:1", "--yes"], &["127.0.0.1:1"])?;
+    ensure!(good(api, &["groups", "list"])?.as_array().is_some_and(|g| g.len() == 2), "a refused group is there");
+
+    // Slots that somebody owns are not given away by mistake.
+    let id = second["id"].as_u64().context("id")?.to_string();
+    refused(api, &["slots", "assign", "--group", &id, "--slots", "0-99", "--yes"], &["slot"])?;
+    let answer = good(api, &["slots", "assign", "--group", &id, "--slots", "0-99", "--force", "--yes"])?;
+    let epoch = answer["epoch"].as_u64().context("epoch")?;
+    all_serve(&playground, epoch)?;
+    refused(api, &["groups", "remove", &id, "--yes"], &["slot"])?;
+    good(api, &["slots", "assign", "--group", "1", "--slots", "0-99", "--force", "--yes"])?;
+    good(api, &["instances", "remove", "--group", &id, b, "--yes"])?;
+    let last = good(api, &["groups", "remove", &id, "--yes"])?;
+    all_serve(&playground, last["epoch"].as_u64().context("epoch")?)?;
+
+    let status = ctl(api, &["status"])?;
+    ensure!(status.code == 0, "status ended with {}: {}{}", status.code, status.out, status.err);
+    Ok(())
+}
+
+#[test]
+fn a_proxy_that_dies_is_missed_and_comes_back() -> Result<()> {
+    let _turn = turn();
+    let mut playground = Playground::start(Options { proxies: 2, ..small() })?;
+    let api = playground.configsvrs()[0].addr();
+    let alive = || -> Result<usize> {
+        let list = good(api, &["proxies", "list"])?;
+        Ok(list.as_array().map_or(0, |l| l.iter().filter(|p| p["alive"] == true).count()))
+    };
+    let count = |wanted: usize| {
+        until(&format!("{wanted} proxies alive"), LIMIT, || {
+            let alive = alive()?;
+            Ok(if alive == wanted { Ok(()) } else { Err(format!("{alive} are")) })
+        })
+    };
+    count(2)?;
+    good(api, &["settings", "set", "--proxy-ttl", "2"])?;
+    playground.kill_proxy(1)?;
+    count(1)?;
+    // While it is away the topology changes; it starts with the latest.
+    let epoch = good(api, &["groups", "rename", "1", "renamed"])?["epoch"].as_u64().context("epoch")?;
+    playground.start_proxy(1)?;
+    all_serve(&playground, epoch)?;
+    count(2)
+}
+
+#[test]
+fn hand_edits_are_seen() -> Result<()> {
+    let _turn = turn();
+    let playground = Playground::start(Options { store: StoreKind::Etcd, groups: 2, ..small() })?;
+    let api = playground.configsvrs()[0].addr();
+    let endpoint = playground.etcds()[0].addr().to_string();
+    let put = |key: &str, value: &str| -> Result<()> {
+        let key = format!("/redis-cluster/{key}");
+        let mut command = Command::new("etcdctl");
+        let done = command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "put", &key, value]).output()?;
+        ensure!(done.status.success(), "etcdctl: {}", String::from_utf8_lossy(&done.stderr));
+        Ok(())
+    };
+    let cluster = || playground.ask_control("/api/v1/cluster");
+    let epoch = cluster()?["epoch"].as_u64().context("epoch")?;
+
+    put("slot-to-group-mapping/slot1", "{\"slot_id\":1,\"group_id\":99,\"action\":{}}")?;
+    until("the invalid edit is reported", LIMIT, || {
+        let status = ctl(api, &["status"])?;
+        let seen = status.code != 0 && status.out.contains("99");
+        Ok(if seen { Ok(()) } else { Err(format!("status {}: {}", status.code, status.out)) })
+    })?;
+    ensure!(playground.ask_control("/api/v1/topology")?["epoch"] == epoch, "an invalid edit made a topology");
+
+    put("slot-to-group-mapping/slot1", "{\"slot_id\":1,\"group_id\":2,\"action\":{}}")?;
+    until("the valid edit is served", LIMIT, || {
+        let topology = playground.ask_control("/api/v1/topology")?;
+        let first = &topology["slots"][0];
+        let served = first["group"] == 2 && topology["epoch"].as_u64() > Some(epoch);
+        Ok(if served { Ok(()) } else { Err(format!("epoch {}, {first}", topology["epoch"])) })
+    })?;
+    all_serve(&playground, epoch + 1)?;
+    until("nothing is wrong any more", LIMIT, || {
+        let status = ctl(api, &["status"])?;
+        Ok(if status.code == 0 { Ok(()) } else { Err(status.out + &status.err) })
+    })
+}
+
+#[test]
+fn a_control_plane_that_is_gone_does_not_matter_to_clients() -> Result<()> {
+    let _turn = turn();
+    let mut playground = Playground::start(small())?;
+    playground.kill_configsvr(0)?;
+    let proxy = playground.proxy_addr()?;
+    ensure!(ask(proxy, &["SET", "k", "v"])? == b"+OK\r\n", "SET without a control plane");
+    // Not even a restart needs it: the topology is on the proxy's disk.
+    playground.kill_proxy(0)?;
+    let start = Instant::now();
+    playground.start_proxy(0)?;
+    say(&format!("a proxy without a control plane is ready after {:?}", start.elapsed()));
+    ensure!(ask(proxy, &["GET", "k"])? == b"$1\r\nv\r\n", "GET without a control plane");
+    playground.start_configsvr(0)?;
+    let admin = playground.configsvrs()[0].addr();
+    until("the proxy is registered again", LIMIT, || {
+        let Ok(answer) = http::call("GET", admin, "/api/v1/proxies?alive=true", &[], "", Duration::from_secs(1)) else {
+            return Ok(Err("no answer".to_owned()));
+        };
+        let alive = answer.json().ok().and_then(|list| list.as_array().map(Vec::len)).unwrap_or(0);
+        Ok(if alive == 1 { Ok(()) } else { Err(format!("{alive} are: {}", answer.body)) })
+    })
+}
