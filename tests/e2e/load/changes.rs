@@ -7,6 +7,7 @@ use super::site::Site;
 use super::{say, turn};
 use anyhow::{Context, Result, ensure};
 use configsvr::playground::until;
+use nix::sys::signal::Signal;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -119,4 +120,42 @@ fn nobody_at(addr: SocketAddr) -> Result<()> {
     until(&format!("the end of {addr}"), Duration::from_secs(5), || {
         Ok(if Connection::open(addr).is_err() { Ok(()) } else { Err("it accepts".to_owned()) })
     })
+}
+
+/// A new binary takes over in place (USR2), again and again, while clients work and newcomers come. Nothing may fail:
+/// same process id, all clients handed over, no connection lost that waits to be accepted.
+#[test]
+fn new_binaries_take_over() -> Result<()> {
+    let _turn = turn();
+    let mut site = Site::start(2, "")?;
+    let crowd = Crowd::start(&site, 8)?;
+    let mut idle = idle_clients(site.addr()?, 20)?;
+    let newcomers = newcomers(site.addr()?);
+    let large = large_values(site.addr()?, &site.tag(1, "large"))?;
+    let master = site.playground.proxy_pid(0)?;
+    for round in 0..6 {
+        let before: Vec<i32> = site.await_workers(2)?.iter().map(|w| w.pid).collect();
+        let start = Instant::now();
+        site.playground.signal_proxy(0, Signal::SIGUSR2)?;
+        until("new workers alone", Duration::from_secs(30), || {
+            // A call that the old image was answering is cut off.
+            let Ok(workers) = site.workers() else { return Ok(Err("the admin port does not answer".to_owned())) };
+            let new = workers.iter().all(|w| w.live && !before.contains(&w.pid));
+            Ok(if new { Ok(()) } else { Err(format!("{workers:?}, were {before:?}")) })
+        })?;
+        let took = start.elapsed();
+        ensure!(site.playground.proxy_pid(0)? == master, "the master has another process id");
+        if round % 2 == 0 {
+            site.put(Some((0, 700)), false)?;
+            site.put(None, false)?;
+        }
+        crowd.await_progress(3)?;
+        crowd.nothing_failed().with_context(|| format!("upgrade {round}"))?;
+        say(&format!("upgrade {round}: after {took:.1?}"));
+    }
+    idle.iter_mut().try_for_each(Idle::ping).context("an idle client was lost")?;
+    let (large, came) = (large.found().context("large values")?, newcomers.found()?);
+    say(&format!("{came} newcomers, {large} large values meanwhile"));
+    crowd.finish(site.addr()?)?;
+    Ok(())
 }
