@@ -2,6 +2,7 @@
 //! and an operator changes the topology. Nothing that was accepted is lost, nothing happens twice, no client notices.
 
 mod chaos;
+mod fleet;
 mod life;
 
 mod operator;
