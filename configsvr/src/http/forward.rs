@@ -1,0 +1,110 @@
+//! Changes go to the leader: whichever member is asked, the caller gets the leader's answer.
+
+use super::Api;
+use super::extract::{IDEMPOTENCY_KEY, body_limit, read};
+use super::limits::CONNECT_LIMIT;
+use super::problem::Problem;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use std::sync::Arc;
+
+/// On every answer: the member that leads, as far as the one who answers knows.
+pub const LEADER: HeaderName = HeaderName::from_static("x-twemslot-leader");
+/// On every answer: the member it came from.
+pub const MEMBER: HeaderName = HeaderName::from_static("x-twemslot-member");
+/// On a call that a member passes on: by whom. It is not passed on again.
+const FORWARDED: HeaderName = HeaderName::from_static("x-twemslot-forwarded-by");
+
+/// What of a call the leader needs to see.
+const PASSED: [HeaderName; 5] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    header::ACCEPT,
+    header::IF_NONE_MATCH,
+    HeaderName::from_static(IDEMPOTENCY_KEY),
+];
+
+/// Connections to the other members.
+#[derive(Debug, Clone)]
+pub struct Peers(Client<HttpConnector, Body>);
+
+impl Default for Peers {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_LIMIT));
+        connector.set_nodelay(true);
+        Self(Client::builder(TokioExecutor::new()).build(connector))
+    }
+}
+
+/// Passes on what is for the leader alone.
+pub(super) async fn to_leader(State(api): State<Arc<Api>>, call: Request, next: Next) -> Response {
+    let view = api.desk.view.borrow().clone();
+    let for_leader =
+        call.uri().path().starts_with("/api/v1/") && (!super::reads(call.method()) || wants_leader(call.uri()));
+    if !for_leader || view.leading {
+        return next.run(call).await;
+    }
+    let passed = match &view.leader {
+        _ if call.headers().contains_key(FORWARDED) => {
+            Err(nobody("it was passed on to this member, which does not lead"))
+        }
+        Some((name, addr)) if *name != api.member => pass(&api, name, addr, call).await,
+        _ => Err(nobody("no leader is known at the moment")),
+    };
+    passed.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// `?leader=true`: a read that wants the leader's own knowledge.
+fn wants_leader(uri: &Uri) -> bool {
+    uri.query().unwrap_or_default().split('&').any(|p| matches!(p, "leader" | "leader=" | "leader=true"))
+}
+
+fn nobody(why: &str) -> Problem {
+    Problem::unavailable("no_leader", why, "nothing was changed; try again in a second")
+}
+
+async fn pass(api: &Api, name: &str, addr: &str, call: Request) -> Result<Response, Problem> {
+    let (parts, body) = call.into_parts();
+    let uri = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+    let mut onward = Request::builder().method(parts.method).uri(format!("http://{addr}{uri}"));
+    for (header, value) in PASSED.iter().flat_map(|h| parts.headers.get_all(h).iter().map(move |v| (h, v))) {
+        onward = onward.header(header, value);
+    }
+    let onward = onward.header(FORWARDED, &api.member);
+    let body = read(body, body_limit(parts.uri.path())).await?;
+    let onward = onward.body(Body::from(body)).map_err(|e| nobody(&format!("the leader's address {addr:?}: {e}")))?;
+    let answer = api.peers.0.request(onward).await.map_err(|e| no_answer(name, addr, &e))?;
+    let mut response = answer.map(Body::new);
+    for connection in [header::CONNECTION, header::TRANSFER_ENCODING, header::DATE] {
+        response.headers_mut().remove(connection); // of that connection, not of ours
+    }
+    Ok(response)
+}
+
+fn no_answer(name: &str, addr: &str, e: &hyper_util::client::legacy::Error) -> Problem {
+    let why = std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string);
+    if e.is_connect() {
+        return nobody(&format!("the leader, {name} at {addr}, cannot be reached: {why}"));
+    }
+    Problem::unknown(format!("the leader, {name} at {addr}, did not answer: {why}"))
+}
+
+/// Says on each answer whose it is.
+pub(super) async fn sign(State(api): State<Arc<Api>>, call: Request, next: Next) -> Response {
+    let mut response = next.run(call).await;
+    let leader = api.desk.view.borrow().leader.as_ref().map(|(name, _)| name.clone());
+    let headers = response.headers_mut();
+    for (header, name) in [(MEMBER, Some(api.member.clone())), (LEADER, leader)] {
+        if let Some(name) = name.and_then(|n| HeaderValue::from_str(&n).ok()) {
+            headers.entry(header).or_insert(name); // a leader's answer is signed already
+        }
+    }
+    response
+}

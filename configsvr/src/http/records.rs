@@ -1,0 +1,84 @@
+//! `audit` and `store`: what was done by whom, and all there is.
+
+use super::Api;
+use super::extract::Asked;
+use super::limits::{AUDIT_DEFAULT, AUDIT_MAX};
+use super::problem::{Problem, ReadProblems};
+use super::words::{EXPORT_FORMAT, Export, Exported, Record, Trail};
+use crate::control::layout::{AUDIT, Audit};
+use crate::control::view::View;
+use crate::store::Revision;
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+use std::sync::Arc;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(audit)).routes(routes!(export))
+}
+
+/// Which part of the trail.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Part {
+    /// At most so many entries: 50 unless said otherwise.
+    #[serde(default = "audit_default")]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 1000)]
+    limit: usize,
+    /// Only entries of revisions before this one.
+    before: Option<Revision>,
+}
+
+fn audit_default() -> usize {
+    AUDIT_DEFAULT
+}
+
+/// Who changed what, the latest first.
+#[utoipa::path(get, path = "/api/v1/audit", tag = "records", params(Part),
+    responses((status = 200, description = "a part of the trail", body = Trail), ReadProblems))]
+async fn audit(State(api): State<Arc<Api>>, Asked(part): Asked<Part>) -> Result<Json<Trail>, Problem> {
+    if !(1..=AUDIT_MAX).contains(&part.limit) {
+        let message = format!("limit {}: from 1 to {AUDIT_MAX}", part.limit);
+        return Err(Problem::invalid("bad_query", message, "ask for less, then go on with `before`"));
+    }
+    let view = api.desk.view.borrow().clone();
+    let before = part.before.unwrap_or(Revision::MAX);
+    // What is at hand is the newest; one more than asked for tells whether there are any before.
+    let mut found = at_hand(&view, before, part.limit + 1);
+    if found.len() <= part.limit && !view.audit.is_empty() {
+        found = stored(&api, before, part.limit + 1).await?;
+    }
+    let next_before = (found.len() > part.limit).then(|| found[part.limit - 1].revision);
+    found.truncate(part.limit);
+    Ok(Json(Trail { entries: found, next_before }))
+}
+
+fn at_hand(view: &View, before: Revision, count: usize) -> Vec<Record> {
+    view.audit.iter().rev().filter(|(at, _)| *at < before).take(count).map(|(at, a)| record(*at, a.clone())).collect()
+}
+
+async fn stored(api: &Api, before: Revision, count: usize) -> Result<Vec<Record>, Problem> {
+    let all = api.store.range(AUDIT).await?.entries.into_iter().rev();
+    let known =
+        all.filter_map(|e| Some((e.key.strip_prefix(AUDIT)?.parse().ok()?, serde_json::from_str(&e.value).ok()?)));
+    Ok(known.filter(|(at, _)| *at < before).take(count).map(|(at, audit)| record(at, audit)).collect())
+}
+
+fn record(revision: Revision, audit: Audit) -> Record {
+    let Audit { at, who, what, command, epoch_before, epoch_after, before, after, .. } = audit;
+    Record { revision, at, who, what, command, epoch_before, epoch_after, before, after }
+}
+
+/// All keys of the store, as of one revision.
+#[utoipa::path(get, path = "/api/v1/store/export", tag = "records",
+    responses((status = 200, description = "all there is", body = Export), ReadProblems))]
+async fn export(State(api): State<Arc<Api>>) -> Result<Json<Export>, Problem> {
+    let snapshot = api.store.range("").await?;
+    let entries = snapshot.entries.into_iter().map(|e| Exported { key: e.key, value: e.value }).collect();
+    let (format, store) = (EXPORT_FORMAT.to_owned(), api.store.describe());
+    Ok(Json(Export { format, revision: snapshot.revision, store, entries }))
+}
