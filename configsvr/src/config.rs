@@ -1,6 +1,8 @@
 //! The configuration of a configsvr: `conf/configsvr.yml`, where every key is explained.
 #![expect(clippy::disallowed_methods, reason = "a shell: reads files")]
 
+use crate::consensus::{ELECTION_MAX_MS, ELECTION_MIN_MS, HEARTBEAT_MS};
+use crate::http::Token;
 use crate::log::LogSettings;
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -26,7 +28,7 @@ pub struct Config {
     #[serde(default)]
     pub peer_token_file: Option<PathBuf>,
     #[serde(default)]
-    pub tokens: Vec<ApiToken>,
+    pub tokens: Vec<Token>,
     #[serde(default)]
     pub proxy_token: Option<Secret>,
     #[serde(default)]
@@ -56,29 +58,6 @@ pub struct Member {
     pub addr: SocketAddr,
 }
 
-/// Who may use the API. The token itself is not in the file.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ApiToken {
-    /// Written into the audit.
-    pub name: String,
-    pub role: Role,
-    /// Of the token's bytes, 64 hex digits.
-    pub sha256: String,
-}
-
-/// What a token allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Look at everything.
-    Read,
-    /// Fetch the topology and send heartbeats.
-    Proxy,
-    /// Everything.
-    Admin,
-}
-
 /// Timings of the election, in milliseconds.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -90,7 +69,7 @@ pub struct Raft {
 
 impl Default for Raft {
     fn default() -> Self {
-        Self { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 600 }
+        Self { heartbeat_ms: HEARTBEAT_MS, election_min_ms: ELECTION_MIN_MS, election_max_ms: ELECTION_MAX_MS }
     }
 }
 
@@ -178,12 +157,6 @@ impl Config {
     fn check(&self, faults: &mut Vec<String>) {
         self.check_members(faults);
         self.check_doors(faults);
-        for token in &self.tokens {
-            if token.sha256.len() != 64 || !token.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
-                let name = &token.name;
-                faults.push(format!("tokens: {name}: sha256 must be 64 hex digits: printf %s TOKEN | sha256sum"));
-            }
-        }
         if self.tokens.len() > TOKENS_MAX {
             faults.push(format!("tokens: {}: at most {TOKENS_MAX}", self.tokens.len()));
         }
@@ -225,9 +198,8 @@ impl Config {
         if open && self.tokens.is_empty() {
             faults.push(format!("listen: other machines reach {}: name who may use it in `tokens`", self.listen));
         }
-        let far = self.members.iter().any(|m| !m.addr.ip().is_loopback());
-        if (open || far) && self.peer_token.is_none() {
-            faults.push("peer_token: members on several machines need peer_token or peer_token_file".into());
+        if (self.members.len() > 1 || self.join) && self.peer_token.is_none() {
+            faults.push("peer_token: members know each other by it: give all of them the same, or peer_token_file".into());
         }
         if self.peer_token.as_ref().is_some_and(|t| t.reveal().len() < SECRET_BYTES_MIN) {
             faults.push(format!("peer_token: at least {SECRET_BYTES_MIN} characters: openssl rand -hex 32"));
@@ -261,8 +233,8 @@ members:
             ("", "name"),
             ("name: b\ndata_dir: x\nmembers: [{id: 1, name: a, addr: 127.0.0.1:1}]\n", "not one of the members: a"),
             (&format!("{GOOD}listen: 0.0.0.0:6390\n"), "tokens"),
-            (&format!("{GOOD}listen: 0.0.0.0:6390\n"), "peer_token"),
-            (&format!("{GOOD}tokens: [{{name: x, role: admin, sha256: abc}}]\n"), "sha256sum"),
+            (&format!("{GOOD}  - {{id: 2, name: c, addr: 127.0.0.1:6391}}\n"), "peer_token"),
+            (&format!("{GOOD}tokens: [{{name: x, role: admin, sha256: abc}}]\n"), "SHA-256"),
             (&format!("{GOOD}raft: {{heartbeat_ms: 100, election_min_ms: 150, election_max_ms: 300}}\n"), "twice"),
             (&format!("{GOOD}  - {{id: 1, name: c, addr: 127.0.0.1:6391}}\n"), "alone"),
             (&format!("{GOOD}proxy_token_file: /nowhere/token\n"), "/nowhere/token"),

@@ -1,3 +1,169 @@
-//! `twemslot-configsvr`: one member of the control plane.
+//! `twemslot-configsvr`: reads its arguments, puts the parts together, and serves until it is told to stop.
+#![expect(clippy::disallowed_methods, reason = "a shell: listens, and reads chance for a seed")]
 
-fn main() {}
+use anyhow::{Context, Result};
+use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
+use axum::Router;
+use clap::Parser;
+use configsvr::agent::link::Access;
+use configsvr::agent::push::Pusher;
+use configsvr::config::{self, Config, Store as StoreKind};
+use configsvr::consensus::embedded::Embedded;
+use configsvr::consensus::{Consensus, Options, Peer};
+use configsvr::control::{self, Control};
+use configsvr::desk::{CALLS_MAX, Desk, NEWS_MAX};
+use configsvr::http::{self, Api};
+use configsvr::members::Quorum;
+use configsvr::metrics::Metrics;
+use configsvr::server::{self, Server};
+use configsvr::store::Store;
+use configsvr::store::etcd::Etcd;
+use configsvr::{log, server::Stopped};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, mpsc, watch};
+
+/// One member of Twemslot's control plane.
+///
+/// Signals: TERM and INT stop it.
+#[derive(Debug, Parser)]
+#[command(name = "twemslot-configsvr", version)]
+struct Args {
+    /// The configuration.
+    #[arg(short, long, value_name = "FILE", default_value = "conf/configsvr.yml")]
+    config: PathBuf,
+    /// Say what is wrong with the configuration, and exit: 0 if nothing is.
+    #[arg(short = 't', long)]
+    check_config: bool,
+}
+
+/// Calls that are under way when it stops are given so long.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let name = args.config.display();
+    let config = match config::load(&args.config) {
+        Ok(config) => config,
+        Err(faults) => {
+            faults.iter().for_each(|fault| say(&format!("{name}: {fault}\n"), &mut std::io::stderr()));
+            return ExitCode::FAILURE;
+        }
+    };
+    if args.check_config {
+        say(&format!("{name}: ok\n"), &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            say(&format!("twemslot-configsvr: {e:#}\n"), &mut std::io::stderr());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A closed standard stream is no reason to end.
+fn say(text: &str, to: &mut dyn Write) {
+    _ = to.write_all(text.as_bytes());
+}
+
+fn run(config: Config) -> Result<()> {
+    log::start(config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let done = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(DRAIN_LIMIT);
+    done
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let me = config.me().context("the configuration was checked")?.clone();
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| format!("cannot listen at {}", config.listen))?;
+    let consensus = Consensus::start(raft(&config, &me)?).await?;
+    let store: Arc<dyn Store> = match config.store.clone() {
+        StoreKind::Embedded => Arc::new(Embedded::new(consensus.clone())),
+        StoreKind::Etcd(options) => Arc::new(Etcd::new(options)?),
+    };
+    tracing::info!(name = me.name, listen = %config.listen, store = store.describe(), "configsvr");
+
+    let metrics = Metrics::new()?;
+    let (call, calls) = mpsc::channel(CALLS_MAX);
+    let (publish, view) = watch::channel(Arc::default());
+    let (news, _) = broadcast::channel(NEWS_MAX);
+    let (stop, stopping) = watch::channel(false);
+    let desk = Desk { calls: call, view: view.clone(), news: news.clone() };
+    let rendered = metrics.clone();
+    let render = Box::new(move || rendered.render(&view.borrow()).unwrap_or_default());
+    let quorum = Arc::new(Quorum(consensus.clone()));
+    let api = Api::new(desk, me.name.clone(), config.tokens.clone(), quorum, Arc::clone(&store), render);
+    let app = http::router(api).merge(consensus.router());
+    let serving = tokio::spawn(answer(listener, app, stopping.clone()));
+
+    let member = control::Member { name: me.name, addr: me.addr.to_string() };
+    let server = Server {
+        control: Control::new(member, seed()?),
+        store,
+        consensus: consensus.clone(),
+        pusher: Pusher::new(config.proxy_token),
+        access: Arc::new(Access { user: config.instance_user, password: config.instance_password }),
+        metrics,
+        calls,
+        view: publish,
+        news,
+    };
+    tokio::spawn(async move {
+        signalled().await;
+        stop.send_replace(true);
+    });
+    let ended = server::run(server, stopping).await;
+    consensus.shutdown().await;
+    serving.abort();
+    match ended {
+        Stopped::Asked => Ok(()),
+        Stopped::Failed(why) => anyhow::bail!("{why}"),
+    }
+}
+
+async fn answer(listener: TcpListener, app: Router, mut stop: watch::Receiver<bool>) {
+    let service: IntoMakeServiceWithConnectInfo<Router, SocketAddr> = app.into_make_service_with_connect_info();
+    let ended = axum::serve(listener, service).with_graceful_shutdown(async move { _ = stop.changed().await });
+    if let Err(e) = ended.await {
+        tracing::error!(error = %e, "the API ended");
+    }
+}
+
+async fn signalled() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await; // then KILL is left, which is safe too
+    };
+    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    tracing::info!("stopping");
+}
+
+fn raft(config: &Config, me: &config::Member) -> Result<Options> {
+    let peer = |m: &config::Member| Peer { id: m.id, name: m.name.clone(), addr: m.addr.to_string() };
+    let initial = if config.join { Vec::new() } else { config.members.iter().map(peer).collect() };
+    // A member without others hears from nobody, and guards the door with a token that nobody knows.
+    let token = match &config.peer_token {
+        Some(token) => token.reveal().to_owned(),
+        None => format!("{:016x}{:016x}", seed()?, seed()?),
+    };
+    let mut options = Options::new(peer(me), config.data_dir.clone(), initial, token);
+    options.heartbeat_ms = config.raft.heartbeat_ms;
+    options.election_min_ms = config.raft.election_min_ms;
+    options.election_max_ms = config.raft.election_max_ms;
+    Ok(options)
+}
+
+fn seed() -> Result<u64> {
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}

@@ -16,6 +16,7 @@ use crate::consensus::Consensus;
 use crate::control::Control;
 use crate::control::command::{Answer, BeatAnswer, Kind, Refusal};
 use crate::control::event::{Action, CallId, Event, Leadership, News};
+use crate::control::layout::Token;
 use crate::control::view::View;
 use crate::desk::Call;
 use crate::metrics::Metrics;
@@ -41,7 +42,7 @@ enum Waiting {
 pub struct Server {
     pub control: Control,
     pub store: Arc<dyn Store>,
-    pub consensus: Arc<Consensus>,
+    pub consensus: Consensus,
     pub pusher: Pusher,
     pub access: Arc<Access>,
     pub metrics: Metrics,
@@ -59,8 +60,16 @@ struct Loop {
     outcomes: mpsc::Sender<Event>,
 }
 
+/// Why the loop has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stopped {
+    Asked,
+    /// Something under it has failed for good: start the process again.
+    Failed(String),
+}
+
 /// Runs until `stop` says so.
-pub async fn run(server: Server, mut stop: watch::Receiver<bool>) {
+pub async fn run(server: Server, mut stop: watch::Receiver<bool>) -> Stopped {
     let (outcomes, mut done) = mpsc::channel(OUTCOMES_MAX);
     let mut leadership = server.consensus.leadership();
     let mut notices = server.store.watch();
@@ -72,24 +81,32 @@ pub async fn run(server: Server, mut stop: watch::Receiver<bool>) {
     loop {
         let event = tokio::select! {
             biased;
-            _ = stop.changed() => break,
+            _ = stop.changed() => return Stopped::Asked,
             changed = leadership.changed() => match changed {
                 Ok(()) => Event::Leadership(leadership.borrow_and_update().clone()),
-                Err(_) => break, // raft has ended: so do we
+                Err(_) => return failed(&own, "raft has ended"),
             },
             notice = notices.recv() => match notice {
                 Some(notice) => Event::Committed(notice),
-                None => break, // the store's watch never ends while the store lives
+                None => return failed(&own, "the store has ended"),
             },
             Some(outcome) = done.recv() => outcome,
             call = own.server.calls.recv() => match call {
                 Some(call) => own.take(call),
-                None => break,
+                None => return failed(&own, "the API has ended"),
             },
             _ = ticks.tick() => Event::Tick,
         };
+        let tick = matches!(event, Event::Tick);
         own.step(event);
+        if tick && let Some(why) = own.server.consensus.stopped() {
+            return Stopped::Failed(why);
+        }
     }
+}
+
+fn failed(own: &Loop, what: &str) -> Stopped {
+    Stopped::Failed(own.server.consensus.stopped().unwrap_or_else(|| what.to_owned()))
 }
 
 impl Loop {
@@ -165,9 +182,9 @@ impl Loop {
             }
             Action::Follow { deed, token, instance, primary } => {
                 let access = Arc::clone(&self.server.access);
-                let consensus = Arc::clone(&self.server.consensus);
+                let consensus = self.server.consensus.clone();
                 self.begin("follow", async move {
-                    let confirm = async { consensus.confirm(token).await };
+                    let confirm = confirm(&consensus, token);
                     let outcome = follow::follow(&instance, &primary, token, &access, confirm).await;
                     (outcome.is_ok(), Event::Followed { deed, outcome })
                 });
@@ -214,6 +231,15 @@ impl Loop {
             false => tracing::info!(kind, subject, epoch, "{message}"),
         }
         _ = self.server.news.send(news); // an error: nobody listens
+    }
+}
+
+/// Whether the token still leads, as a majority sees it.
+async fn confirm(consensus: &Consensus, token: Token) -> Result<(), String> {
+    consensus.ensure_linearizable().await.map_err(|e| e.to_string())?;
+    match &*consensus.leadership().borrow() {
+        Leadership::Leading(now) if *now == token => Ok(()),
+        _ => Err("this member no longer leads".to_owned()),
     }
 }
 
