@@ -2,5 +2,6 @@
 
 pub mod playground;
 pub mod desk;
+pub mod consensus;
 pub mod control;
 pub mod store;

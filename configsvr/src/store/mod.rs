@@ -131,7 +131,7 @@ pub enum Verdict {
 }
 
 /// Why the store gave no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fault {
     /// Certainly not done: nobody was reached, or it said no. Try again.
     Unavailable(String),
