@@ -1,1 +1,303 @@
 //! Consensus: openraft among configSvr's members. It says who leads, and carries what they agree on.
+//!
+//! All that knows openraft is in this directory, so that another version of it changes little else.
+
+#![expect(clippy::disallowed_methods, reason = "a shell: makes the directory of the log")]
+
+pub mod embedded;
+mod membership;
+mod admission;
+mod canvass;
+mod leading;
+mod door;
+mod network;
+mod caller;
+mod heard;
+mod machine;
+mod log;
+mod types;
+
+pub use membership::{MemberView, Rank};
+pub use types::{Command, MemberId, Peer, Reply};
+
+use crate::control::event::Leadership;
+use crate::store::Fault;
+use crate::store::feed::Shared;
+use admission::Admission;
+use anyhow::{Context, ensure};
+use caller::Caller;
+use canvass::Canvass;
+use door::Door;
+use heard::Heard;
+use leading::Leading;
+use openraft::error::{CheckIsLeaderError, RaftError};
+use openraft::{Config, SnapshotPolicy};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
+use types::{Metrics, Raft};
+
+/// Ten of them fit into the silence (twice `ELECTION_MIN_MS` and more) that brings an election. It is also how long an
+/// append may take, disk included, before the leader asks again: a slow disk costs repeats, not progress, since what
+/// was asked twice is written once.
+pub const HEARTBEAT_MS: u64 = 100;
+/// An election begins when nobody heard a leader for `ELECTION_MAX_MS` (the leader's lease) and then for a time between
+/// the two, different at each member: 0.8 to 1.0 s. With a tick (1.5 heartbeats) and the election itself a dead leader
+/// is replaced in 1.0 to 1.3 s, and a pause of 0.7 s, of a machine or a disk, changes nothing.
+pub const ELECTION_MIN_MS: u64 = 300;
+pub const ELECTION_MAX_MS: u64 = 500;
+
+/// How long a write waits for a majority. An election fits in, and a disk that is very slow.
+pub const WRITE_LIMIT: Duration = Duration::from_secs(4);
+/// How long a read waits until it is certain to be the latest.
+pub const READ_LIMIT: Duration = Duration::from_secs(3);
+/// Proposals under way. They answer in milliseconds; so many mean that the disk or the others are too slow for more.
+pub const PROPOSALS_MAX: usize = 1024;
+
+/// Entries between two snapshots: replaying them takes well under a second.
+const SNAPSHOT_EVERY: u64 = 4096;
+/// Entries kept beside a snapshot, so that a member that was away for a moment needs no snapshot.
+const ENTRIES_KEPT: u64 = 1024;
+/// Entries in one call; at 1 KiB each, as is usual, 64 KiB.
+const ENTRIES_A_CALL: u64 = 64;
+/// A snapshot of some megabytes, over a slow line to a slow disk.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a member needs to know to take part.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its number, from 1. Never used again for another disk.
+    pub id: MemberId,
+    pub name: String,
+    /// Where the others reach its API and raft: `host:port`.
+    pub addr: String,
+    /// The log and the snapshot; made if it is not there.
+    pub data_dir: PathBuf,
+    /// All members of a new cluster, this one among them. Empty: it waits until a cluster adds it. Of no meaning once
+    /// there is a log.
+    pub initial: Vec<Peer>,
+    /// All members have the same. Never empty.
+    pub peer_token: String,
+    pub heartbeat_ms: u64,
+    pub election_min_ms: u64,
+    pub election_max_ms: u64,
+}
+
+impl Options {
+    /// With the timings that suit machines in one place.
+    pub fn new(me: Peer, data_dir: PathBuf, initial: Vec<Peer>, peer_token: String) -> Self {
+        let Peer { id, name, addr } = me;
+        let (heartbeat_ms, election_min_ms, election_max_ms) = (HEARTBEAT_MS, ELECTION_MIN_MS, ELECTION_MAX_MS);
+        Self { id, name, addr, data_dir, initial, peer_token, heartbeat_ms, election_min_ms, election_max_ms }
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(self.id > 0, "a member's number must be 1 or more");
+        ensure!(!self.peer_token.is_empty(), "the peers' token is empty: choose one, the same at all members");
+        let me = self.initial.iter().find(|peer| peer.id == self.id);
+        ensure!(
+            self.initial.is_empty() || me.is_some_and(|me| me.addr == self.addr),
+            "the initial members do not name this one, number {} at {}: name all members, this one included",
+            self.id,
+            self.addr
+        );
+        let mut ids: Vec<MemberId> = self.initial.iter().map(|peer| peer.id).collect();
+        ids.sort_unstable();
+        ensure!(ids.windows(2).all(|pair| pair[0] < pair[1]), "two initial members have the same number");
+        ensure!(
+            self.heartbeat_ms * 2 <= self.election_min_ms && self.election_min_ms < self.election_max_ms,
+            "raft's timings: twice the heartbeat must be at most the least election time, and that less than the greatest"
+        );
+        Ok(())
+    }
+
+    fn config(&self) -> anyhow::Result<Arc<Config>> {
+        let config = Config {
+            cluster_name: "twemslot".to_owned(),
+            heartbeat_interval: self.heartbeat_ms,
+            election_timeout_min: self.election_min_ms,
+            election_timeout_max: self.election_max_ms,
+            install_snapshot_timeout: SNAPSHOT_LIMIT.as_millis() as u64,
+            max_payload_entries: ENTRIES_A_CALL,
+            replication_lag_threshold: 2 * SNAPSHOT_EVERY,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+            max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+            // `Canvass` allows elections when they are wanted.
+            enable_elect: false,
+            ..Config::default()
+        };
+        Ok(Arc::new(config.validate().context("raft's timings")?))
+    }
+}
+
+/// This member. Cheap to clone; it stops when the last clone and the router are gone, or with `shutdown`.
+#[derive(Clone)]
+pub struct Consensus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: Options,
+    raft: Raft,
+    caller: Caller,
+    door: Door,
+    shared: Arc<Shared>,
+    leadership: watch::Receiver<Leadership>,
+    proposals: Semaphore,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Consensus {
+    /// Reads the disk and takes part. The caller serves `router` at `Options::addr`; until then nobody reaches this member.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        options.check()?;
+        let config = options.config()?;
+        let (dir, id) = (options.data_dir.clone(), options.id);
+        let opened = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+            anyhow::Ok((log::Log::open(&dir.join("raft.redb"), id)?, machine::Machine::open(&dir)?))
+        });
+        let (log, machine) = opened.await??;
+        let caller = Caller::new(id, &options.peer_token)?;
+        let shared = machine.shared();
+        let network = network::Network { caller: caller.clone() };
+        let raft = Raft::new(id, config, network, log, machine).await.context("raft cannot start")?;
+        Self::run(options, raft, caller, shared).await
+    }
+
+    async fn run(options: Options, raft: Raft, caller: Caller, shared: Arc<Shared>) -> anyhow::Result<Self> {
+        let id = options.id;
+        let heard = Arc::new(Heard::now());
+        let initialized = raft.is_initialized().await.context("raft cannot start")?;
+        let admitted = Arc::new(AtomicBool::new(initialized));
+        let (told, leadership) = watch::channel(Leadership::Following(None));
+        let lease = Duration::from_millis(options.election_max_ms);
+        let silence_min = Duration::from_millis(options.election_min_ms);
+        let leading = Leading { id, raft: raft.clone(), heard: heard.clone(), lease, told };
+        let canvass = Canvass { id, raft: raft.clone(), caller: caller.clone(), heard: heard.clone(), silence_min };
+        let mut tasks = vec![tokio::spawn(leading.run()), tokio::spawn(canvass.run())];
+        if !initialized {
+            let (raft, caller, admitted) = (raft.clone(), caller.clone(), admitted.clone());
+            let admission = Admission { id, raft, caller, initial: options.initial.clone(), admitted };
+            tasks.push(tokio::spawn(admission.run()));
+        }
+        let token = options.peer_token.as_str().into();
+        let door = Door { id, raft: raft.clone(), token, heard, admitted, leadership: leadership.clone() };
+        let proposals = Semaphore::new(PROPOSALS_MAX);
+        let tasks = tasks.iter().map(|task| task.abort_handle()).collect();
+        let inner = Inner { options, raft, caller, door, shared, leadership, proposals, tasks };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// `/raft/...`: to be served where the API is. It checks the peers' token itself, and must not be behind other limits.
+    pub fn router(&self) -> axum::Router {
+        self.inner.door.clone().router()
+    }
+
+    pub fn id(&self) -> MemberId {
+        self.inner.options.id
+    }
+
+    /// Who leads. `Leading` only after a majority confirmed it, and only while a majority follows.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    /// Why this member has stopped for good (its disk failed, say), if it has: end the process, so that it starts anew.
+    pub fn stopped(&self) -> Option<String> {
+        self.metrics().running_state.err().map(|fatal| fatal.to_string())
+    }
+
+    fn metrics(&self) -> Metrics {
+        self.inner.raft.metrics().borrow().clone()
+    }
+
+    /// Returns when this member has applied all that was acknowledged, by whomever, before the call. On any member;
+    /// `Unavailable` when no leader answers within `READ_LIMIT`.
+    pub async fn ensure_linearizable(&self) -> Result<(), Fault> {
+        let end = Instant::now() + READ_LIMIT;
+        loop {
+            let why = match timeout(end - Instant::now(), self.read_index()).await {
+                Ok(Ok(index)) => return self.applied(index, end).await,
+                Ok(Err(why)) => why,
+                Err(_) => "no leader answers".to_owned(),
+            };
+            if Instant::now() + RETRY >= end {
+                return Err(Fault::Unavailable(why));
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Up to where a reader must have applied, from the leader.
+    async fn read_index(&self) -> Result<Option<u64>, String> {
+        let metrics = self.metrics();
+        match metrics.current_leader {
+            None => Err("no member of configsvr leads at the moment".to_owned()),
+            Some(leader) if leader == self.id() => match self.inner.raft.get_read_log_id().await {
+                Ok((read, _)) => Ok(read.map(|id| id.index)),
+                Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
+                    Err("most members of configsvr cannot be reached".to_owned())
+                }
+                Err(e) => Err(e.to_string()),
+            },
+            Some(leader) => {
+                let place = metrics.membership_config.membership().get_node(&leader);
+                let addr = place.map(|place| place.addr.as_str()).unwrap_or_default();
+                let limit = Duration::from_millis(self.inner.options.election_max_ms);
+                let answer = self.inner.caller.call((leader, addr), caller::READ, &(), limit);
+                answer.await.map_err(|e| e.to_string())
+            }
+        }
+    }
+
+    async fn applied(&self, index: Option<u64>, end: Instant) -> Result<(), Fault> {
+        let wait = self.inner.raft.wait(Some(end.saturating_duration_since(Instant::now())));
+        let applied = wait.applied_index_at_least(index, "a read").await;
+        applied.map(drop).map_err(|e| Fault::Unavailable(format!("this member is behind: {e}")))
+    }
+
+    /// Proposes, and waits until it is applied here. For the leader; others say who that is.
+    pub async fn write(&self, command: Command) -> Result<Reply, Fault> {
+        self.check_leading()?;
+        let Ok(_permit) = self.inner.proposals.try_acquire() else {
+            return Err(Fault::Unavailable(format!("{PROPOSALS_MAX} writes are under way already")));
+        };
+        // Without a majority this would never return; the entry stays in the log and may be committed later.
+        match timeout(WRITE_LIMIT, self.inner.raft.client_write(command)).await {
+            Ok(Ok(done)) => Ok(done.data),
+            Ok(Err(e)) => Err(Fault::Unknown(e.to_string())),
+            Err(_) => Err(Fault::Unknown(format!("no majority within {WRITE_LIMIT:?}"))),
+        }
+    }
+
+    fn check_leading(&self) -> Result<(), Fault> {
+        let why = match &*self.inner.leadership.borrow() {
+            Leadership::Leading(_) => return Ok(()),
+            Leadership::Following(Some((name, addr))) => format!("{name} at {addr} leads: ask there"),
+            Leadership::Following(None) => "no member of configsvr leads at the moment".to_owned(),
+        };
+        Err(Fault::Unavailable(why))
+    }
+
+    /// Stops. What was promised is on disk.
+    pub async fn shutdown(&self) {
+        self.inner.tasks.iter().for_each(AbortHandle::abort);
+        if let Err(e) = self.inner.raft.shutdown().await {
+            tracing::warn!("raft did not stop in order: {e}");
+        }
+    }
+}
+
+/// Between two attempts to find out what the leader knows.
+const RETRY: Duration = Duration::from_millis(25);

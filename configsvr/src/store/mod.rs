@@ -1,10 +1,11 @@
 //! The store: where the truth about a cluster lives. One contract, three back ends: `etcd`, `embedded` (the raft state
-//! machine of configSvr's own members) and `memory` (tests). All pass the same suite (`contract`).
+//! machine of configSvr's own members) and `memory` (tests). All pass the same suite (`tests/e2e/store/contract.rs`).
 //!
 //! Keys are text and sorted as bytes; values are JSON. Every change has a revision, and revisions only grow. Keys given
 //! here are relative: a back end puts the cluster's prefix before them.
 
 pub mod memory;
+pub mod feed;
 pub mod tree;
 
 use futures_util::future::BoxFuture;
@@ -69,6 +70,57 @@ pub struct Txn {
 /// The most operations, and the most comparisons, in one transaction: etcd's default limit (`--max-txn-ops`).
 pub const TXN_MAX: usize = 128;
 
+/// The most bytes of keys and values in one transaction: etcd refuses requests of 1.5 MiB (`--max-request-bytes`), and
+/// prefixes and framing come on top.
+pub const TXN_BYTES_MAX: usize = 1 << 20;
+
+impl Txn {
+    /// Refuses what no store would do, so that all back ends refuse the same.
+    pub fn check(&self) -> Result<(), Fault> {
+        let invalid = |why: String| Err(Fault::Invalid(why));
+        let (compares, ops) = (self.compares.len(), self.ops.len());
+        if compares.max(ops) > TXN_MAX {
+            return invalid(format!(
+                "a transaction of {compares} comparisons and {ops} operations: at most {TXN_MAX} each; split it"
+            ));
+        }
+        let bytes = self.bytes();
+        if bytes > TXN_BYTES_MAX {
+            return invalid(format!("a transaction of {bytes} bytes: at most {TXN_BYTES_MAX}; split it"));
+        }
+        let mut keys: Vec<&str> = self.ops.iter().map(Op::key).collect();
+        keys.sort_unstable();
+        if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            return invalid(format!("a transaction names key {:?} in two operations: one is enough", twice[0]));
+        }
+        if keys.first().is_some_and(|key| key.is_empty()) {
+            return invalid("a transaction names an empty key".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Of keys and values.
+    fn bytes(&self) -> usize {
+        let compares = self.compares.iter().map(|compare| match compare {
+            Compare::Absent { key } | Compare::ModifiedAt { key, .. } => key.len(),
+            Compare::ValueIs { key, value } => key.len() + value.len(),
+        });
+        let ops = self.ops.iter().map(|op| match op {
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Delete { key } => key.len(),
+        });
+        compares.sum::<usize>() + ops.sum::<usize>()
+    }
+}
+
+impl Op {
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+}
+
 /// What became of a transaction that the store has judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
@@ -79,7 +131,7 @@ pub enum Verdict {
 }
 
 /// Why the store gave no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fault {
     /// Certainly not done: nobody was reached, or it said no. Try again.
     Unavailable(String),
@@ -152,4 +204,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// For people: `etcd 3.4.23 at 10.0.0.1:2379`, `embedded`.
     fn describe(&self) -> String;
+}
+
+/// A lease's length as stores keep it: rounded up, at least 1.
+pub(crate) fn whole_seconds(ttl: Duration) -> u64 {
+    (ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).max(1)
 }
