@@ -199,7 +199,9 @@ impl Config {
             faults.push(format!("listen: other machines reach {}: name who may use it in `tokens`", self.listen));
         }
         if (self.members.len() > 1 || self.join) && self.peer_token.is_none() {
-            faults.push("peer_token: members know each other by it: give all of them the same, or peer_token_file".into());
+            faults.push(
+                "peer_token: members know each other by it: give all of them the same, or peer_token_file".into(),
+            );
         }
         if self.peer_token.as_ref().is_some_and(|t| t.reveal().len() < SECRET_BYTES_MIN) {
             faults.push(format!("peer_token: at least {SECRET_BYTES_MIN} characters: openssl rand -hex 32"));

@@ -2,8 +2,8 @@
 #![expect(clippy::disallowed_methods, reason = "a shell: listens, and reads chance for a seed")]
 
 use anyhow::{Context, Result};
-use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use axum::Router;
+use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use clap::Parser;
 use configsvr::agent::link::Access;
 use configsvr::agent::push::Pusher;
@@ -83,6 +83,8 @@ fn run(config: Config) -> Result<()> {
 }
 
 async fn serve(config: Config) -> Result<()> {
+    // A file that may not grow is an error of that write, as a full disk is, and not the end of the process.
+    let _file_too_large = signal(SignalKind::from_raw(nix::libc::SIGXFSZ))?;
     let me = config.me().context("the configuration was checked")?.clone();
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("cannot listen at {}", config.listen))?;

@@ -1,13 +1,10 @@
 //! Every member of the control plane, and of etcd, is killed and frozen in turn.
 
-use crate::operator::Operator;
-use crate::watch::{Watch, all_serve};
-use crate::writer::Writer;
+use crate::scene::{Scene, changes_go_on, healthy, leader, members, ready, whole};
 use crate::{LIMIT, say, turn};
-use anyhow::{Context, Result, ensure};
-use configsvr::playground::{Options, Playground, StoreKind, http, until};
+use anyhow::{Result, ensure};
+use configsvr::playground::{StoreKind, http};
 use nix::sys::signal::Signal;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Longer than an election and the lease of a proxy.
@@ -15,81 +12,10 @@ const FROZEN: Duration = Duration::from_secs(3);
 /// How long all of etcd is gone; `TWEMSLOT_LONG=1` makes it the minute that production must survive.
 const ETCD_GONE: Duration = Duration::from_secs(8);
 
-fn whole(store: StoreKind) -> Result<Playground> {
-    Playground::start(Options { configsvrs: 3, proxies: 2, replicas: 0, workers: Some(1), store, ..Options::default() })
-}
-
-fn members(playground: &Playground) -> Vec<SocketAddr> {
-    playground.configsvrs().iter().map(|s| s.addr()).collect()
-}
-
-/// The member that leads, once one does and answers.
-fn leader(playground: &Playground) -> Result<usize> {
-    until("a leader", LIMIT, || {
-        for (i, server) in playground.configsvrs().iter().enumerate().filter(|(_, s)| s.alive()) {
-            let limit = Duration::from_secs(1);
-            let Ok(answer) = http::call("GET", server.addr(), "/api/v1/cluster", &[], "", limit) else { continue };
-            if answer.json().is_ok_and(|json| json["leading"] == true) {
-                return Ok(Ok(i));
-            }
-        }
-        Ok(Err("nobody leads".to_owned()))
-    })
-}
-
-/// The operator's next change is accepted; how long after `since`.
-fn changes_go_on(playground: &Playground, since: Instant) -> Result<Duration> {
-    let before = playground.ask_control("/api/v1/cluster")?["epoch"].as_u64().context("epoch")?;
-    until("a change is accepted", LIMIT, || {
-        let now = playground.ask_control("/api/v1/cluster");
-        Ok(match now.ok().and_then(|json| json["epoch"].as_u64()) {
-            Some(epoch) if epoch > before => Ok(since.elapsed()),
-            other => Err(format!("epoch {other:?}, was {before}")),
-        })
-    })
-}
-
-struct Scene {
-    playground: Playground,
-    operator: Operator,
-    writers: [Writer; 2],
-    watch: Watch,
-}
-
-impl Scene {
-    fn begin(store: StoreKind) -> Result<Self> {
-        let playground = whole(store)?;
-        let operator = Operator::start(members(&playground), "op");
-        let proxies = playground.proxies();
-        let writers = [Writer::start(proxies[0].addr(), "a")?, Writer::start(proxies[1].addr(), "b")?];
-        let watch = Watch::start(&playground);
-        let scene = Self { playground, operator, writers, watch };
-        changes_go_on(&scene.playground, Instant::now())?;
-        Ok(scene)
-    }
-
-    fn end(self, what: &str) -> Result<()> {
-        let log = self.operator.finish(&self.playground, "op")?;
-        let last = log.accepted.last().context("no change was accepted")?.1;
-        all_serve(&self.playground, last)?;
-        self.watch.finish()?;
-        for writer in self.writers {
-            let tally = writer.finish()?;
-            say(&format!("{what}: {} writes, the slowest {:?}", tally.writes, tally.slowest));
-        }
-        let (accepted, gap) = (log.accepted.len(), log.longest_gap());
-        say(&format!(
-            "{what}: {accepted} changes, 0 lost, 0 twice; the longest gap {gap:?}; failed tries {:?}",
-            log.failed
-        ));
-        Ok(())
-    }
-}
-
 #[test]
 fn configsvrs_are_killed_and_frozen() -> Result<()> {
     let _turn = turn();
-    let mut scene = Scene::begin(StoreKind::Embedded)?;
+    let mut scene = Scene::begin(whole(StoreKind::Embedded))?;
     for _ in 0..3 {
         let i = leader(&scene.playground)?;
         let since = Instant::now();
@@ -115,7 +41,7 @@ fn configsvrs_are_killed_and_frozen() -> Result<()> {
 #[test]
 fn etcd_is_killed_and_goes_away() -> Result<()> {
     let _turn = turn();
-    let mut scene = Scene::begin(StoreKind::Etcd)?;
+    let mut scene = Scene::begin(whole(StoreKind::Etcd))?;
     for i in 0..3 {
         let since = Instant::now();
         scene.playground.kill_etcd(i)?;
@@ -146,26 +72,4 @@ fn etcd_is_killed_and_goes_away() -> Result<()> {
     let took = changes_go_on(&scene.playground, since)?;
     say(&format!("all of etcd was gone for {gone:?}: the next change {took:?} after it was started"));
     scene.end("etcd")
-}
-
-fn ready(playground: &Playground, i: usize) -> Result<()> {
-    let server = &playground.configsvrs()[i];
-    until(&format!("{}: ready", server.name()), LIMIT, || {
-        let limit = Duration::from_secs(1);
-        Ok(match http::call("GET", server.addr(), "/readyz", &[], "", limit) {
-            Ok(answer) if answer.status == 200 => Ok(()),
-            other => Err(format!("{other:?}")),
-        })
-    })
-}
-
-fn healthy(playground: &Playground, i: usize) -> Result<()> {
-    let server = &playground.etcds()[i];
-    until(&format!("{}: healthy", server.name()), LIMIT, || {
-        let limit = Duration::from_secs(1);
-        Ok(match http::call("GET", server.addr(), "/health", &[], "", limit) {
-            Ok(answer) if answer.status == 200 && answer.body.contains("true") => Ok(()),
-            other => Err(format!("{other:?}")),
-        })
-    })
 }

@@ -2,9 +2,12 @@
 //! and an operator changes the topology. Nothing that was accepted is lost, nothing happens twice, no client notices.
 
 mod chaos;
+mod trials;
 mod fleet;
 mod life;
+mod api;
 
+mod scene;
 mod operator;
 mod watch;
 mod writer;
