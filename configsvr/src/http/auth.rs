@@ -7,11 +7,11 @@ use super::Api;
 use super::extract::Caller;
 use super::limits::{ADDRESSES_MAX, FAILURES_MAX, FAILURES_WINDOW};
 use super::problem::Problem;
+use crate::config::{ApiToken, Role};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,32 +20,26 @@ use std::time::Instant;
 use subtle::ConstantTimeEq;
 use tokio::sync::Mutex;
 
-/// What the holder of a token may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Everything that changes nothing.
-    Read,
-    /// Everything.
-    Admin,
-    /// What a proxy needs: its heartbeat, the topology, the members.
-    Proxy,
-}
-
-/// A token, as the configuration has it: its hash, never itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A token, as it is compared: its hash, never itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// Stands in the audit trail.
     pub name: String,
     pub role: Role,
-    /// SHA-256 of the token, 64 hex digits: `printf %s TOKEN | sha256sum`.
     pub sha256: Hash,
 }
 
+impl TryFrom<&ApiToken> for Token {
+    type Error = String;
+
+    fn try_from(token: &ApiToken) -> Result<Self, String> {
+        let sha256 = Hash::try_from(token.sha256.clone()).map_err(|e| format!("token {}: {e}", token.name))?;
+        Ok(Self { name: token.name.clone(), role: token.role, sha256 })
+    }
+}
+
 /// A SHA-256, as 64 hex digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hash([u8; 32]);
 
 impl Hash {

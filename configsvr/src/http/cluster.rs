@@ -61,6 +61,7 @@ fn status(api: &Api, view: &View, members: Result<Vec<Member>, String>) -> Clust
         member: api.member.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time_ms: time_ms(),
+        leading: view.leading,
         leader: view.leader.as_ref().map(|(name, _)| name.clone()),
         leader_addr: view.leader.as_ref().map(|(_, addr)| addr.clone()),
         store: StoreState { kind: api.store.describe(), revision: view.revision, fault: view.store_fault.clone() },

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 /// How keys with an empty tag are hashed.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = TagRule)]
 pub(super) enum TagRuleWord {
     Redis,
     Codis,
@@ -19,6 +20,7 @@ pub(super) enum TagRuleWord {
 /// How requests for a slot are treated.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = State)]
 pub(super) enum StateWord {
     Normal,
     Held,
@@ -27,6 +29,7 @@ pub(super) enum StateWord {
 
 /// Slots `from..=to`, numbered from 0.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Range)]
 pub(super) struct RangeWord {
     pub from: Slot,
     pub to: Slot,
@@ -36,6 +39,7 @@ pub(super) struct RangeWord {
 
 /// Something people want to know of.
 #[derive(Serialize, ToSchema)]
+#[schema(as = News)]
 pub(super) struct NewsWord {
     /// `topology`, `proxy_joined`, `proxy_lost`, `invalid_edit`, `leader`, `store_lost`, `store_back`.
     pub kind: String,
@@ -49,6 +53,7 @@ pub(super) struct NewsWord {
 
 /// What became of a change.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Answer)]
 pub(super) struct AnswerWord {
     /// The topology's epoch after it.
     pub epoch: u64,
@@ -62,6 +67,7 @@ pub(super) struct AnswerWord {
 
 /// What a proxy says of itself.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Beat)]
 pub(super) struct BeatWord {
     pub id: String,
     pub version: String,
@@ -79,6 +85,7 @@ pub(super) struct BeatWord {
 
 /// One instance as a proxy sees it.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Sight)]
 pub(super) struct SightWord {
     pub addr: String,
     pub links_up: u32,
@@ -88,6 +95,7 @@ pub(super) struct SightWord {
 
 /// What a proxy gets for its heartbeat.
 #[derive(Serialize, ToSchema)]
+#[schema(as = BeatAnswer)]
 pub(super) struct BeatAnswerWord {
     /// The epoch in force; a proxy that serves an older one fetches the topology.
     pub epoch: u64,
@@ -98,6 +106,7 @@ pub(super) struct BeatAnswerWord {
 
 /// A topology, as proxies get it and keep it.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Topology)]
 pub(super) struct TopologyWord {
     pub epoch: u64,
     #[schema(required = false)]

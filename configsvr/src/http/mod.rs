@@ -3,6 +3,7 @@
 //! A call goes through `sign` (whose answer it is), `broken` (a fault of ours), `door` (how many, how long), `auth` (who),
 //! `forward` (to the leader, if it is for the leader), and reaches its noun. A change then goes over the desk to the loop.
 //! Any member answers reads from what it knows; `?leader=true` asks for what the leader knows.
+
 #![allow(unused_qualifications, reason = "utoipa's macro writes them")]
 
 mod cluster;
@@ -26,7 +27,8 @@ pub mod limits;
 #[cfg(test)]
 mod tests;
 
-pub use auth::{Hash, Role, Token};
+pub use crate::config::Role;
+pub use auth::{Hash, Token};
 pub use forward::{LEADER, MEMBER, Peers};
 pub use members::Members;
 

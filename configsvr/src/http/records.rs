@@ -4,7 +4,7 @@ use super::Api;
 use super::extract::Asked;
 use super::limits::{AUDIT_DEFAULT, AUDIT_MAX};
 use super::problem::{Problem, ReadProblems};
-use super::words::{EXPORT_FORMAT, Export, Exported, Record, Trail};
+use super::words::{EXPORT_FORMAT, Export, Exported, Record};
 use crate::control::layout::{AUDIT, Audit};
 use crate::control::view::View;
 use crate::store::Revision;
@@ -37,24 +37,19 @@ fn audit_default() -> usize {
     AUDIT_DEFAULT
 }
 
-/// Who changed what, the latest first.
+/// Who changed what, the latest first. For more, ask again with the last entry's revision as `before`.
 #[utoipa::path(get, path = "/api/v1/audit", tag = "records", params(Part),
-    responses((status = 200, description = "a part of the trail", body = Trail), ReadProblems))]
-async fn audit(State(api): State<Arc<Api>>, Asked(part): Asked<Part>) -> Result<Json<Trail>, Problem> {
+    responses((status = 200, description = "a part of the trail", body = Vec<Record>), ReadProblems))]
+async fn audit(State(api): State<Arc<Api>>, Asked(part): Asked<Part>) -> Result<Json<Vec<Record>>, Problem> {
     if !(1..=AUDIT_MAX).contains(&part.limit) {
         let message = format!("limit {}: from 1 to {AUDIT_MAX}", part.limit);
         return Err(Problem::invalid("bad_query", message, "ask for less, then go on with `before`"));
     }
     let view = api.desk.view.borrow().clone();
     let before = part.before.unwrap_or(Revision::MAX);
-    // What is at hand is the newest; one more than asked for tells whether there are any before.
-    let mut found = at_hand(&view, before, part.limit + 1);
-    if found.len() <= part.limit && !view.audit.is_empty() {
-        found = stored(&api, before, part.limit + 1).await?;
-    }
-    let next_before = (found.len() > part.limit).then(|| found[part.limit - 1].revision);
-    found.truncate(part.limit);
-    Ok(Json(Trail { entries: found, next_before }))
+    let found = at_hand(&view, before, part.limit); // the newest
+    let all = if found.len() < part.limit { stored(&api, before, part.limit).await? } else { found };
+    Ok(Json(all))
 }
 
 fn at_hand(view: &View, before: Revision, count: usize) -> Vec<Record> {
@@ -69,8 +64,8 @@ async fn stored(api: &Api, before: Revision, count: usize) -> Result<Vec<Record>
 }
 
 fn record(revision: Revision, audit: Audit) -> Record {
-    let Audit { at, who, what, command, epoch_before, epoch_after, before, after, .. } = audit;
-    Record { revision, at, who, what, command, epoch_before, epoch_after, before, after }
+    let Audit { at, who, what, command, epoch_before, epoch_after, before, after, idempotency_key, .. } = audit;
+    Record { revision, at, who, what, command, epoch_before, epoch_after, before, after, idempotency_key }
 }
 
 /// All keys of the store, as of one revision.

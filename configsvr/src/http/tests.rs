@@ -343,9 +343,9 @@ async fn every_refusal_has_the_one_shape() {
 #[tokio::test]
 async fn a_refusal_of_the_loop_keeps_its_words_and_gets_its_status() {
     fn refuse(r: Request) -> Result<Answer, Refusal> {
-        let kind = serde_json::from_value(json!(r.who)).or_else(|_| serde_json::from_value(json!(r.idempotency_key)));
+        let kind = serde_json::from_value(json!(r.idempotency_key)).expect("a kind");
         let (message, hint) = ("no".to_owned(), "do not".to_owned());
-        Err(Refusal { kind: kind.expect("a kind"), code: "x_y".to_owned(), message, hint })
+        Err(Refusal { kind, code: "x_y".to_owned(), message, hint })
     }
     let m = serve("m1", &[], leading(), refuse).await;
     for (kind, status, again) in [
@@ -494,13 +494,13 @@ async fn the_topology_has_a_tag() {
 async fn the_trail_is_read_in_parts() {
     let m = serve("m1", &[], leading(), agree).await;
     let (mut seen, mut before) = (Vec::new(), String::new());
-    for _ in 0..4 {
+    for _ in 0..9 {
         let trail = json_of(&call(m.addr, &format!("GET /api/v1/audit?limit=2{before}"), &[], "").await.2);
-        seen.extend(
-            trail["entries"].as_array().expect("a list").iter().map(|e| e["revision"].as_u64().expect("a number")),
-        );
-        let Some(next) = trail["next_before"].as_u64() else { break };
-        before = format!("&before={next}");
+        let revisions = trail.as_array().expect("a list").iter().map(|e| e["revision"].as_u64().expect("a number"));
+        let revisions: Vec<u64> = revisions.collect();
+        let Some(last) = revisions.last() else { break };
+        before = format!("&before={last}");
+        seen.extend(revisions);
     }
     assert_eq!(seen, [7, 6, 5, 4, 3, 2, 1], "the latest at hand, the rest from the store, none twice");
 }
@@ -525,6 +525,21 @@ async fn listeners_hear_the_alarms_of_now_the_news_and_what_they_missed() {
     (0..5).for_each(|_| drop(m.news.send(news("topology"))));
     hear("event: lagged\ndata: {\"missed\":1}").await;
     hear("event: topology\n").await;
+}
+
+#[tokio::test]
+async fn listeners_are_bounded() {
+    let m = serve("m1", &[], leading(), agree).await;
+    let mut streams = Vec::new();
+    for n in 0..limits::LISTENERS_MAX {
+        let request = axum::http::Request::get(format!("http://{}/api/v1/events", m.addr)).body(Body::empty());
+        let answer = client().request(request.expect("a call")).await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{n}");
+        streams.push(answer.into_body());
+    }
+    let (status, headers, answer) = call(m.addr, "GET /api/v1/events", &[], "").await;
+    assert_eq!((status.as_u16(), code(&answer).as_str()), (429, "busy"));
+    assert!(headers.contains_key("retry-after"));
 }
 
 #[tokio::test]
@@ -580,16 +595,16 @@ fn documented_words_are_the_words() {
     .expect("a beat");
     let answer = Answer { epoch: 1, result: Value::Null, notes: vec![String::new()], repeated: true };
     for (name, value) in [
-        ("TopologyWord", message.clone()),
+        ("Topology", message.clone()),
         ("TopologyGroup", message["groups"][0].clone()),
         ("TopologyInstance", message["groups"][0]["instances"][0].clone()),
         ("TopologyRange", message["slots"][0].clone()),
-        ("RangeWord", json!(layout::SlotRange { from: 0, to: 1, group: None })),
-        ("NewsWord", json!(news("x"))),
-        ("AnswerWord", json!(answer)),
-        ("BeatWord", json!(beat)),
-        ("SightWord", json!(beat.instances[0])),
-        ("BeatAnswerWord", json!(BeatAnswer { epoch: 1, draining: true, next_ms: 1 })),
+        ("Range", json!(layout::SlotRange { from: 0, to: 1, group: None })),
+        ("News", json!(news("x"))),
+        ("Answer", json!(answer)),
+        ("Beat", json!(beat)),
+        ("Sight", json!(beat.instances[0])),
+        ("BeatAnswer", json!(BeatAnswer { epoch: 1, draining: true, next_ms: 1 })),
         ("Problem", json_of(r#"{"error":{}}"#)),
     ] {
         assert_eq!(properties(name), keys(&value), "{name}");

@@ -53,6 +53,8 @@ pub struct Cluster {
     pub member: String,
     pub version: String,
     pub time_ms: u64,
+    /// Whether it leads.
+    pub leading: bool,
     /// The name of the member that leads, and where its API is.
     pub leader: Option<String>,
     pub leader_addr: Option<String>,
@@ -298,14 +300,6 @@ pub struct NewSettings {
     pub proxy_ttl_s: Option<u64>,
 }
 
-/// A part of the audit trail, the latest first.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Trail {
-    pub entries: Vec<Record>,
-    /// Give this as `before` for the entries before these; None: there are none.
-    pub next_before: Option<Revision>,
-}
-
 /// One change somebody asked for.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Record {
@@ -320,6 +314,8 @@ pub struct Record {
     pub epoch_after: u64,
     pub before: Value,
     pub after: Value,
+    /// The caller's `Idempotency-Key`.
+    pub idempotency_key: Option<String>,
 }
 
 /// A whole topology to take in: into an empty store or, with `replace`, over what is there.
