@@ -2,7 +2,6 @@
 #![expect(clippy::disallowed_methods, reason = "a shell: reads files")]
 
 use crate::consensus::{ELECTION_MAX_MS, ELECTION_MIN_MS, HEARTBEAT_MS};
-use crate::http::Token;
 use crate::log::LogSettings;
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -28,7 +27,7 @@ pub struct Config {
     #[serde(default)]
     pub peer_token_file: Option<PathBuf>,
     #[serde(default)]
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<ApiToken>,
     #[serde(default)]
     pub proxy_token: Option<Secret>,
     #[serde(default)]
@@ -56,6 +55,29 @@ pub struct Member {
     pub name: String,
     /// Where others reach its API.
     pub addr: SocketAddr,
+}
+
+/// Who may use the API. The token itself is not in the file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiToken {
+    /// Written into the audit.
+    pub name: String,
+    pub role: Role,
+    /// Of the token's bytes, 64 hex digits.
+    pub sha256: String,
+}
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Look at everything.
+    Read,
+    /// Fetch the topology and send heartbeats.
+    Proxy,
+    /// Everything.
+    Admin,
 }
 
 /// Timings of the election, in milliseconds.
@@ -157,6 +179,12 @@ impl Config {
     fn check(&self, faults: &mut Vec<String>) {
         self.check_members(faults);
         self.check_doors(faults);
+        for token in &self.tokens {
+            if token.sha256.len() != 64 || !token.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+                let name = &token.name;
+                faults.push(format!("tokens: {name}: sha256 must be 64 hex digits: printf %s TOKEN | sha256sum"));
+            }
+        }
         if self.tokens.len() > TOKENS_MAX {
             faults.push(format!("tokens: {}: at most {TOKENS_MAX}", self.tokens.len()));
         }
@@ -236,7 +264,7 @@ members:
             ("name: b\ndata_dir: x\nmembers: [{id: 1, name: a, addr: 127.0.0.1:1}]\n", "not one of the members: a"),
             (&format!("{GOOD}listen: 0.0.0.0:6390\n"), "tokens"),
             (&format!("{GOOD}  - {{id: 2, name: c, addr: 127.0.0.1:6391}}\n"), "peer_token"),
-            (&format!("{GOOD}tokens: [{{name: x, role: admin, sha256: abc}}]\n"), "SHA-256"),
+            (&format!("{GOOD}tokens: [{{name: x, role: admin, sha256: abc}}]\n"), "sha256sum"),
             (&format!("{GOOD}raft: {{heartbeat_ms: 100, election_min_ms: 150, election_max_ms: 300}}\n"), "twice"),
             (&format!("{GOOD}  - {{id: 1, name: c, addr: 127.0.0.1:6391}}\n"), "alone"),
             (&format!("{GOOD}proxy_token_file: /nowhere/token\n"), "/nowhere/token"),
