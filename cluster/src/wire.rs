@@ -163,34 +163,36 @@ fn check_slots(ranges: &[Range], slot_count: u16, groups: &[Group], faults: &mut
 }
 
 impl From<&Topology> for Message {
-    /// The shortest list of ranges that says the same.
     fn from(topology: &Topology) -> Self {
-        let mut slots: Vec<Range> = Vec::new();
-        for (slot, owner) in (0..).zip(&topology.slots) {
-            let Some(group) = owner.group else { continue };
-            let (state, target) = match owner.state {
-                SlotState::Normal => (State::Normal, None),
-                SlotState::Held => (State::Held, None),
-                SlotState::Moving { target } => (State::Moving, Some(target)),
-            };
-            match slots.last_mut() {
-                Some(last)
-                    if last.to + 1 == slot && (last.group, last.state, last.target) == (group, state, target) =>
-                {
-                    last.to = slot;
-                }
-                _ => slots.push(Range { from: slot, to: slot, group, state, target }),
-            }
-        }
         Self {
             epoch: topology.epoch,
             name: topology.name.clone(),
             slot_count: topology.slot_count(),
             tag_rule: topology.tag_rule,
             groups: topology.groups.clone(),
-            slots,
+            slots: ranges_of(&topology.slots),
         }
     }
+}
+
+/// The shortest list of ranges that says the same.
+pub fn ranges_of(slots: &[SlotOwner]) -> Vec<Range> {
+    let mut ranges: Vec<Range> = Vec::new();
+    for (slot, owner) in (0..).zip(slots) {
+        let Some(group) = owner.group else { continue };
+        let (state, target) = match owner.state {
+            SlotState::Normal => (State::Normal, None),
+            SlotState::Held => (State::Held, None),
+            SlotState::Moving { target } => (State::Moving, Some(target)),
+        };
+        match ranges.last_mut() {
+            Some(last) if last.to + 1 == slot && (last.group, last.state, last.target) == (group, state, target) => {
+                last.to = slot;
+            }
+            _ => ranges.push(Range { from: slot, to: slot, group, state, target }),
+        }
+    }
+    ranges
 }
 
 /// Reads and checks a message; the faults are ready to be shown.

@@ -7,7 +7,252 @@
 //!   of a deposed leader fails where it arrives;
 //! - whoever leads next goes on from what is committed.
 
+mod changes;
+pub mod fleet;
+mod plan;
+mod fitness;
+mod lead;
+mod state;
+mod board;
+mod out;
 pub mod view;
 pub mod event;
 pub mod command;
 pub mod layout;
+pub mod limits;
+
+pub use lead::Member;
+pub use state::{for_proxies, sum_of};
+
+use board::Board;
+use changes::{Changes, Ground};
+use event::{Action, Event};
+use fleet::Fleet;
+use lead::{Fence, Lead};
+use limits::TICK_MIN_MS;
+use out::Out;
+use state::{Standing, State};
+use std::sync::Arc;
+use view::View;
+
+/// One member's control.
+#[derive(Debug)]
+pub struct Control {
+    state: State,
+    lead: Lead,
+    changes: Changes,
+    fleet: Fleet,
+    board: Board,
+    out: Out,
+    /// Who leads, as it was told last.
+    leader_told: Option<(String, String)>,
+    /// Of the last step.
+    now: u64,
+}
+
+impl Control {
+    /// `seed`: of the jitter of retries.
+    pub fn new(member: Member, seed: u64) -> Self {
+        Self {
+            state: State::default(),
+            lead: Lead::new(member),
+            changes: Changes::default(),
+            fleet: Fleet::new(seed),
+            board: Board::default(),
+            out: Out::default(),
+            leader_told: None,
+            now: 0,
+        }
+    }
+
+    /// Takes an event; what is to be done, in this order. `now_ms` never goes back; `wall_ms`: since 1970, for people.
+    pub fn step(&mut self, now_ms: u64, wall_ms: u64, event: Event) -> Vec<Action> {
+        self.now = now_ms;
+        self.take(now_ms, event);
+        self.tell_leader();
+        let fence = self.lead.fence(&self.state);
+        self.lead.advance(now_ms, &self.state, &mut self.out);
+        let leader = self.lead.leader(&self.state);
+        let leading = self.lead.leading(&self.state);
+        let ground = Ground { state: &self.state, fence: fence.as_ref(), leading, leader: leader.as_ref() };
+        if !leading {
+            self.changes.deposed(&ground, &mut self.out);
+        }
+        self.changes.advance(now_ms, wall_ms, &ground, &mut self.out);
+        match &fence {
+            Some(fence) => self.fleet.advance(now_ms, &self.state, fence, &mut self.out, &mut self.board),
+            None => self.retire(),
+        }
+        self.out.take()
+    }
+
+    /// When `Event::Tick` is wanted at the latest, in the clock of `now_ms`. A little after the last step at the earliest:
+    /// what waits for somebody else does not make a loop spin.
+    pub fn deadline(&self) -> Option<u64> {
+        let fleet = self.fence().and_then(|_| self.fleet.deadline());
+        let all = [self.changes.deadline(), self.lead.deadline(&self.state), fleet];
+        all.into_iter().flatten().min().map(|at| at.max(self.now + TICK_MIN_MS))
+    }
+
+    /// Whether this member acts as leader: raft and the store both say so.
+    pub fn acting(&self) -> bool {
+        self.fence().is_some()
+    }
+
+    /// The proxies' barriers.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Changes that wait or are under way.
+    pub fn waiting(&self) -> usize {
+        self.changes.waiting()
+    }
+
+    /// All that is known. Costs a copy of the proxies' records: not to be made for every event.
+    pub fn view(&self, now_ms: u64) -> View {
+        let state = &self.state;
+        let in_force = state.in_force.as_ref();
+        let lost = state.lost.values().map(|record| (record, false));
+        let registered = state.proxies.values().map(|item| (&item.value, true));
+        let mut proxies: Vec<_> =
+            registered.chain(lost).map(|(record, alive)| self.fleet.view(now_ms, record, alive)).collect();
+        proxies.sort_by(|a, b| a.record.id.cmp(&b.record.id));
+        View {
+            leading: self.acting(),
+            leader: self.lead.leader(state),
+            token: self.fence().map(|fence| fence.token),
+            settings: state.settings.as_ref().map(|item| item.value.clone()),
+            topology: in_force.map(|now| now.topology.clone()),
+            message: in_force.map(|now| now.message.clone()),
+            groups: in_force.map(|now| now.groups.clone()).unwrap_or_default(),
+            slots: in_force.map(|now| now.slots.clone()).unwrap_or_default(),
+            proxies,
+            audit: Arc::clone(&state.audit),
+            alarms: self.board.open(),
+            invalid: state.invalid(),
+            revision: state.revision,
+            store_fault: state.store_fault.clone(),
+        }
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        self.lead.fence(&self.state)
+    }
+
+    fn take(&mut self, now: u64, event: Event) {
+        match event {
+            Event::Tick => {}
+            Event::Leadership(leadership) => {
+                if self.lead.hear(leadership) {
+                    self.retire();
+                }
+            }
+            Event::Committed(notice) => {
+                let changes = self.state.apply(notice);
+                self.tell(&changes);
+            }
+            Event::Asked { call, request } => {
+                let fence = self.lead.fence(&self.state);
+                let leader = self.lead.leader(&self.state);
+                let leading = self.lead.leading(&self.state);
+                let ground = Ground { state: &self.state, fence: fence.as_ref(), leading, leader: leader.as_ref() };
+                self.changes.ask(now, call, request, &ground, &mut self.out);
+            }
+            Event::Beat { call, beat } => self.beat(now, call, beat),
+            Event::Wrote { deed, outcome } => {
+                if !self.lead.wrote(deed, now) {
+                    self.fleet.wrote(now, deed, &outcome);
+                    self.changes.wrote(now, deed, outcome, &mut self.out);
+                }
+            }
+            Event::Probed { deed, seen } => self.changes.probed(deed, seen),
+            Event::Followed { deed, outcome } => self.changes.followed(deed, outcome, &mut self.out),
+            Event::Granted { deed, outcome } => self.fleet.granted(now, deed, outcome, &self.state),
+            Event::KeptAlive { deed, outcome } => self.fleet.kept_alive(now, deed, &outcome),
+            Event::Pushed { deed, outcome } => {
+                self.fleet.pushed(now, deed, outcome, &mut self.out, &mut self.board);
+            }
+        }
+    }
+
+    fn beat(&mut self, now: u64, call: event::CallId, beat: command::Beat) {
+        if self.fence().is_some() {
+            return self.fleet.beat(now, call, beat, &self.state, &mut self.out);
+        }
+        let leader = self.lead.leader(&self.state);
+        let ground = Ground { state: &self.state, fence: None, leading: false, leader: leader.as_ref() };
+        self.out.push(Action::AnswerBeat { call, outcome: Err(ground.not_leader()) });
+    }
+
+    /// What only a leader knows is forgotten.
+    fn retire(&mut self) {
+        self.fleet.reset();
+        for kind in fleet::ALARMS {
+            self.board.settle_all(&mut self.out, kind, "this member does not lead any more");
+        }
+    }
+
+    fn tell_leader(&mut self) {
+        let leader = self.lead.leader(&self.state);
+        if leader == self.leader_told {
+            return;
+        }
+        let message = match &leader {
+            Some((name, addr)) => format!("{name} at {addr} leads"),
+            None => "nobody is known to lead".to_owned(),
+        };
+        self.board.tell(&mut self.out, "leader", "", self.state.epoch_in_force(), message);
+        self.leader_told = leader;
+    }
+
+    /// Tells people what the watch brought.
+    fn tell(&mut self, changes: &state::Changes) {
+        let (board, out, state) = (&mut self.board, &mut self.out, &self.state);
+        let epoch = state.epoch_in_force();
+        match &changes.store {
+            Some(Err(why)) => board.raise(out, "store_lost", "", epoch, format!("the store cannot be reached: {why}")),
+            Some(Ok(())) => {
+                board.settle(out, "store_lost", "", "the store is back");
+                board.tell(out, "store_back", "", epoch, "the store is back".to_owned());
+            }
+            None => {}
+        }
+        if changes.topology {
+            let slots =
+                state.in_force.as_ref().map_or(0, |f| f.topology.slots().iter().filter(|s| s.group.is_some()).count());
+            let groups = state.in_force.as_ref().map_or(0, |f| f.groups.len());
+            board.tell(out, "topology", "", epoch, format!("epoch {epoch}: {groups} groups own {slots} slots"));
+        }
+        let faults = state.invalid();
+        match (&state.standing, faults.first()) {
+            (_, None) => board.settle(out, "invalid_edit", "", "the store's contents make sense again"),
+            (standing, Some(first)) => {
+                let more = if faults.len() > 1 { format!(" (and {} more)", faults.len() - 1) } else { String::new() };
+                let stays = if *standing == Standing::Valid {
+                    String::new()
+                } else {
+                    format!("; epoch {epoch} stays in force")
+                };
+                board.raise(out, "invalid_edit", "", epoch, format!("{first}{more}{stays}"));
+            }
+        }
+        for id in &changes.joined {
+            board.settle(out, "proxy_lost", id, "it is back");
+            board.tell(out, "proxy_joined", id, epoch, format!("proxy {id} is registered"));
+        }
+        for id in &changes.removed {
+            board.settle(out, "proxy_lost", id, "it was removed");
+        }
+        for proxy in &changes.lost {
+            let message = format!("proxy {} at {} has said nothing for its time to live", proxy.id, proxy.addr);
+            if proxy.draining {
+                board.tell(out, "proxy_lost", &proxy.id, epoch, message);
+            } else {
+                board.raise(out, "proxy_lost", &proxy.id, epoch, message);
+            }
+        }
+        let gone = changes.lost.iter().map(|p| p.id.as_str()).chain(changes.removed.iter().map(String::as_str));
+        self.fleet.gone(gone);
+    }
+}

@@ -1,0 +1,493 @@
+//! From a command to the transaction that does it, judged against what is committed. Nothing here is remembered: a plan
+//! that the store refuses is simply made again.
+
+use super::command::{Command, Kind, NewInstance, Refusal};
+use super::fitness::{self, Fit, Sightings, Wanted};
+use super::layout::{self, Epoch, Settings, SlotAction, SlotEntry, SlotRange};
+use super::limits::{AUDIT_LIST_MAX, EPOCH_MAX, GROUPS_AT_ONCE, ID_MAX, PROXY_TTL_S, SLOTS_AT_ONCE};
+use super::out::refusal;
+use super::state::{Standing, State, for_proxies, ranges, record_of, sum_of};
+use crate::store::{Compare, Op};
+use cluster::change::{self, Assignment, Blame, Change, Refused, apply};
+use cluster::group::{Group, GroupId};
+use cluster::instance::{Addr, Instance, Role};
+use cluster::slot::{SLOT_COUNT_MAX, Slot, TagRule};
+use cluster::topology::Topology;
+use cluster::wire;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// All that a change writes, except what every change writes: the fence, the epoch's comparison, the audit.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Plan {
+    pub(super) compares: Vec<Compare>,
+    pub(super) ops: Vec<Op>,
+    /// Who is to be told to follow whom before anything is written.
+    pub(super) follows: Vec<(Addr, Addr)>,
+    /// The epoch's record afterwards.
+    pub(super) epoch: Epoch,
+    pub(super) before: Value,
+    pub(super) after: Value,
+    pub(super) result: Value,
+    pub(super) notes: Vec<String>,
+}
+
+/// The command's name in the audit.
+pub(super) fn what(command: &Command) -> &'static str {
+    match command {
+        Command::CreateCluster { .. } => "cluster.create",
+        Command::Import { .. } => "cluster.import",
+        Command::Settings { .. } => "settings.change",
+        Command::AddGroup { .. } => "groups.add",
+        Command::RemoveGroup { .. } => "groups.remove",
+        Command::RenameGroup { .. } => "groups.rename",
+        Command::AddInstance { .. } => "instances.add",
+        Command::RemoveInstance { .. } => "instances.remove",
+        Command::FollowPrimary { .. } => "instances.follow",
+        Command::AssignSlots { .. } => "slots.assign",
+        Command::SpreadSlots { .. } => "slots.spread",
+        Command::DrainProxy { .. } => "proxies.drain",
+        Command::RemoveProxy { .. } => "proxies.remove",
+    }
+}
+
+/// Instances that must be looked at before the command can be judged.
+pub(super) fn probes(command: &Command) -> Vec<Addr> {
+    match command {
+        Command::AddGroup { primary, replicas, .. } => {
+            std::iter::once(primary).chain(replicas).map(|i| i.addr.clone()).collect()
+        }
+        Command::AddInstance { instance, .. } => vec![instance.addr.clone()],
+        Command::Import { topology, probe: true, .. } => {
+            topology.groups.iter().flat_map(|g| &g.instances).map(|i| i.addr.clone()).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The plan; or why not. Before anything was probed (`seen`: None) it tells what is wrong anyway, and is not to be done.
+pub(super) fn plan(state: &State, command: &Command, seen: Option<&Sightings>) -> Result<Plan, Refusal> {
+    let there = || There::of(state);
+    match command {
+        Command::CreateCluster { name, slot_count, tag_rule } => create(state, name, *slot_count, *tag_rule),
+        Command::Import { topology, replace, .. } => import(state, topology, *replace, seen),
+        Command::Settings { proxy_ttl_s } => settings(&there()?, *proxy_ttl_s),
+        Command::AddGroup { id, name, primary, replicas, take_data } => {
+            let mut instances = vec![new_instance(primary, Role::Primary)];
+            instances.extend(replicas.iter().map(|r| new_instance(r, Role::Replica)));
+            let id = id.unwrap_or_else(|| state.in_force.as_ref().map_or(1, |now| change::free_id(&now.known)));
+            let group = Group { id, name: name.clone().unwrap_or_default(), instances };
+            add_group(&there()?, group, *take_data, seen)
+        }
+        Command::RemoveGroup { id } => there()?.change(&Change::RemoveGroup(*id)),
+        Command::RenameGroup { id, name } => there()?.change(&Change::RenameGroup { id: *id, name: name.clone() }),
+        Command::AddInstance { group, instance, take_data } => {
+            add_instance(&there()?, *group, instance, *take_data, seen)
+        }
+        Command::RemoveInstance { group, addr } => {
+            there()?.change(&Change::RemoveInstance { group: *group, addr: addr.clone() })
+        }
+        Command::FollowPrimary { group, addr } => follow_primary(&there()?, *group, addr),
+        Command::AssignSlots { ranges, force } => {
+            let assignment = |r: &SlotRange| Assignment { from: r.from, to: r.to, group: r.group };
+            there()?.change(&Change::Assign { ranges: ranges.iter().map(assignment).collect(), force: *force })
+        }
+        Command::SpreadSlots { groups } => there()?.change(&Change::Spread { groups: groups.clone() }),
+        Command::DrainProxy { id, draining } => drain_proxy(&there()?, id, *draining),
+        Command::RemoveProxy { id } => remove_proxy(&there()?, id),
+    }
+}
+
+/// The cluster that is there.
+struct There<'a> {
+    state: &'a State,
+    known: &'a Topology,
+    settings: &'a Settings,
+    epoch: &'a Epoch,
+}
+
+impl<'a> There<'a> {
+    fn of(state: &'a State) -> Result<Self, Refusal> {
+        is_sound(state)?;
+        match (&state.in_force, &state.settings, &state.epoch, &state.standing) {
+            (Some(now), Some(settings), Some(epoch), Standing::Valid) => {
+                Ok(Self { state, known: &now.known, settings: &settings.value, epoch: &epoch.value })
+            }
+            _ => {
+                let message = "there is no cluster yet";
+                Err(refusal(Kind::Conflict, "no_cluster", message, "create one: twemslotctl cluster create"))
+            }
+        }
+    }
+
+    /// A plan that leaves the topology as it is.
+    fn same(&self) -> Plan {
+        Plan {
+            compares: Vec::new(),
+            ops: Vec::new(),
+            follows: Vec::new(),
+            epoch: self.epoch.clone(),
+            before: Value::Null,
+            after: Value::Null,
+            result: Value::Null,
+            notes: Vec::new(),
+        }
+    }
+
+    fn change(&self, change: &Change) -> Result<Plan, Refusal> {
+        let next = apply(self.known, change).map_err(refused)?;
+        let mut plan = between(self.state, Some(self.known), &next)?;
+        if next == *self.known {
+            plan.epoch = self.epoch.clone();
+            plan.notes.push("nothing to change: it is so already".to_owned());
+        }
+        Ok(plan)
+    }
+}
+
+fn is_sound(state: &State) -> Result<(), Refusal> {
+    let Standing::Invalid(faults) = &state.standing else { return Ok(()) };
+    let first = faults.first().map_or("", String::as_str);
+    let message = format!("the store's contents make no sense, so nothing is changed: {first}");
+    let hint = "correct or restore what was edited by hand; `twemslotctl status` lists every fault";
+    Err(refusal(Kind::Conflict, "store_invalid", message, hint))
+}
+
+fn refused(why: Refused) -> Refusal {
+    let kind = match why.blame {
+        Blame::Invalid => Kind::Invalid,
+        Blame::Absent => Kind::Absent,
+        Blame::Conflict => Kind::Conflict,
+    };
+    refusal(kind, why.code, why.message, why.hint)
+}
+
+fn put(key: String, value: &impl Serialize) -> Op {
+    Op::Put { key, value: serde_json::to_string(value).unwrap_or_default(), lease: None }
+}
+
+/// What leads from one topology to the next.
+fn between(state: &State, old: Option<&Topology>, next: &Topology) -> Result<Plan, Refusal> {
+    let (mut ops, mut compares) = (Vec::new(), Vec::new());
+    let old_groups = old.map_or(&[][..], Topology::groups);
+    let gone: Vec<&Group> = old_groups.iter().filter(|g| next.group(g.id).is_none()).collect();
+    let other = |g: &&Group| old.and_then(|old| old.group(g.id)) != Some(*g);
+    let come: Vec<&Group> = next.groups().iter().filter(other).collect();
+    for group in &gone {
+        ops.push(Op::Delete { key: layout::group_key(group.id) });
+        compares.push(state.as_it_is(&layout::group_key(group.id)));
+    }
+    for group in &come {
+        let Some(record) = record_of(group) else { continue };
+        ops.push(put(layout::group_key(group.id), &record));
+        compares.push(state.as_it_is(&layout::group_key(group.id)));
+    }
+    if ops.len() > GROUPS_AT_ONCE {
+        let message = format!("{} groups would change at once, at most {GROUPS_AT_ONCE} can", ops.len());
+        let hint = "take over a part of the groups first, then add the others";
+        return Err(refusal(Kind::Invalid, "too_large", message, hint));
+    }
+    let slots = moved(old, next);
+    let mut unfolded = Vec::new();
+    if ops.len() + slots.len() <= SLOTS_AT_ONCE {
+        for (slot, _, group) in &slots {
+            ops.push(put_slot(*slot, *group));
+            compares.push(state.as_it_is(&layout::slot_key(*slot)));
+        }
+    } else {
+        unfolded = ranges(slots.iter().map(|(slot, _, new)| (*slot, *new)));
+    }
+    let epoch = Epoch { epoch: next.epoch(), unfolded, sum: Some(sum_of(&for_proxies(next))) };
+    let was: Vec<&Group> =
+        old_groups.iter().filter(|g| gone.contains(g) || come.iter().any(|c| c.id == g.id)).collect();
+    let before = picture(&was, slots.iter().map(|(slot, old, _)| (*slot, *old)));
+    let after = picture(&come, slots.iter().map(|(slot, _, new)| (*slot, *new)));
+    Ok(Plan { compares, ops, follows: Vec::new(), epoch, before, result: after.clone(), after, notes: Vec::new() })
+}
+
+/// Slots whose owner changes: the old one, the new one.
+fn moved(old: Option<&Topology>, next: &Topology) -> Vec<(Slot, Option<GroupId>, Option<GroupId>)> {
+    let owner = |slot: Slot| old.and_then(|old| old.slots().get(usize::from(slot))).and_then(|s| s.group);
+    let all = (0..).zip(next.slots()).map(|(slot, new)| (slot, owner(slot), new.group));
+    all.filter(|(_, old, new)| old != new).collect()
+}
+
+fn put_slot(slot: Slot, group: Option<GroupId>) -> Op {
+    let slot_id = u32::from(slot) + 1;
+    let entry = SlotEntry { slot_id, group_id: group.unwrap_or(0), action: SlotAction::default() };
+    put(layout::slot_key(slot), &entry)
+}
+
+/// Groups and slots for people, as far as there are any.
+fn picture(groups: &[&Group], slots: impl Iterator<Item = (Slot, Option<GroupId>)>) -> Value {
+    let slots = ranges(slots);
+    let mut picture = serde_json::Map::new();
+    if !groups.is_empty() {
+        let records: Vec<_> = groups.iter().filter_map(|g| record_of(g)).collect();
+        picture.insert("groups".to_owned(), json!(records));
+    }
+    if !slots.is_empty() {
+        picture.insert("slots".to_owned(), json!(slots));
+    }
+    Value::Object(picture)
+}
+
+/// Long lists counted instead of listed.
+pub(super) fn shortened(value: Value) -> Value {
+    match value {
+        Value::Array(list) if list.len() > AUDIT_LIST_MAX => json!({ "left_out": list.len() }),
+        Value::Array(list) => list.into_iter().map(shortened).collect(),
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key, shortened(value))).collect(),
+        other => other,
+    }
+}
+
+fn create(state: &State, name: &str, slot_count: u16, tag_rule: TagRule) -> Result<Plan, Refusal> {
+    change::check_name("cluster name", name).map_err(refused)?;
+    if slot_count == 0 || slot_count > SLOT_COUNT_MAX {
+        let message = format!("slot count {slot_count}: from 1 to {SLOT_COUNT_MAX}");
+        return Err(refusal(
+            Kind::Invalid,
+            "bad_slot_count",
+            message,
+            "1024 suits most clusters; it is fixed for ever",
+        ));
+    }
+    let message = wire::Message {
+        epoch: state.epoch_in_force() + 1,
+        name: name.to_owned(),
+        slot_count,
+        tag_rule,
+        groups: Vec::new(),
+        slots: Vec::new(),
+    };
+    begin(state, message)
+}
+
+/// The first topology of a store.
+fn begin(state: &State, message: wire::Message) -> Result<Plan, Refusal> {
+    is_sound(state)?;
+    if state.standing != Standing::Empty {
+        let name = state.settings.as_ref().map_or("", |s| s.value.name.as_str());
+        let hint = "use it, or say that it is to be replaced (import), or another store prefix";
+        return Err(refusal(Kind::Conflict, "cluster_exists", format!("there is a cluster already: {name}"), hint));
+    }
+    if let Some(now) = &state.in_force {
+        let now = &now.topology;
+        if (now.slot_count(), now.tag_rule()) != (message.slot_count, message.tag_rule) {
+            let message = format!("proxies still serve {} with {} slots", now.name(), now.slot_count());
+            let hint = "create it with the same slot count and tag rule, or restart all configsvrs and proxies first";
+            return Err(refusal(Kind::Conflict, "hash_fixed", message, hint));
+        }
+    }
+    let next = change::checked(message).map_err(refused)?;
+    let settings = Settings {
+        name: next.name().to_owned(),
+        slot_count: next.slot_count(),
+        tag_rule: next.tag_rule(),
+        proxy_ttl_s: layout::proxy_ttl_default(),
+    };
+    let mut plan = between(state, None, &next)?;
+    plan.ops.push(put(layout::SETTINGS.to_owned(), &settings));
+    plan.compares.push(state.as_it_is(layout::SETTINGS));
+    plan.after["settings"] = json!(settings);
+    plan.result = plan.after.clone();
+    Ok(plan)
+}
+
+fn import(state: &State, message: &wire::Message, replace: bool, seen: Option<&Sightings>) -> Result<Plan, Refusal> {
+    change::may_be_taken(message).map_err(refused)?;
+    let mut message = message.clone();
+    let mut follows = Vec::new();
+    let mut notes = Vec::new();
+    if let Some(seen) = seen {
+        for group in &mut message.groups {
+            let primary = group.primary().map(|i| i.addr.clone());
+            for instance in &mut group.instances {
+                let wanted = match &primary {
+                    Some(of) if instance.role == Role::Replica => Wanted::Replica { of, take_data: false },
+                    _ => Wanted::Primary { take_data: true },
+                };
+                let fit = fitness::judge(seen, &instance.addr, wanted, None)?;
+                take(fit, instance, primary.as_ref(), &mut follows, &mut notes);
+            }
+        }
+    }
+    let offered = message.epoch;
+    let mut plan = if replace && state.standing != Standing::Empty {
+        import_over(&There::of(state)?, message)?
+    } else {
+        message.epoch = state.epoch_in_force() + 1;
+        if message.name.is_empty() {
+            message.name = "cluster".to_owned();
+        }
+        change::check_name("cluster name", &message.name).map_err(refused)?;
+        begin(state, message)?
+    };
+    // Proxies that serve what is taken over must see a newer epoch.
+    if plan.epoch.epoch <= offered && offered < EPOCH_MAX {
+        plan.epoch.epoch = offered + 1;
+    }
+    plan.follows = follows;
+    plan.notes.extend(notes);
+    Ok(plan)
+}
+
+/// What is offered instead of what is there; the name goes with it.
+fn import_over(there: &There, message: wire::Message) -> Result<Plan, Refusal> {
+    let name = message.name.clone();
+    let mut plan = there.change(&Change::Replace(message))?;
+    if !name.is_empty() && name != there.settings.name {
+        change::check_name("cluster name", &name).map_err(refused)?;
+        let settings = Settings { name, ..there.settings.clone() };
+        plan.ops.push(put(layout::SETTINGS.to_owned(), &settings));
+        plan.compares.push(there.state.as_it_is(layout::SETTINGS));
+        (plan.before["settings"], plan.after["settings"]) = (json!(there.settings), json!(settings));
+        plan.result = plan.after.clone();
+    }
+    Ok(plan)
+}
+
+/// Notes what a probe found out about an instance.
+fn take(
+    fit: Fit,
+    instance: &mut Instance,
+    primary: Option<&Addr>,
+    follows: &mut Vec<(Addr, Addr)>,
+    notes: &mut Vec<String>,
+) {
+    instance.run_id = Some(fit.run_id).filter(|id| !id.is_empty());
+    if let (true, Some(primary)) = (fit.follow, primary) {
+        follows.push((instance.addr.clone(), primary.clone()));
+    }
+    notes.extend(fit.notes);
+}
+
+fn new_instance(new: &NewInstance, role: Role) -> Instance {
+    Instance { addr: new.addr.clone(), role, run_id: None, zone: new.zone.clone() }
+}
+
+fn add_group(there: &There, mut group: Group, take_data: bool, seen: Option<&Sightings>) -> Result<Plan, Refusal> {
+    let primary = group.instances[0].addr.clone();
+    let (mut follows, mut notes) = (Vec::new(), Vec::new());
+    if let Some(seen) = seen {
+        for instance in &mut group.instances {
+            let wanted = match instance.role {
+                Role::Primary => Wanted::Primary { take_data },
+                Role::Replica => Wanted::Replica { of: &primary, take_data: false },
+            };
+            let fit = fitness::judge(seen, &instance.addr, wanted, Some(there.known))?;
+            take(fit, instance, Some(&primary), &mut follows, &mut notes);
+        }
+    }
+    let plan = there.change(&Change::AddGroup(group))?;
+    Ok(Plan { follows, notes, ..plan })
+}
+
+fn add_instance(
+    there: &There,
+    id: GroupId,
+    new: &NewInstance,
+    take_data: bool,
+    seen: Option<&Sightings>,
+) -> Result<Plan, Refusal> {
+    let mut instance = new_instance(new, Role::Replica);
+    let primary = primary_of(there, id)?;
+    let (mut follows, mut notes) = (Vec::new(), Vec::new());
+    if let Some(seen) = seen {
+        let wanted = Wanted::Replica { of: primary, take_data };
+        let fit = fitness::judge(seen, &new.addr, wanted, Some(there.known))?;
+        take(fit, &mut instance, Some(primary), &mut follows, &mut notes);
+    }
+    let plan = there.change(&Change::AddInstance { group: id, instance })?;
+    Ok(Plan { follows, notes, ..plan })
+}
+
+fn primary_of<'a>(there: &'a There, id: GroupId) -> Result<&'a Addr, Refusal> {
+    let group = change::group_of(there.known, id).map_err(refused)?;
+    let none = || refusal(Kind::Conflict, "no_primary", format!("group {id} has no primary"), "correct its record");
+    group.primary().map(|i| &i.addr).ok_or_else(none)
+}
+
+fn follow_primary(there: &There, id: GroupId, addr: &Addr) -> Result<Plan, Refusal> {
+    let group = change::group_of(there.known, id).map_err(refused)?;
+    let primary = primary_of(there, id)?;
+    if change::instance_of(group, addr).map_err(refused)?.role == Role::Primary {
+        let message = format!("instance {addr} is the primary of group {id}: it follows nobody");
+        return Err(refusal(Kind::Conflict, "is_primary", message, "name one of the group's replicas"));
+    }
+    let told = json!({ "instance": addr, "follows": primary });
+    let follows = vec![(addr.clone(), primary.clone())];
+    Ok(Plan { follows, after: told.clone(), result: told, ..there.same() })
+}
+
+fn settings(there: &There, proxy_ttl_s: Option<u64>) -> Result<Plan, Refusal> {
+    let mut settings = there.settings.clone();
+    if let Some(ttl) = proxy_ttl_s {
+        if !PROXY_TTL_S.contains(&ttl) {
+            let (least, most) = PROXY_TTL_S.into_inner();
+            let message = format!("proxy_ttl_s {ttl}: from {least} to {most} seconds");
+            return Err(refusal(Kind::Invalid, "bad_setting", message, "10 suits most"));
+        }
+        settings.proxy_ttl_s = ttl;
+    }
+    let mut plan = there.same();
+    plan.ops.push(put(layout::SETTINGS.to_owned(), &settings));
+    plan.compares.push(there.state.as_it_is(layout::SETTINGS));
+    (plan.before, plan.after, plan.result) = (json!(there.settings), json!(settings), json!(settings));
+    Ok(plan)
+}
+
+fn no_proxy(there: &There, id: &str) -> Refusal {
+    let ids: Vec<&str> = there.state.proxies.keys().map(String::as_str).take(20).collect();
+    let hint = if ids.is_empty() { "none is registered".to_owned() } else { format!("registered: {}", ids.join(", ")) };
+    let id: String = id.chars().take(ID_MAX).collect();
+    refusal(Kind::Absent, "no_such_proxy", format!("there is no proxy {id:?}"), hint)
+}
+
+fn drain_proxy(there: &There, id: &str, draining: bool) -> Result<Plan, Refusal> {
+    let record = there.state.proxies.get(id).ok_or_else(|| no_proxy(there, id))?;
+    let next = layout::Proxy { draining, ..record.value.clone() };
+    let value = serde_json::to_string(&next).unwrap_or_default();
+    let mut plan = there.same();
+    plan.ops.push(Op::Put { key: layout::proxy_key(id), value, lease: record.lease });
+    plan.compares.push(there.state.as_it_is(&layout::proxy_key(id)));
+    (plan.before, plan.after, plan.result) = (json!(record.value), json!(next), json!(next));
+    Ok(plan)
+}
+
+fn remove_proxy(there: &There, id: &str) -> Result<Plan, Refusal> {
+    let record = there.state.proxies.get(id).map(|item| &item.value).or_else(|| there.state.lost.get(id));
+    let record = record.ok_or_else(|| no_proxy(there, id))?;
+    let mut plan = there.same();
+    plan.ops.push(Op::Delete { key: layout::proxy_key(id) });
+    plan.compares.push(there.state.as_it_is(&layout::proxy_key(id)));
+    (plan.before, plan.result) = (json!(record), json!({ "removed": id }));
+    Ok(plan)
+}
+
+/// What gives an edited topology an epoch of its own.
+pub(super) fn adoption(state: &State) -> Option<Plan> {
+    let Standing::Edited { epoch, sum } = state.standing else { return None };
+    let now = state.epoch.as_ref()?;
+    let next = epoch.max(state.epoch_in_force()) + 1;
+    Some(Plan {
+        compares: Vec::new(),
+        ops: Vec::new(),
+        follows: Vec::new(),
+        epoch: Epoch { epoch: next, unfolded: now.value.unfolded.clone(), sum: Some(sum) },
+        before: Value::Null,
+        after: Value::Null,
+        result: Value::Null,
+        notes: Vec::new(),
+    })
+}
+
+/// The next slots to be written to their own keys, and the epoch's record without them.
+pub(super) fn folding(state: &State) -> Option<(Vec<Op>, Epoch)> {
+    let epoch = &state.epoch.as_ref().filter(|e| !e.value.unfolded.is_empty())?.value;
+    let all = epoch.unfolded.iter().flat_map(|r| (r.from..=r.to).map(|slot| (slot, r.group)));
+    let ops = all.clone().take(SLOTS_AT_ONCE).map(|(slot, group)| put_slot(slot, group)).collect();
+    let rest = ranges(all.skip(SLOTS_AT_ONCE));
+    Some((ops, Epoch { unfolded: rest, ..epoch.clone() }))
+}

@@ -1,0 +1,537 @@
+//! What is committed, as the store's watch told it; and what it means: the topology that proxies are to serve.
+//!
+//! A store that makes no sense (somebody edited it) leaves the last topology that did in force. One that makes sense but
+//! differs from what its epoch stands for was edited too: it becomes the topology once the leader gave it an epoch.
+
+use super::layout::{self, Audit, Epoch, Group, Leader, Proxy, Settings, SlotEntry, SlotRange};
+use super::limits::{EPOCH_MAX, FAULTS_MAX, LOST_MAX};
+use super::view::GroupView;
+use crate::store::{Change, Compare, Entry, LeaseId, Notice, Revision, Snapshot};
+use cluster::group::GroupId;
+use cluster::instance::{Instance, Role};
+use cluster::slot::{Slot, crc32};
+use cluster::topology::Topology;
+use cluster::wire;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A record and when it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Item<T> {
+    pub(super) value: T,
+    pub(super) modified: Revision,
+    pub(super) lease: Option<LeaseId>,
+}
+
+/// What the store's contents amount to.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) enum Standing {
+    /// Nothing was ever told.
+    #[default]
+    Unheard,
+    /// No cluster.
+    Empty,
+    /// The topology in force is what is stored.
+    Valid,
+    /// Makes sense, but is not what its epoch stands for: it needs an epoch of its own. The epoch is at least that.
+    Edited { epoch: u64, sum: u32 },
+    /// Makes no sense; every fault found.
+    Invalid(Vec<String>),
+}
+
+/// A topology in force, in all its shapes.
+#[derive(Debug, Clone)]
+pub(super) struct InForce {
+    /// With what is known about the processes (`run_id`): what changes are made of.
+    pub(super) known: Arc<Topology>,
+    /// What proxies serve. Without `run_id`: a proxy would refuse an instance that was merely restarted.
+    pub(super) topology: Arc<Topology>,
+    /// The same as JSON.
+    pub(super) message: Arc<str>,
+    pub(super) groups: Vec<GroupView>,
+    pub(super) slots: Vec<SlotRange>,
+}
+
+/// What a notice changed, for those who tell people.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Changes {
+    /// Another topology is in force.
+    pub(super) topology: bool,
+    pub(super) standing: bool,
+    pub(super) leader: bool,
+    /// Now reachable, or not.
+    pub(super) store: Option<Result<(), String>>,
+    pub(super) joined: Vec<String>,
+    pub(super) lost: Vec<Proxy>,
+    /// Proxies that somebody removed, registered or not.
+    pub(super) removed: Vec<String>,
+}
+
+/// Everything.
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    pub(super) revision: Revision,
+    /// Why the store cannot be reached, if it cannot.
+    pub(super) store_fault: Option<String>,
+    pub(super) settings: Option<Item<Settings>>,
+    pub(super) epoch: Option<Item<Epoch>>,
+    pub(super) leader: Option<Item<Leader>>,
+    pub(super) groups: BTreeMap<GroupId, Item<Group>>,
+    pub(super) slots: BTreeMap<Slot, Item<SlotEntry>>,
+    pub(super) proxies: BTreeMap<String, Item<Proxy>>,
+    /// Proxies whose registration ran out while this member watched.
+    pub(super) lost: BTreeMap<String, Proxy>,
+    pub(super) audit: Arc<Vec<(Revision, Audit)>>,
+    /// Keys that cannot be read: when written, and why not.
+    unread: BTreeMap<String, (Revision, String)>,
+    pub(super) standing: Standing,
+    pub(super) in_force: Option<InForce>,
+}
+
+/// Which record a key holds.
+enum Key {
+    Settings,
+    Epoch,
+    Leader,
+    Group(GroupId),
+    Slot(Slot),
+    Proxy(String),
+    Audit(Revision),
+    /// A key of a slot or group that cannot be one.
+    Wrong(&'static str),
+    /// Not ours to read.
+    Other,
+}
+
+impl Key {
+    fn of(key: &str) -> Self {
+        let number = |digits: &str| digits.parse::<u32>().ok().filter(|n| *n > 0 && n.to_string() == digits);
+        match key {
+            layout::SETTINGS => return Self::Settings,
+            layout::EPOCH => return Self::Epoch,
+            layout::LEADER => return Self::Leader,
+            _ => {}
+        }
+        if let Some(id) = key.strip_prefix(layout::GROUPS) {
+            return number(id).map_or(Self::Wrong("groups are numbered from 1"), Self::Group);
+        }
+        if let Some(n) = key.strip_prefix(layout::SLOTS) {
+            let slot = number(n).and_then(|n| Slot::try_from(n - 1).ok());
+            return slot.map_or(Self::Wrong("slots are numbered from 1 to the slot count"), Self::Slot);
+        }
+        if let Some(id) = key.strip_prefix(layout::PROXIES) {
+            return Self::Proxy(id.to_owned());
+        }
+        match key.strip_prefix(layout::AUDIT).and_then(|digits| digits.parse().ok()) {
+            Some(revision) => Self::Audit(revision),
+            None => Self::Other,
+        }
+    }
+
+    /// Whether the topology depends on it.
+    fn is_topology(&self) -> bool {
+        matches!(self, Self::Settings | Self::Epoch | Self::Group(_) | Self::Slot(_) | Self::Wrong(_))
+    }
+}
+
+impl State {
+    /// Takes what the watch told.
+    pub(super) fn apply(&mut self, notice: Notice) -> Changes {
+        let mut changes = Changes::default();
+        match notice {
+            Notice::Lost(why) => {
+                changes.store = self.store_fault.is_none().then(|| Err(why.clone()));
+                self.store_fault = Some(why);
+                return changes;
+            }
+            Notice::Listed(snapshot) => self.list(snapshot, &mut changes),
+            Notice::Changed { revision, changes: list } => self.change(revision, list, &mut changes),
+        }
+        changes.store = self.store_fault.take().map(|_| Ok(()));
+        changes
+    }
+
+    fn list(&mut self, snapshot: Snapshot, changes: &mut Changes) {
+        let old = std::mem::take(self);
+        *self = Self {
+            revision: snapshot.revision,
+            store_fault: old.store_fault,
+            in_force: old.in_force,
+            lost: old.lost,
+            standing: old.standing,
+            ..Self::default()
+        };
+        for entry in snapshot.entries {
+            self.put(entry);
+        }
+        changes.joined = self.proxies.keys().filter(|id| !old.proxies.contains_key(*id)).cloned().collect();
+        let gone = old.proxies.into_values().filter(|p| !self.proxies.contains_key(&p.value.id));
+        changes.lost = gone.map(|p| p.value).collect();
+        changes.leader = self.leader.as_ref().map(|l| &l.value) != old.leader.as_ref().map(|l| &l.value);
+        self.account_for_lost(changes);
+        self.judge(changes);
+    }
+
+    fn change(&mut self, revision: Revision, list: Vec<Change>, changes: &mut Changes) {
+        self.revision = revision;
+        let mut judge = false;
+        for change in list {
+            let key = match &change {
+                Change::Put(entry) => Key::of(&entry.key),
+                Change::Delete { key } => Key::of(key),
+            };
+            judge |= key.is_topology();
+            changes.leader |= matches!(key, Key::Leader);
+            match (&key, &change) {
+                (Key::Proxy(id), Change::Put(_)) if !self.proxies.contains_key(id) => changes.joined.push(id.clone()),
+                (Key::Proxy(id), Change::Delete { .. }) => {
+                    changes.lost.extend(self.proxies.get(id).map(|p| p.value.clone()));
+                }
+                _ => {}
+            }
+            match change {
+                Change::Put(entry) => changes.removed.extend(self.put(entry)),
+                Change::Delete { key: name } => self.delete(&name, key),
+            }
+        }
+        self.account_for_lost(changes);
+        if judge {
+            self.judge(changes);
+        }
+    }
+
+    fn account_for_lost(&mut self, changes: &mut Changes) {
+        let removed = &changes.removed;
+        changes.lost.retain(|p| !removed.contains(&p.id));
+        for id in changes.joined.iter().chain(removed) {
+            self.lost.remove(id);
+        }
+        for proxy in &changes.lost {
+            self.lost.insert(proxy.id.clone(), proxy.clone());
+        }
+        while self.lost.len() > LOST_MAX {
+            self.lost.pop_first();
+        }
+    }
+
+    /// Takes a record; the proxy that it says was removed, if it is the audit of that.
+    fn put(&mut self, entry: Entry) -> Option<String> {
+        self.unread.remove(&entry.key);
+        let key = Key::of(&entry.key);
+        let read = match &key {
+            Key::Settings => read(&entry, |_: &Settings| None).map(|item| self.settings = Some(item)),
+            Key::Epoch => read(&entry, |_: &Epoch| None).map(|item| self.epoch = Some(item)),
+            Key::Leader => read(&entry, |_: &Leader| None).map(|item| self.leader = Some(item)),
+            Key::Group(id) => {
+                let other = |g: &Group| (g.group_id != *id).then(|| format!("says group_id {}", g.group_id));
+                read(&entry, other).map(|item| _ = self.groups.insert(*id, item))
+            }
+            Key::Slot(slot) => {
+                let number = u32::from(*slot) + 1;
+                let other = |s: &SlotEntry| (s.slot_id != number).then(|| format!("says slot_id {}", s.slot_id));
+                read(&entry, other).map(|item| _ = self.slots.insert(*slot, item))
+            }
+            Key::Proxy(id) => {
+                let other = |p: &Proxy| (p.id != *id).then(|| format!("says id {:?}", p.id));
+                read(&entry, other).map(|item| _ = self.proxies.insert(id.clone(), item))
+            }
+            Key::Audit(revision) => match read(&entry, |_: &Audit| None) {
+                Ok(item) => return self.audited(*revision, item.value),
+                Err(why) => Err(why),
+            },
+            Key::Wrong(why) => Err((*why).to_owned()),
+            Key::Other => return None,
+        };
+        if let Err(why) = read {
+            self.forget(&key);
+            self.unread.insert(entry.key, (entry.modified, why));
+        }
+        None
+    }
+
+    fn audited(&mut self, revision: Revision, audit: Audit) -> Option<String> {
+        let removed =
+            (audit.what == "proxies.remove").then(|| audit.command["id"].as_str().map(str::to_owned)).flatten();
+        let ring = Arc::make_mut(&mut self.audit);
+        match ring.binary_search_by_key(&revision, |(r, _)| *r) {
+            Ok(at) => ring[at].1 = audit,
+            Err(at) => ring.insert(at, (revision, audit)),
+        }
+        removed
+    }
+
+    fn delete(&mut self, name: &str, key: Key) {
+        self.unread.remove(name);
+        self.forget(&key);
+    }
+
+    fn forget(&mut self, key: &Key) {
+        match key {
+            Key::Settings => self.settings = None,
+            Key::Epoch => self.epoch = None,
+            Key::Leader => self.leader = None,
+            Key::Group(id) => _ = self.groups.remove(id),
+            Key::Slot(slot) => _ = self.slots.remove(slot),
+            Key::Proxy(id) => _ = self.proxies.remove(id),
+            Key::Audit(revision) => Arc::make_mut(&mut self.audit).retain(|(r, _)| r != revision),
+            Key::Wrong(_) | Key::Other => {}
+        }
+    }
+
+    /// When `key` was last written, as far as it is one of ours.
+    fn modified(&self, key: &str) -> Option<Revision> {
+        let unread = || self.unread.get(key).map(|(modified, _)| *modified);
+        let read = match Key::of(key) {
+            Key::Settings => self.settings.as_ref().map(|i| i.modified),
+            Key::Epoch => self.epoch.as_ref().map(|i| i.modified),
+            Key::Leader => self.leader.as_ref().map(|i| i.modified),
+            Key::Group(id) => self.groups.get(&id).map(|i| i.modified),
+            Key::Slot(slot) => self.slots.get(&slot).map(|i| i.modified),
+            Key::Proxy(id) => self.proxies.get(&id).map(|i| i.modified),
+            Key::Audit(_) | Key::Wrong(_) | Key::Other => None,
+        };
+        read.or_else(unread)
+    }
+
+    /// Holds as long as `key` is what it is now.
+    pub(super) fn as_it_is(&self, key: &str) -> Compare {
+        match self.modified(key) {
+            Some(revision) => Compare::ModifiedAt { key: key.to_owned(), revision },
+            None => Compare::Absent { key: key.to_owned() },
+        }
+    }
+
+    /// Faults to be shown: those that keep the topology from being replaced, and keys that cannot be read.
+    pub(super) fn invalid(&self) -> Vec<String> {
+        let mut faults = match &self.standing {
+            Standing::Invalid(faults) => faults.clone(),
+            Standing::Empty if self.in_force.is_some() => {
+                vec!["the cluster's records are gone from the store".to_owned()]
+            }
+            _ => Vec::new(),
+        };
+        let others = self.unread.iter().filter(|(key, _)| !Key::of(key).is_topology());
+        faults.extend(others.map(|(key, (_, why))| format!("{key}: {why}")));
+        faults.truncate(FAULTS_MAX);
+        faults
+    }
+
+    pub(super) fn proxy_ttl_s(&self) -> u64 {
+        self.settings.as_ref().map_or_else(layout::proxy_ttl_default, |s| s.value.proxy_ttl_s)
+    }
+
+    /// The epoch in force; 0: none.
+    pub(super) fn epoch_in_force(&self) -> u64 {
+        self.in_force.as_ref().map_or(0, |f| f.topology.epoch())
+    }
+
+    fn judge(&mut self, changes: &mut Changes) {
+        let standing = match self.read_topology() {
+            Ok(None) => Standing::Empty,
+            Err(mut faults) => {
+                faults.truncate(FAULTS_MAX);
+                Standing::Invalid(faults)
+            }
+            Ok(Some(known)) => self.weigh(known, changes),
+        };
+        changes.standing = standing != self.standing;
+        self.standing = standing;
+    }
+
+    /// What becomes of a topology that makes sense.
+    fn weigh(&mut self, known: Topology, changes: &mut Changes) -> Standing {
+        let topology = for_proxies(&known);
+        let sum = sum_of(&topology);
+        let epoch = topology.epoch();
+        if self.epoch.as_ref().and_then(|e| e.value.sum) != Some(sum) {
+            return Standing::Edited { epoch, sum };
+        }
+        match self.in_force.as_mut() {
+            Some(now) if *now.topology == topology => {
+                if *now.known != known {
+                    now.known = Arc::new(known);
+                }
+                return Standing::Valid;
+            }
+            Some(now) if now.topology.epoch() == epoch => return Standing::Edited { epoch, sum },
+            _ => {}
+        }
+        self.in_force = Some(InForce::new(known, topology));
+        changes.topology = true;
+        Standing::Valid
+    }
+
+    /// The topology as it is stored; None: there is none.
+    fn read_topology(&self) -> Result<Option<Topology>, Vec<String>> {
+        let unread = self.unread.iter().filter(|(key, _)| Key::of(key).is_topology());
+        let mut faults: Vec<String> = unread.map(|(key, (_, why))| format!("{key}: {why}")).collect();
+        let nothing =
+            self.settings.is_none() && self.epoch.is_none() && self.groups.is_empty() && self.slots.is_empty();
+        if nothing && faults.is_empty() {
+            return Ok(None);
+        }
+        for (key, there) in [(layout::SETTINGS, self.settings.is_some()), (layout::EPOCH, self.epoch.is_some())] {
+            if !there && !self.unread.contains_key(key) {
+                faults.push(format!("{key}: is missing"));
+            }
+        }
+        let (Some(settings), Some(epoch)) = (&self.settings, &self.epoch) else { return Err(faults) };
+        let slots = self.slot_ranges(settings.value.slot_count, &epoch.value.unfolded, &mut faults);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let message = wire::Message {
+            epoch: epoch.value.epoch,
+            name: settings.value.name.clone(),
+            slot_count: settings.value.slot_count,
+            tag_rule: settings.value.tag_rule,
+            groups: self.groups.values().map(|g| group_of(&g.value)).collect(),
+            slots,
+        };
+        if message.epoch > EPOCH_MAX {
+            return Err(vec![format!("epoch: {} is too large; at most {EPOCH_MAX}", message.epoch)]);
+        }
+        let topology = message.check()?;
+        let now = self.in_force.as_ref().map(|f| &*f.topology);
+        if let Some(now) = now {
+            if topology.epoch() < now.epoch() {
+                let (old, new) = (now.epoch(), topology.epoch());
+                return Err(vec![format!("epoch: went back from {old} to {new}; write a greater one than {old}")]);
+            }
+            if (topology.slot_count(), topology.tag_rule()) != (now.slot_count(), now.tag_rule()) {
+                return Err(vec!["settings: slot_count and tag_rule are fixed when a cluster is created".to_owned()]);
+            }
+        }
+        Ok(Some(topology))
+    }
+
+    /// What the slots' keys say, and above them what is not folded into them yet.
+    fn slot_ranges(&self, count: u16, unfolded: &[SlotRange], faults: &mut Vec<String>) -> Vec<wire::Range> {
+        let mut owners = vec![None; usize::from(count)];
+        for (slot, item) in &self.slots {
+            match owners.get_mut(usize::from(*slot)) {
+                Some(owner) => *owner = owner_of(&item.value),
+                None => faults.push(format!("{}: there are {count} slots", layout::slot_key(*slot))),
+            }
+        }
+        for range in unfolded {
+            match owners.get_mut(usize::from(range.from)..=usize::from(range.to)) {
+                Some(owners) => owners.fill(range.group.map(|group| (group, None))),
+                None => faults.push(format!("epoch: unfolded slots {}-{}: no such slots", range.from, range.to)),
+            }
+        }
+        let mut ranges: Vec<wire::Range> = Vec::new();
+        for (slot, owner) in (0..).zip(owners) {
+            let Some((group, target)) = owner else { continue };
+            let state = if target.is_some() { wire::State::Moving } else { wire::State::Normal };
+            match ranges.last_mut() {
+                Some(last) if last.to + 1 == slot && (last.group, last.target) == (group, target) => last.to = slot,
+                _ => ranges.push(wire::Range { from: slot, to: slot, group, state, target }),
+            }
+        }
+        ranges
+    }
+}
+
+impl InForce {
+    fn new(known: Topology, topology: Topology) -> Self {
+        let owned = |id| topology.slots().iter().filter(|s| s.group == Some(id)).count();
+        let group = |g: &cluster::group::Group| {
+            Some(GroupView {
+                id: g.id,
+                name: g.name.clone(),
+                primary: g.primary()?.addr.clone(),
+                replicas: g.replicas().map(|i| i.addr.clone()).collect(),
+                slots: owned(g.id),
+            })
+        };
+        let groups = topology.groups().iter().filter_map(group).collect();
+        let slots = slot_list(&topology);
+        let message = serde_json::to_string(&wire::Message::from(&topology)).unwrap_or_default();
+        Self { known: Arc::new(known), topology: Arc::new(topology), message: message.into(), groups, slots }
+    }
+}
+
+fn read<T: DeserializeOwned>(entry: &Entry, wrong: impl Fn(&T) -> Option<String>) -> Result<Item<T>, String> {
+    let value: T = serde_json::from_str(&entry.value).map_err(|e| e.to_string())?;
+    match wrong(&value) {
+        Some(why) => Err(why),
+        None => Ok(Item { value, modified: entry.modified, lease: entry.lease }),
+    }
+}
+
+/// A slot's owner, and where it moves to while it does.
+fn owner_of(entry: &SlotEntry) -> Option<(GroupId, Option<GroupId>)> {
+    const MIGRATING: u8 = 3;
+    let target = entry.action.target_group_id.filter(|_| entry.action.state == Some(MIGRATING));
+    (entry.group_id != 0).then_some((entry.group_id, target))
+}
+
+/// A stored group as the topology has it.
+fn group_of(group: &Group) -> cluster::group::Group {
+    let instance = |addr: &cluster::instance::Addr, role| {
+        let more = group.instances.iter().find(|i| i.addr == *addr);
+        Instance {
+            addr: addr.clone(),
+            role,
+            run_id: more.and_then(|i| i.run_id.clone()),
+            zone: more.and_then(|i| i.zone.clone()),
+        }
+    };
+    let primary = std::iter::once(instance(&group.primary, Role::Primary));
+    let replicas = group.replicas.iter().map(|addr| instance(addr, Role::Replica));
+    cluster::group::Group {
+        id: group.group_id,
+        name: group.group_name.clone(),
+        instances: primary.chain(replicas).collect(),
+    }
+}
+
+/// A group of the topology as it is stored.
+pub(super) fn record_of(group: &cluster::group::Group) -> Option<Group> {
+    let more = |i: &Instance| {
+        (i.run_id.is_some() || i.zone.is_some()).then(|| layout::Instance {
+            addr: i.addr.clone(),
+            run_id: i.run_id.clone(),
+            zone: i.zone.clone(),
+        })
+    };
+    Some(Group {
+        group_id: group.id,
+        group_name: group.name.clone(),
+        primary: group.primary()?.addr.clone(),
+        replicas: group.replicas().map(|i| i.addr.clone()).collect(),
+        instances: group.instances.iter().filter_map(more).collect(),
+    })
+}
+
+/// What proxies are to know of a topology.
+pub fn for_proxies(known: &Topology) -> Topology {
+    let mut message = wire::Message::from(known);
+    message.groups.iter_mut().flat_map(|g| &mut g.instances).for_each(|i| i.run_id = None);
+    message.check().unwrap_or_else(|_| known.clone()) // nothing was taken that is checked
+}
+
+/// Tells topologies apart, whatever their epochs.
+pub fn sum_of(topology: &Topology) -> u32 {
+    let message = wire::Message { epoch: 0, ..wire::Message::from(topology) };
+    crc32(&serde_json::to_vec(&message).unwrap_or_default())
+}
+
+/// All slots, in the fewest ranges.
+pub(super) fn slot_list(topology: &Topology) -> Vec<SlotRange> {
+    ranges((0..).zip(topology.slots()).map(|(slot, owner)| (slot, owner.group)))
+}
+
+/// Slots and their owners, in the fewest ranges. Ascending.
+pub(super) fn ranges(slots: impl IntoIterator<Item = (Slot, Option<GroupId>)>) -> Vec<SlotRange> {
+    let mut list: Vec<SlotRange> = Vec::new();
+    for (slot, group) in slots {
+        match list.last_mut() {
+            Some(last) if u32::from(last.to) + 1 == u32::from(slot) && last.group == group => last.to = slot,
+            _ => list.push(SlotRange { from: slot, to: slot, group }),
+        }
+    }
+    list
+}
