@@ -12,7 +12,7 @@ use configsvr::consensus::embedded::Embedded;
 use configsvr::consensus::{Consensus, Options, Peer};
 use configsvr::control::{self, Control};
 use configsvr::desk::{CALLS_MAX, Desk, NEWS_MAX};
-use configsvr::http::{self, Api};
+use configsvr::http::{self, Api, Token};
 use configsvr::members::Quorum;
 use configsvr::metrics::Metrics;
 use configsvr::server::{self, Server};
@@ -104,7 +104,9 @@ async fn serve(config: Config) -> Result<()> {
     let rendered = metrics.clone();
     let render = Box::new(move || rendered.render(&view.borrow()).unwrap_or_default());
     let quorum = Arc::new(Quorum(consensus.clone()));
-    let api = Api::new(desk, me.name.clone(), config.tokens.clone(), quorum, Arc::clone(&store), render);
+    let tokens: Result<Vec<Token>, String> = config.tokens.iter().map(Token::try_from).collect();
+    let tokens = tokens.map_err(anyhow::Error::msg)?;
+    let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render);
     let app = http::router(api).merge(consensus.router());
     let serving = tokio::spawn(answer(listener, app, stopping.clone()));
 
