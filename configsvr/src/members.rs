@@ -28,6 +28,7 @@ impl Members for Quorum {
     fn promote(&self, who: String, name: String, dry_run: bool) -> BoxFuture<'_, Result<Vec<Member>, Refusal>> {
         Box::pin(async move {
             let id = self.named(&name).await?;
+            self.reachable(&name).await?;
             if !dry_run {
                 tracing::info!(who, member = name, "a member is given a vote");
                 self.0.promote(id).await.map_err(refuse)?;
@@ -53,6 +54,18 @@ impl Quorum {
         let views = self.0.members().await;
         let last = views.iter().filter_map(|v| v.last_log).max();
         views.into_iter().map(|view| show(view, last)).collect()
+    }
+
+    /// A member that nobody hears from would have a vote and never use it.
+    async fn reachable(&self, name: &str) -> Result<(), Refusal> {
+        let views = self.0.members().await;
+        match views.iter().find(|v| v.name == name) {
+            Some(view) if !view.reachable => {
+                let message = format!("{name} does not answer at {}", view.addr);
+                Err(refusal(Kind::Conflict, "unreachable", message, "start it with `join: true`, then promote it"))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn named(&self, name: &str) -> Result<u64, Refusal> {
