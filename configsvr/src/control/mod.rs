@@ -20,6 +20,8 @@ pub mod event;
 pub mod command;
 pub mod layout;
 pub mod limits;
+#[cfg(test)]
+mod tests;
 
 pub use lead::Member;
 pub use state::{for_proxies, sum_of};
