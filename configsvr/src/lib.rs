@@ -1,5 +1,6 @@
 //! The control plane: one truth, the members that guard it, every proxy in step with it.
 
+pub mod ctl;
 pub mod playground;
 pub mod server;
 pub mod metrics;

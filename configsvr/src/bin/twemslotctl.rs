@@ -3,7 +3,9 @@
 #![expect(clippy::disallowed_methods, reason = "a shell: reads files, waits for signals")]
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use configsvr::ctl;
 use configsvr::playground::{self, Options, Playground, Status, StoreKind};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -17,6 +19,8 @@ struct Cli {
     /// The playground to talk to.
     #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_DIR, env = "TWEMSLOT_STATE_DIR")]
     state_dir: PathBuf,
+    #[command(flatten)]
+    options: ctl::Options,
     #[command(subcommand)]
     command: Command,
 }
@@ -28,6 +32,10 @@ enum Command {
     /// A whole cluster of real servers on this machine, to try things out.
     #[command(subcommand)]
     Playground(Act),
+    #[command(flatten)]
+    Control(ctl::Verb),
+    /// Print a shell's completions: `source <(twemslotctl completions bash)`.
+    Completions { shell: Shell },
 }
 
 #[derive(Subcommand)]
@@ -37,11 +45,7 @@ enum Act {
     /// Stop it. Its data is gone; its logs stay.
     Down,
     /// Show what runs. Ends with 1 unless all is well.
-    Status {
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Status,
 }
 
 #[derive(Args)]
@@ -111,16 +115,22 @@ fn store_kind(text: &str) -> Result<StoreKind, String> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let Command::Playground(act) = cli.command;
-    let done = match act {
-        Act::Up(up) => start(&cli.state_dir, up),
-        Act::Down => stop(&cli.state_dir),
-        Act::Status { json } => show(&cli.state_dir, json),
+    let done = match cli.command {
+        Command::Playground(Act::Up(up)) => start(&cli.state_dir, up),
+        Command::Playground(Act::Down) => stop(&cli.state_dir),
+        Command::Playground(Act::Status) => show(&cli.state_dir, cli.options.json),
+        Command::Control(verb) => return ctl::run(cli.options, cli.state_dir, verb),
+        Command::Completions { shell } => complete(shell),
     };
     done.unwrap_or_else(|e| {
         eprintln!("twemslotctl: {e:#}");
         ExitCode::FAILURE
     })
+}
+
+fn complete(shell: Shell) -> Result<ExitCode> {
+    clap_complete::generate(shell, &mut Cli::command(), "twemslotctl", &mut std::io::stdout());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn start(dir: &Path, up: Up) -> Result<ExitCode> {
@@ -222,5 +232,38 @@ fn print_table(status: &Status) {
         let mark = if p.healthy { "" } else { "! " };
         let admin = p.process.admin_addr.as_deref().unwrap_or("-");
         println!("{:<12} {:>8}  {:<16} {admin:<16} {mark}{}", p.process.name, p.process.pid, p.process.addr, p.says);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_scripts_type_is_understood() {
+        for line in [
+            "status --json",
+            "--state-dir d status --json",
+            "--api http://a:1 groups add --primary 127.0.0.1:1 --replica 127.0.0.1:2@b --name n --yes --json",
+            "groups list --json",
+            "slots assign --group 1 --slots 0-99,7 --force --yes",
+            "slots list --per-slot --json",
+            "instances remove --group g1 127.0.0.1:1 -y",
+            "settings set --proxy-ttl 2",
+            "members add --id 4 --name m4 --addr 10.0.0.4:6390 --dry-run",
+            "store diff a b",
+            "import --codis dump.json --name shop",
+            "playground status --json",
+            "completions bash",
+            "doctor",
+        ] {
+            let words = std::iter::once("twemslotctl").chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).map_err(|e| println!("{e}")).is_ok(), "{line}");
+        }
     }
 }

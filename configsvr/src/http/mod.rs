@@ -13,6 +13,7 @@ mod proxies;
 mod members;
 mod events;
 mod records;
+mod restore;
 mod health;
 mod change;
 mod forward;
@@ -116,6 +117,7 @@ fn nouns() -> OpenApiRouter<Arc<Api>> {
         .merge(members::routes())
         .merge(events::routes())
         .merge(records::routes())
+        .merge(restore::routes())
         .merge(health::routes())
 }
 

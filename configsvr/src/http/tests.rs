@@ -7,7 +7,7 @@ use crate::control::layout::{self, Audit};
 use crate::control::view::{GroupView, View};
 use crate::desk::Call;
 use crate::http::words::{Member, NewMember};
-use crate::store::{Entry, Fault, LeaseId, Notice, Snapshot, Txn, Verdict};
+use crate::store::{Compare, Entry, Fault, LeaseId, Notice, Op, Snapshot, Txn, Verdict};
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
 use futures_util::StreamExt;
@@ -17,25 +17,58 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, watch};
 
-/// Does nothing but list what it was given.
-struct FakeStore(Vec<Entry>);
+/// Keys and values, and nothing else.
+struct FakeStore(tokio::sync::Mutex<BTreeMap<String, String>>);
+
+impl FakeStore {
+    async fn list(&self, prefix: &str) -> Snapshot {
+        let all = self.0.lock().await;
+        let entry = |(key, value): (&String, &String)| Entry {
+            key: key.clone(),
+            value: value.clone(),
+            modified: 1,
+            lease: None,
+        };
+        Snapshot { revision: 99, entries: all.iter().filter(|(k, _)| k.starts_with(prefix)).map(entry).collect() }
+    }
+
+    async fn write(&self, txn: Txn) -> Verdict {
+        let mut all = self.0.lock().await;
+        let holds = |compare: &Compare| match compare {
+            Compare::Absent { key } => !all.contains_key(key),
+            Compare::ModifiedAt { .. } => false,
+            Compare::ValueIs { key, value } => all.get(key) == Some(value),
+        };
+        if !txn.compares.iter().all(holds) {
+            return Verdict::Refused(99);
+        }
+        for op in txn.ops {
+            match op {
+                Op::Put { key, value, .. } => all.insert(key, value),
+                Op::Delete { key } => all.remove(&key),
+            };
+        }
+        Verdict::Done(100)
+    }
+}
 
 impl Store for FakeStore {
     fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<Entry>, Fault>> {
-        let found = self.0.iter().find(|e| e.key == key).cloned();
-        Box::pin(ready(Ok(found)))
+        let key = key.to_owned();
+        Box::pin(async move { Ok(self.list(&key).await.entries.into_iter().find(|e| e.key == key)) })
     }
     fn range(&self, prefix: &str) -> BoxFuture<'_, Result<Snapshot, Fault>> {
-        let entries = self.0.iter().filter(|e| e.key.starts_with(prefix)).cloned().collect();
-        Box::pin(ready(Ok(Snapshot { revision: 99, entries })))
+        let prefix = prefix.to_owned();
+        Box::pin(async move { Ok(self.list(&prefix).await) })
     }
-    fn commit(&self, _: Txn) -> BoxFuture<'_, Result<Verdict, Fault>> {
-        Box::pin(ready(Err(Fault::Unavailable("a fake".to_owned()))))
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Verdict, Fault>> {
+        Box::pin(async move { Ok(self.write(txn).await) })
     }
     fn watch(&self) -> mpsc::Receiver<Notice> {
         mpsc::channel(1).1
@@ -79,6 +112,9 @@ impl Members for FakeMembers {
     }
 }
 
+/// The leader's, as the store has it.
+const TOKEN: layout::Token = layout::Token { term: 1, member: 1 };
+
 /// One member, served on a port of its own.
 struct Served {
     addr: SocketAddr,
@@ -112,8 +148,10 @@ async fn serve(member: &str, tokens: &[(&str, Role)], view: View, judge: Judge) 
     let desk = Desk { calls, view: seen, news: news.clone() };
     let token = |(name, role): &(&str, Role)| Token { name: (*name).to_owned(), role: *role, sha256: Hash::of(name) };
     let tokens = tokens.iter().map(token).collect();
-    let trail = (1..=7).map(|n| Entry { key: layout::audit_key(n), value: audit(n), modified: n, lease: None });
-    let store = Arc::new(FakeStore(trail.collect()));
+    let trail = (1..=7).map(|n| (layout::audit_key(n), audit(n)));
+    let leader = json!({ "token": TOKEN, "member": member, "addr": "127.0.0.1:1" }).to_string();
+    let keys = trail.chain([(layout::LEADER.to_owned(), leader)]);
+    let store = Arc::new(FakeStore(tokio::sync::Mutex::new(keys.collect())));
     let metrics: Metrics = Box::new(|| panic!("no metrics today"));
     let router = router(Api::new(desk, member.to_owned(), tokens, Arc::new(FakeMembers), store, metrics));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -162,6 +200,7 @@ fn view(leading: bool, leader: Option<(&str, SocketAddr)>) -> View {
         |record, alive| ProxyView { record, alive, last_beat_ms: None, push_fault: None, instances: Vec::new() };
     View {
         leading,
+        token: leading.then_some(TOKEN),
         leader: leader.map(|(name, addr)| (name.to_owned(), addr.to_string())),
         settings: Some(layout::Settings {
             name: "shop".to_owned(),
@@ -525,6 +564,33 @@ async fn listeners_hear_the_alarms_of_now_the_news_and_what_they_missed() {
     (0..5).for_each(|_| drop(m.news.send(news("topology"))));
     hear("event: lagged\ndata: {\"missed\":1}").await;
     hear("event: topology\n").await;
+}
+
+#[tokio::test]
+async fn a_store_is_taken_in_once() {
+    let m = serve("m1", &[], leading(), agree).await;
+    let path = "POST /api/v1/store/import";
+    let group = r#"{"group_id":1,"primary":"127.0.0.1:7001"}"#;
+    let entries = json!([{"key": "epoch", "value": "{\"epoch\":7}"}, {"key": "group-instances/1", "value": group},
+        {"key": "settings", "value": "{\"name\":\"shop\",\"slot_count\":10}"}]);
+    let body = json!({"format": words::EXPORT_FORMAT, "revision": 5, "store": "x", "entries": entries}).to_string();
+    let (status, _, answer) = call(m.addr, &format!("{path}?dry_run"), &[], &body).await;
+    assert_eq!((status.as_u16(), &json_of(&answer)["epoch"]), (200, &json!(8)), "{answer}");
+    let (status, _, answer) = call(m.addr, path, &[], &body).await;
+    assert_eq!((status.as_u16(), &json_of(&answer)["result"]), (200, &json!({"keys": 3})), "{answer}");
+    let export = json_of(&call(m.addr, "GET /api/v1/store/export", &[], "").await.2);
+    let value = |key: &str| {
+        let entries = export["entries"].as_array().expect("a list");
+        entries.iter().find(|e| e["key"] == key).map(|e| e["value"].as_str().expect("text").to_owned())
+    };
+    assert_eq!(value("group-instances/1").as_deref(), Some(group));
+    assert_eq!(value("epoch").as_deref(), Some(r#"{"epoch":8}"#));
+    let (status, _, answer) = call(m.addr, path, &[], &body).await;
+    assert_eq!((status.as_u16(), code(&answer).as_str()), (409, "not_empty"));
+    // Another member has taken the lead in the store, and this one does not know it yet.
+    let late = serve("m2", &[], View { token: Some(layout::Token { term: 0, member: 2 }), ..leading() }, agree).await;
+    let (status, _, answer) = call(late.addr, path, &[], &body).await;
+    assert_eq!((status.as_u16(), code(&answer).as_str()), (503, "no_leader"));
 }
 
 #[tokio::test]

@@ -1,0 +1,88 @@
+//! How a change is made from the command line: first what it would do, then a yes where it is dangerous, then the deed.
+
+use super::client::{Ask, Client, read};
+use super::fault::{Fault, Result};
+use super::show::{brief, json, say};
+use crate::http::words::Answer;
+use clap::Args;
+use std::io::{BufRead, IsTerminal};
+use std::process::ExitCode;
+
+/// What goes with each change.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Terms {
+    /// Say what it would do, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// One change. `danger`: what there is to lose, if there is.
+pub(super) struct Change<'a> {
+    pub(super) ask: Ask<'a>,
+    pub(super) danger: Option<String>,
+    pub(super) terms: Terms,
+}
+
+/// Does it, and shows what came of it.
+pub(super) fn change(client: &mut Client, as_json: bool, change: Change<'_>) -> Result<ExitCode> {
+    let text = perform(client, change, |plan| Ok(format!("The plan: {}", done(&answer(plan)?))))?;
+    let answer = answer(&text)?;
+    if as_json {
+        json(&answer)?;
+    } else {
+        say(&done(&answer))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The answer's text. A dry run's, too: it is the plan.
+pub(super) fn perform(
+    client: &mut Client,
+    Change { ask, danger, terms }: Change<'_>,
+    plan: impl Fn(&str) -> Result<String>,
+) -> Result<String> {
+    let dry = || Ask { path: format!("{}?dry_run=true", ask.path), ..ask.clone() };
+    if terms.dry_run {
+        let text = client.ask(&dry())?;
+        eprintln!("a dry run, nothing was changed");
+        return Ok(text);
+    }
+    if let Some(danger) = danger {
+        let planned = plan(&client.ask(&dry())?)?;
+        confirm(terms.yes, &format!("{planned}\n{danger}"))?;
+    }
+    client.ask(&ask)
+}
+
+fn answer(text: &str) -> Result<Answer> {
+    read(text, "a change")
+}
+
+/// What came of it, in lines.
+fn done(answer: &Answer) -> String {
+    let mut lines = vec![format!("epoch {}{}", answer.epoch, if answer.repeated { ", done before" } else { "" })];
+    lines.extend(Some(brief(&answer.result)).filter(|r| !r.is_empty()));
+    lines.extend(answer.notes.iter().map(|n| format!("note: {n}")));
+    lines.join("\n")
+}
+
+/// Before something that cannot be taken back. It is said on standard error: standard output is for results.
+pub(super) fn confirm(yes: bool, plan: &str) -> Result<()> {
+    eprintln!("{plan}");
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Fault::new("this needs a yes, and nobody is there to give it", "--yes goes without asking"));
+    }
+    eprint!("Go on? [y/N] ");
+    let mut said = String::new();
+    _ = std::io::stdin().lock().read_line(&mut said); // whoever cannot be heard has not said yes
+    if ["y", "yes"].iter().any(|yes| said.trim().eq_ignore_ascii_case(yes)) {
+        return Ok(());
+    }
+    Err(Fault::new("nothing was changed", ""))
+}

@@ -1,0 +1,320 @@
+//! Calls to the API: finds it, tries one member after the other, and asks again while no leader is known. A change carries
+//! an idempotency key, so asking again never does it twice.
+#![expect(clippy::disallowed_methods, reason = "a shell: calls, reads files and waits")]
+
+use super::fault::{Fault, Result};
+use crate::http::problem::Problem;
+use crate::http::words::Cluster;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+use ureq::http::{Request, Response};
+use ureq::{Agent, Body};
+
+/// Members are near; one that takes longer to connect to is not there.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// An import of a large cluster is the longest; the API's own limit is two minutes.
+const CALL_LIMIT: Duration = Duration::from_secs(130);
+/// A new leader is elected within two seconds; whoever waits longer had better know.
+const PATIENCE: Duration = Duration::from_secs(6);
+const PAUSE: Duration = Duration::from_millis(250);
+/// An export of the largest cluster with its audit trail.
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+/// Where the API may be, as it was said.
+#[derive(Debug, Clone, Default)]
+pub struct Reach {
+    /// `--api`: one or more, with commas between.
+    pub api: Option<String>,
+    pub state_dir: PathBuf,
+    pub token_file: Option<PathBuf>,
+}
+
+/// The members of one control plane.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// `http://host:port`; the one that answered last comes first.
+    members: Vec<String>,
+    token: Option<String>,
+    agent: Agent,
+    listener: Agent,
+    keys: u64,
+}
+
+/// What is asked of the API.
+#[derive(Debug, Clone)]
+pub(super) struct Ask<'a> {
+    pub method: &'a str,
+    /// With its query.
+    pub path: String,
+    pub body: Option<Value>,
+}
+
+impl Ask<'_> {
+    pub(super) fn get(path: impl Into<String>) -> Self {
+        Self { method: "GET", path: path.into(), body: None }
+    }
+}
+
+/// One member, asked by itself.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub url: String,
+    pub took_ms: u64,
+    pub said: Result<Cluster>,
+}
+
+/// Why one call to one member gave nothing.
+enum Miss {
+    /// Nobody was there, or nobody leads: somebody else may know, or the same one soon.
+    Later(Fault),
+    /// That is the answer.
+    Final(Fault),
+}
+
+impl Client {
+    pub(super) fn find(reach: &Reach) -> Result<Self> {
+        let members = match &reach.api {
+            Some(list) => list.split(',').map(str::trim).filter(|u| !u.is_empty()).map(url).collect::<Result<_>>()?,
+            None => playground(&reach.state_dir)?,
+        };
+        if members.is_empty() {
+            return Err(Fault::new("no address of the API was given", "--api http://HOST:6390[,URL...]"));
+        }
+        let config = || Agent::config_builder().http_status_as_error(false).proxy(None).max_redirects(0);
+        let agent = config().timeout_connect(Some(CONNECT_LIMIT)).timeout_global(Some(CALL_LIMIT)).build().into();
+        let listener = config().timeout_connect(Some(CONNECT_LIMIT)).build().into();
+        Ok(Self { members, token: token(reach.token_file.as_deref())?, agent, listener, keys: 0 })
+    }
+
+    /// Asks, and reads the answer.
+    pub(super) fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
+        read(&self.ask(&Ask::get(path))?, path)
+    }
+
+    /// As `get`; but the leader's own knowledge where it can be had, else what any member knows.
+    pub(super) fn of_leader<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
+        let of_leader = format!("{path}?leader=true");
+        match self.round(&Ask::get(of_leader), None) {
+            Ok(text) => read(&text, path),
+            Err(Miss::Final(fault)) => Err(fault),
+            Err(Miss::Later(_)) => self.get(path),
+        }
+    }
+
+    /// The answer's body. Waits a while for a leader.
+    pub(super) fn ask(&mut self, ask: &Ask<'_>) -> Result<String> {
+        let key = (ask.method != "GET").then(|| self.key());
+        let start = Instant::now();
+        loop {
+            match self.round(ask, key.as_deref()) {
+                Ok(text) => return Ok(text),
+                Err(Miss::Final(fault)) => return Err(fault),
+                Err(Miss::Later(fault)) if start.elapsed() >= PATIENCE => return Err(fault),
+                Err(Miss::Later(_)) => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    /// Different for every change that is ever asked for from this machine.
+    fn key(&mut self) -> String {
+        self.keys += 1;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        format!("ctl-{}-{}-{}", now.as_nanos(), std::process::id(), self.keys)
+    }
+
+    /// Each member once.
+    fn round(&mut self, ask: &Ask<'_>, key: Option<&str>) -> std::result::Result<String, Miss> {
+        let mut last = Fault::new("nobody was asked", "");
+        for at in 0..self.members.len() {
+            match self.one(at, ask, key) {
+                Ok(text) => {
+                    self.members.swap(0, at);
+                    return Ok(text);
+                }
+                Err(Miss::Later(fault)) => last = fault,
+                Err(miss) => return Err(miss),
+            }
+        }
+        Err(Miss::Later(last))
+    }
+
+    fn one(&self, at: usize, ask: &Ask<'_>, key: Option<&str>) -> std::result::Result<String, Miss> {
+        let url = format!("{}{}", self.members[at], ask.path);
+        let answer = self.send(&self.agent, &url, ask, key);
+        let mut answer = answer.map_err(|e| Miss::Later(unreachable(&url, &e)))?;
+        let status = answer.status().as_u16();
+        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+        let body = body.map_err(|e| Miss::Later(unreachable(&url, &e)))?;
+        match status {
+            200..=299 => Ok(body),
+            // The same key again is safe, whatever became of the first call.
+            429 | 502..=504 => Err(Miss::Later(refused(status, &body, &url))),
+            _ => Err(Miss::Final(refused(status, &body, &url))),
+        }
+    }
+
+    fn send(
+        &self,
+        agent: &Agent,
+        url: &str,
+        ask: &Ask<'_>,
+        key: Option<&str>,
+    ) -> std::result::Result<Response<Body>, ureq::Error> {
+        let mut call = Request::builder().method(ask.method).uri(url);
+        if let Some(token) = &self.token {
+            call = call.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(key) = key {
+            call = call.header("idempotency-key", key);
+        }
+        match &ask.body {
+            Some(body) => agent.run(call.header("content-type", "application/json").body(body.to_string())?),
+            None if ask.method == "GET" => agent.run(call.body(())?),
+            None => agent.run(call.body(String::new())?),
+        }
+    }
+
+    /// What each member that was named says of the cluster.
+    pub(super) fn each(&self) -> Vec<Reached> {
+        let ask = Ask::get("/api/v1/cluster");
+        let one = |at: usize| {
+            let start = Instant::now();
+            let said = match self.one(at, &ask, None) {
+                Ok(text) => read(&text, &ask.path),
+                Err(Miss::Later(fault) | Miss::Final(fault)) => Err(fault),
+            };
+            Reached { url: self.members[at].clone(), took_ms: start.elapsed().as_millis() as u64, said }
+        };
+        (0..self.members.len()).map(one).collect()
+    }
+
+    /// A stream of lines without end, from the first member that gives it.
+    pub(super) fn listen(&mut self, path: &str) -> Result<impl Read + use<>> {
+        let mut last = Fault::new("nobody was asked", "");
+        for member in &self.members {
+            let url = format!("{member}{path}");
+            match self.send(&self.listener, &url, &Ask::get(path), None) {
+                Ok(answer) if answer.status() == 200 => return Ok(answer.into_body().into_reader()),
+                Ok(mut answer) => {
+                    last = refused(
+                        answer.status().as_u16(),
+                        &answer.body_mut().read_to_string().unwrap_or_default(),
+                        &url,
+                    );
+                }
+                Err(e) => last = unreachable(&url, &e),
+            }
+        }
+        Err(last)
+    }
+}
+
+/// An answer's JSON.
+pub(super) fn read<T: DeserializeOwned>(text: &str, path: &str) -> Result<T> {
+    let hint = "twemslotctl and configsvr should be of one version";
+    serde_json::from_str(text).map_err(|e| Fault::new(format!("the answer to {path} is not understood: {e}"), hint))
+}
+
+fn refused(status: u16, body: &str, url: &str) -> Fault {
+    match serde_json::from_str::<Problem>(body) {
+        Ok(Problem { error, .. }) => Fault::new(error.message, error.hint),
+        Err(_) => Fault::new(format!("{url} answered {status}: {}", body.trim()), "is that the API of a configsvr?"),
+    }
+}
+
+fn unreachable(url: &str, e: &ureq::Error) -> Fault {
+    Fault::new(
+        format!("{url}: {e}"),
+        "does the configsvr run there? --api, TWEMSLOT_API or --state-dir say where it is",
+    )
+}
+
+fn url(text: &str) -> Result<String> {
+    if text.starts_with("https://") {
+        return Err(Fault::new(
+            format!("{text}: this client speaks no TLS"),
+            "use http:// on a network that you trust",
+        ));
+    }
+    let text = text.trim_end_matches('/');
+    Ok(if text.starts_with("http://") { text.to_owned() } else { format!("http://{text}") })
+}
+
+fn token(file: Option<&Path>) -> Result<Option<String>> {
+    let Some(path) = file else { return Ok(std::env::var("TWEMSLOT_TOKEN").ok().filter(|t| !t.is_empty())) };
+    let hint = "--token-file names a file with the token alone in it";
+    let text = std::fs::read_to_string(path).map_err(|e| Fault::new(format!("{}: {e}", path.display()), hint))?;
+    match text.trim() {
+        "" => Err(Fault::new(format!("{} is empty", path.display()), hint)),
+        token => Ok(Some(token.to_owned())),
+    }
+}
+
+/// `playground.json`, as far as it matters here.
+#[derive(Serialize, Deserialize)]
+struct Listing {
+    processes: Vec<Process>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Process {
+    kind: String,
+    addr: String,
+    admin_addr: Option<String>,
+}
+
+/// The API of a playground.
+fn playground(dir: &Path) -> Result<Vec<String>> {
+    let path = dir.join("playground.json");
+    let hint = "say where the API is: --api URL, or TWEMSLOT_API; or start a playground: twemslotctl playground up";
+    let text = std::fs::read_to_string(&path)
+        .map_err(|_| Fault::new(format!("no API was named, and no playground runs in {}", dir.display()), hint))?;
+    let listing: Listing =
+        serde_json::from_str(&text).map_err(|e| Fault::new(format!("{}: {e}", path.display()), hint))?;
+    let configsvrs = listing.processes.into_iter().filter(|p| p.kind == "configsvr");
+    let members: Vec<String> = configsvrs.map(|p| format!("http://{}", p.admin_addr.unwrap_or(p.addr))).collect();
+    if members.is_empty() {
+        return Err(Fault::new(format!("the playground in {} has no configsvr", dir.display()), hint));
+    }
+    Ok(members)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_enough() {
+        assert_eq!(url("10.0.0.1:6390").as_deref(), Ok("http://10.0.0.1:6390"));
+        assert_eq!(url("http://a:1/").as_deref(), Ok("http://a:1"));
+        assert!(url("https://a:1").is_err());
+    }
+
+    #[test]
+    fn a_playground_is_found_by_its_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(playground(dir.path()).expect_err("nothing there").what.contains("no playground runs"));
+        let write = |json: &str| std::fs::write(dir.path().join("playground.json"), json).expect("written");
+        write(r#"{"processes":[{"kind":"redis","name":"r","pid":1,"addr":"a:1","admin_addr":null}]}"#);
+        assert!(playground(dir.path()).expect_err("no configsvr").what.contains("no configsvr"));
+        write(
+            r#"{"processes":[{"kind":"configsvr","name":"c1","pid":1,"addr":"127.0.0.1:6390","admin_addr":"127.0.0.1:6391"},
+               {"kind":"configsvr","name":"c2","pid":1,"addr":"127.0.0.1:6392","admin_addr":null}]}"#,
+        );
+        assert_eq!(
+            playground(dir.path()),
+            Ok(vec!["http://127.0.0.1:6391".to_owned(), "http://127.0.0.1:6392".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_words_of_the_api() {
+        let body = r#"{"error":{"code":"x","message":"no such group","hint":"look"}}"#;
+        assert_eq!(refused(404, body, "u"), Fault::new("no such group", "look"));
+        assert!(refused(502, "<html>", "http://a").what.contains("http://a answered 502"));
+    }
+}

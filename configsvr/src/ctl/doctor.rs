@@ -1,0 +1,387 @@
+//! `doctor`: looks at everything there is, from here, and says what to do about it.
+#![expect(clippy::disallowed_methods, reason = "a shell: connects and reads the clock")]
+
+use super::client::{Client, Reached};
+use super::fault::{Fault, Result};
+use super::show::{json, say};
+use crate::http::words::Cluster;
+use clap::Args;
+use cluster::instance::{Addr, Role};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+/// What is here answers at once; what is frozen never does.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Clocks this far apart make times in logs and the audit trail mislead; nothing decides by them.
+const CLOCK_APART_MS: u64 = 500;
+/// A replica that was away for a moment goes on where it stopped if the backlog still holds what it missed.
+const BACKLOG_BYTES: u64 = 64 << 20;
+/// Where an instance must be able to remember a failover's changes: the oldest that is tested.
+const VERSION_MIN: (u32, u32) = (5, 0);
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The user that instances know, where they ask for one.
+    #[arg(long, env = "TWEMSLOT_INSTANCE_USER")]
+    instance_user: Option<String>,
+    /// The password of instances.
+    #[arg(long, env = "TWEMSLOT_INSTANCE_PASSWORD", hide_env_values = true)]
+    instance_password: Option<String>,
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    Good,
+    Advice,
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Finding {
+    level: Level,
+    /// `instance 10.0.0.1:6379`
+    subject: String,
+    what: String,
+    /// What to do; empty where all is well.
+    hint: String,
+}
+
+/// What was found about one subject.
+struct Findings<'a> {
+    subject: String,
+    all: &'a mut Vec<Finding>,
+}
+
+impl Findings<'_> {
+    fn add(&mut self, level: Level, what: impl Into<String>, hint: &str) {
+        let (subject, what, hint) = (self.subject.clone(), what.into(), hint.to_owned());
+        self.all.push(Finding { level, subject, what, hint });
+    }
+    fn good(&mut self, what: impl Into<String>) {
+        self.add(Level::Good, what, "");
+    }
+    fn advise(&mut self, what: impl Into<String>, hint: &str) {
+        self.add(Level::Advice, what, hint);
+    }
+    fn bad(&mut self, what: impl Into<String>, hint: &str) {
+        self.add(Level::Bad, what, hint);
+    }
+}
+
+pub(super) fn run(client: &mut Client, as_json: bool, doctor: &Doctor) -> Result<ExitCode> {
+    let mut all = Vec::new();
+    let seen = client.each();
+    members(&seen, now_ms(), &mut all);
+    let cluster: Option<Cluster> = match client.of_leader("/api/v1/cluster") {
+        Ok(cluster) => Some(cluster),
+        Err(Fault { what, hint }) => {
+            Findings { subject: "control plane".to_owned(), all: &mut all }.bad(what, &hint);
+            None
+        }
+    };
+    if let Some(cluster) = &cluster {
+        control(cluster, &mut all);
+        instances(cluster, doctor, &mut all);
+        proxies(cluster, &mut all);
+    }
+    show(&all, as_json)?;
+    Ok(if all.iter().any(|f| f.level == Level::Bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as u64
+}
+
+fn show(all: &[Finding], as_json: bool) -> Result<()> {
+    if as_json {
+        return json(&all);
+    }
+    for finding in all {
+        let mark = match finding.level {
+            Level::Good => "ok    ",
+            Level::Advice => "advice",
+            Level::Bad => "BAD   ",
+        };
+        say(&format!("{mark}  {}: {}", finding.subject, finding.what))?;
+        if !finding.hint.is_empty() {
+            say(&format!("        {}", finding.hint))?;
+        }
+    }
+    let count = |level| all.iter().filter(|f| f.level == level).count();
+    say(&format!("\n{} bad, {} advice, {} well", count(Level::Bad), count(Level::Advice), count(Level::Good)))
+}
+
+/// Every member that was named: there, in step with our clock, of our version.
+fn members(seen: &[Reached], now_ms: u64, all: &mut Vec<Finding>) {
+    for Reached { url, took_ms, said } in seen {
+        let mut member = Findings { subject: format!("configsvr {url}"), all };
+        let cluster = match said {
+            Ok(cluster) => cluster,
+            Err(Fault { what, .. }) => {
+                member.bad(what.clone(), "start it, or look at its log");
+                continue;
+            }
+        };
+        // Its clock was read somewhere within the call.
+        let apart = cluster.time_ms.abs_diff(now_ms).saturating_sub(*took_ms);
+        match apart {
+            0..=CLOCK_APART_MS => member.good(format!("{} answers, its clock is ours", cluster.member)),
+            apart => {
+                member.advise(format!("its clock is {apart} ms from ours"), "let NTP keep the clocks of all machines")
+            }
+        }
+        if cluster.version != env!("CARGO_PKG_VERSION") {
+            let what = format!("its version is {}, twemslotctl's {}", cluster.version, env!("CARGO_PKG_VERSION"));
+            member.advise(what, "bring all to one version");
+        }
+    }
+}
+
+/// What the control plane says of itself.
+fn control(c: &Cluster, all: &mut Vec<Finding>) {
+    let mut store = Findings { subject: format!("store {}", c.store.kind), all };
+    match &c.store.fault {
+        None => store.good(format!("reached, at revision {}", c.store.revision)),
+        Some(fault) => {
+            store.bad(fault.clone(), "bring the store back; until then nothing can be changed, and serving goes on")
+        }
+    }
+    let voters = c.members.iter().filter(|m| m.voter).count();
+    let mut quorum = Findings { subject: "control plane".to_owned(), all };
+    match voters {
+        0 => {}
+        1 => {
+            quorum.advise("one member votes: while it is away nothing can be changed", "three survive the loss of one")
+        }
+        n if n % 2 == 0 => {
+            quorum.advise(format!("{n} members vote: no better than {}", n - 1), "make it an odd number")
+        }
+        n => quorum.good(format!("{n} members vote, {} may be lost", (n - 1) / 2)),
+    }
+    for problem in &c.problems {
+        quorum.bad(problem.clone(), "see `twemslotctl status`");
+    }
+}
+
+fn proxies(c: &Cluster, all: &mut Vec<Finding>) {
+    for proxy in &c.proxies {
+        let mut proxy_findings = Findings { subject: format!("proxy {}", proxy.id), all };
+        for (what, addr) in [("clients", &proxy.addr), ("admin", &proxy.admin_addr)] {
+            match reach(addr) {
+                Ok(()) => proxy_findings.good(format!("its port for {what} ({addr}) can be reached")),
+                Err(why) => {
+                    let hint = "is it up, and does a firewall or its listen address keep us out?";
+                    proxy_findings.bad(format!("its port for {what} ({addr}) cannot be reached: {why}"), hint);
+                }
+            }
+        }
+    }
+}
+
+fn reach(addr: &str) -> std::result::Result<(), String> {
+    let addr: SocketAddr = addr.parse().map_err(|_| "not an address".to_owned())?;
+    TcpStream::connect_timeout(&addr, LIMIT).map(drop).map_err(|e| e.to_string())
+}
+
+fn instances(c: &Cluster, doctor: &Doctor, all: &mut Vec<Finding>) {
+    for group in &c.groups {
+        let replicas = group.replicas.iter().map(|addr| (addr, Role::Replica));
+        for (addr, role) in std::iter::once((&group.primary, Role::Primary)).chain(replicas) {
+            let mut instance = Findings { subject: format!("instance {addr} (group {})", group.id), all };
+            match facts(addr, doctor) {
+                Ok(facts) => judge(&facts, role, &group.primary, !group.replicas.is_empty(), &mut instance),
+                Err(why) if why.contains("NOAUTH") || why.contains("WRONGPASS") => {
+                    instance
+                        .advise(why, "say --instance-user and TWEMSLOT_INSTANCE_PASSWORD, so that it can be looked at");
+                }
+                Err(why) => instance.bad(why, "is it up, and can this machine reach it?"),
+            }
+        }
+        if group.replicas.is_empty() {
+            let hint = "add one: twemslotctl instances add --group ID ADDR";
+            let mut alone = Findings { subject: format!("group {}", group.id), all };
+            alone.advise("no replica: when its primary dies, its keys are gone", hint);
+        }
+    }
+}
+
+/// What an instance says of itself: INFO and CONFIG GET, names to values. A server without CONFIG just says less.
+type Facts = BTreeMap<String, String>;
+
+fn facts(addr: &Addr, doctor: &Doctor) -> std::result::Result<Facts, String> {
+    let info = connection_info(addr, doctor).map_err(|e| e.to_string())?;
+    let client = redis::Client::open(info).map_err(|e| e.to_string())?;
+    let mut connection = client.get_connection_with_timeout(LIMIT).map_err(|e| e.to_string())?;
+    connection.set_read_timeout(Some(LIMIT)).map_err(|e| e.to_string())?;
+    let text: String = redis::cmd("INFO").query(&mut connection).map_err(|e| e.to_string())?;
+    let pair = |line: &str| line.trim_end().split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut facts: Facts = text.lines().filter_map(pair).collect();
+    for name in ["maxmemory", "maxmemory-policy", "repl-backlog-size", "repl-ping-replica-period", "cluster-enabled"] {
+        let found: redis::RedisResult<BTreeMap<String, String>> =
+            redis::cmd("CONFIG").arg("GET").arg(name).query(&mut connection);
+        facts.extend(found.unwrap_or_default());
+    }
+    Ok(facts)
+}
+
+fn connection_info(addr: &Addr, doctor: &Doctor) -> redis::RedisResult<ConnectionInfo> {
+    let at = match addr {
+        Addr::Tcp(addr) => ConnectionAddr::Tcp(addr.ip().to_string(), addr.port()),
+        Addr::Unix(path) => ConnectionAddr::Unix(path.clone()),
+    };
+    let mut settings = RedisConnectionInfo::default();
+    if let Some(user) = &doctor.instance_user {
+        settings = settings.set_username(user);
+    }
+    if let Some(password) = &doctor.instance_password {
+        settings = settings.set_password(password);
+    }
+    Ok(at.into_connection_info()?.set_redis_settings(settings.set_skip_set_lib_name()))
+}
+
+/// What is right and what is not. Pure.
+fn judge(facts: &Facts, role: Role, primary: &Addr, replicated: bool, to: &mut Findings<'_>) {
+    let fact = |name: &str| facts.get(name).map(String::as_str);
+    let number = |name: &str| fact(name).and_then(|v| v.parse::<u64>().ok());
+    judge_role(facts, role, primary, to);
+    if let Some(version) = fact("redis_version") {
+        let mut parts = version.split('.').map(|p| p.parse().unwrap_or(0));
+        let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+        if found < VERSION_MIN {
+            let hint = format!("{}.{} is the oldest that is tested: upgrade it", VERSION_MIN.0, VERSION_MIN.1);
+            to.advise(format!("its version is {version}"), &hint);
+        }
+    }
+    if fact("cluster_enabled") == Some("1") || fact("cluster-enabled") == Some("yes") {
+        to.bad(
+            "it runs in cluster mode: it refuses keys of slots that it does not own",
+            "set cluster-enabled no, start it again",
+        );
+    }
+    match number("maxmemory") {
+        Some(0) => {
+            to.advise("no maxmemory: it grows until the machine kills it", "CONFIG SET maxmemory, below the machine's")
+        }
+        Some(_) if fact("maxmemory-policy").is_some_and(|p| p != "noeviction") => {
+            let what =
+                format!("maxmemory-policy {}: keys go when memory is short", fact("maxmemory-policy").unwrap_or("?"));
+            to.advise(what, "good for a cache; for a store CONFIG SET maxmemory-policy noeviction");
+        }
+        _ => {}
+    }
+    if replicated && number("repl-backlog-size").is_some_and(|size| size < BACKLOG_BYTES) {
+        let what =
+            format!("repl-backlog-size {}: a short break costs a full copy", fact("repl-backlog-size").unwrap_or("?"));
+        to.advise(what, "CONFIG SET repl-backlog-size 64mb, or more where much is written");
+    }
+    if replicated && number("repl-ping-replica-period").is_some_and(|period| period > 1) {
+        let period = fact("repl-ping-replica-period").unwrap_or("?");
+        let what = format!("repl-ping-replica-period {period}: its replicas notice late that it is gone");
+        to.advise(what, "CONFIG SET repl-ping-replica-period 1");
+    }
+}
+
+fn judge_role(facts: &Facts, role: Role, primary: &Addr, to: &mut Findings<'_>) {
+    let fact = |name: &str| facts.get(name).map_or("?", String::as_str);
+    if fact("loading") == "1" {
+        to.bad("it is loading its data", "wait until it is done");
+    }
+    match (role, fact("role")) {
+        (Role::Primary, "master") => to.good(format!("a primary, version {}", fact("redis_version"))),
+        (Role::Primary, found) => {
+            to.bad(format!("should be the primary, is {found}"), "look who else writes to it; then REPLICAOF NO ONE");
+        }
+        (Role::Replica, "slave") => {
+            let follows = format!("{}:{}", fact("master_host"), fact("master_port")).parse::<Addr>();
+            if follows.as_ref() != Ok(primary) {
+                let what = format!("follows {}:{}, not {primary}", fact("master_host"), fact("master_port"));
+                to.bad(what, "twemslotctl instances follow --group ID ADDR");
+            } else if fact("master_link_status") == "up" {
+                to.good(format!("a replica in step, version {}", fact("redis_version")));
+            } else {
+                to.bad(
+                    "its link to the primary is down",
+                    "look at its log; does it know the primary's password (masterauth)?",
+                );
+            }
+        }
+        (Role::Replica, found) => {
+            to.bad(format!("should be a replica, is {found}"), "twemslotctl instances follow --group ID ADDR");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PRIMARY: &str = "10.0.0.1:6379";
+
+    fn found(role: Role, facts: &[(&str, &str)]) -> Vec<(Level, String)> {
+        let facts = facts.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let mut all = Vec::new();
+        let mut to = Findings { subject: "it".to_owned(), all: &mut all };
+        judge(&facts, role, &PRIMARY.parse().expect("an address"), true, &mut to);
+        assert!(all.iter().all(|f| (f.level == Level::Good) == f.hint.is_empty()), "{all:?}");
+        all.into_iter().map(|f| (f.level, f.what)).collect()
+    }
+
+    const GOOD: [(&str, &str); 6] = [
+        ("role", "master"),
+        ("redis_version", "7.0.15"),
+        ("maxmemory", "1000000"),
+        ("maxmemory-policy", "noeviction"),
+        ("repl-backlog-size", "67108864"),
+        ("repl-ping-replica-period", "1"),
+    ];
+
+    #[test]
+    fn a_good_instance_gets_no_advice() {
+        assert_eq!(found(Role::Primary, &GOOD), [(Level::Good, "a primary, version 7.0.15".to_owned())]);
+    }
+
+    #[test]
+    fn each_fault_is_named() {
+        for (name, value, level, word) in [
+            ("role", "slave", Level::Bad, "should be the primary"),
+            ("loading", "1", Level::Bad, "loading"),
+            ("cluster_enabled", "1", Level::Bad, "cluster mode"),
+            ("redis_version", "3.2.1", Level::Advice, "3.2.1"),
+            ("maxmemory", "0", Level::Advice, "no maxmemory"),
+            ("maxmemory-policy", "allkeys-lru", Level::Advice, "allkeys-lru"),
+            ("repl-backlog-size", "1048576", Level::Advice, "1048576"),
+            ("repl-ping-replica-period", "10", Level::Advice, "repl-ping-replica-period 10"),
+        ] {
+            let mut facts = GOOD.to_vec();
+            facts.retain(|(n, _)| *n != name);
+            facts.push((name, value));
+            let found = found(Role::Primary, &facts);
+            assert!(found.iter().any(|(l, what)| *l == level && what.contains(word)), "{name} {value}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_replica_follows_its_own_primary() {
+        let follows = |host: &'static str, link: &'static str| {
+            let role =
+                [("role", "slave"), ("master_host", host), ("master_port", "6379"), ("master_link_status", link)];
+            found(Role::Replica, &[&GOOD[1..], &role].concat())[0].clone()
+        };
+        assert_eq!(follows("10.0.0.1", "up").0, Level::Good);
+        assert!(follows("10.0.0.9", "up").1.contains("follows 10.0.0.9:6379, not 10.0.0.1:6379"));
+        assert!(follows("10.0.0.1", "down").1.contains("link to the primary is down"));
+        assert!(found(Role::Replica, &GOOD)[0].1.contains("should be a replica"));
+    }
+
+    #[test]
+    fn a_servers_facts_may_be_few() {
+        assert_eq!(found(Role::Primary, &[("role", "master")]).len(), 1);
+    }
+}

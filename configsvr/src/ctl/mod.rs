@@ -1,0 +1,108 @@
+//! The command line's verbs for a control plane: one for each route of the API, and `doctor`. Results go to standard
+//! output, plans and questions to standard error. Ends with 0: done, or all is well; 1: refused, or something is wrong.
+#![allow(clippy::print_stdout, reason = "a command line prints")]
+
+mod status;
+mod nouns;
+mod records;
+mod doctor;
+mod change;
+mod show;
+mod client;
+mod codis;
+mod fault;
+
+pub use change::Terms;
+pub use client::Reach;
+pub use fault::Fault;
+
+use clap::{Args, Subcommand};
+use client::Client;
+use fault::Result;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Where the API is, and how to speak.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// The API of any configsvr; more than one with commas between. Otherwise: the playground's in the state directory.
+    #[arg(long, global = true, value_name = "URL[,URL]", env = "TWEMSLOT_API")]
+    pub api: Option<String>,
+    /// A file with the token in it. Otherwise: TWEMSLOT_TOKEN.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Answer in JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What can be asked of a control plane.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// The whole cluster on one screen. Ends with 1 when something is wrong.
+    Status,
+    /// Begin a cluster, or show it.
+    #[command(subcommand)]
+    Cluster(nouns::ClusterVerb),
+    /// A primary, its replicas, and the slots they own.
+    #[command(subcommand)]
+    Groups(nouns::GroupsVerb),
+    /// The replicas of a group.
+    #[command(subcommand)]
+    Instances(nouns::InstancesVerb),
+    /// Who owns which part of the keys.
+    #[command(subcommand)]
+    Slots(nouns::SlotsVerb),
+    /// The proxies that clients connect to.
+    #[command(subcommand)]
+    Proxies(nouns::ProxiesVerb),
+    /// The configsvrs themselves.
+    #[command(subcommand)]
+    Members(nouns::MembersVerb),
+    /// What holds for the whole cluster.
+    #[command(subcommand)]
+    Settings(nouns::SettingsVerb),
+    /// Who changed what, the latest first.
+    Audit(records::Audit),
+    /// The news as they happen, until Ctrl-C.
+    Events,
+    /// Take in a whole topology: a topology file, or a Codis 3.x config dump.
+    Import(records::Import),
+    /// All keys of the store: save, load, compare.
+    #[command(subcommand)]
+    Store(records::StoreVerb),
+    /// Look at versions, clocks, ports and settings of all there is, and say what to do. Ends with 1 if something is bad.
+    Doctor(doctor::Doctor),
+}
+
+/// Does it. Errors are said.
+pub fn run(options: Options, state_dir: PathBuf, verb: Verb) -> ExitCode {
+    let Options { api, token_file, json } = options;
+    let done = act(&Reach { api, state_dir, token_file }, json, verb);
+    done.unwrap_or_else(|fault| {
+        eprintln!("{fault}");
+        ExitCode::FAILURE
+    })
+}
+
+fn act(reach: &Reach, json: bool, verb: Verb) -> Result<ExitCode> {
+    if let Verb::Store(records::StoreVerb::Diff { a, b: Some(b) }) = &verb {
+        return records::diff_files(a, b, json); // needs no control plane
+    }
+    let client = &mut Client::find(reach)?;
+    match verb {
+        Verb::Status => status::show(client, json),
+        Verb::Cluster(verb) => nouns::cluster(client, json, verb),
+        Verb::Groups(verb) => nouns::groups(client, json, verb),
+        Verb::Instances(verb) => nouns::instances(client, json, verb),
+        Verb::Slots(verb) => nouns::slots(client, json, verb),
+        Verb::Proxies(verb) => nouns::proxies(client, json, verb),
+        Verb::Members(verb) => nouns::members(client, json, verb),
+        Verb::Settings(verb) => nouns::settings(client, json, verb),
+        Verb::Audit(audit) => records::audit(client, json, &audit),
+        Verb::Events => records::events(client, json),
+        Verb::Import(import) => records::import(client, json, import),
+        Verb::Store(verb) => records::store(client, json, verb),
+        Verb::Doctor(doctor) => doctor::run(client, json, &doctor),
+    }
+}
