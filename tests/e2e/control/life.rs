@@ -121,7 +121,7 @@ fn a_proxy_that_dies_is_missed_and_comes_back() -> Result<()> {
         })
     };
     count(2)?;
-    good(api, &["settings", "set", "--proxy-ttl", "2"])?;
+    good(api, &["settings", "set", "--proxy-ttl", "3"])?;
     playground.kill_proxy(1)?;
     count(1)?;
     // While it is away the topology changes; it starts with the latest.
