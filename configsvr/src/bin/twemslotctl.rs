@@ -186,6 +186,10 @@ fn what_next(playground: &Playground, dir: &Path) -> String {
     }
     // With TWEMSLOT_STATE_DIR set it is needed no less: another terminal may not have it.
     let at = if dir == Path::new(DEFAULT_DIR) { String::new() } else { format!(" --state-dir {}", dir.display()) };
+    if !playground.configsvrs().is_empty() {
+        lines.push(format!("  twemslotctl{at} status"));
+        lines.push(format!("  twemslotctl{at} slots list"));
+    }
     lines.push(format!("  twemslotctl{at} playground status"));
     lines.push(format!("  twemslotctl{at} playground down"));
     lines.join("\n")

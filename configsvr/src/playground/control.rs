@@ -11,6 +11,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A member that takes longer is frozen, or as good as.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
 
 /// The processes of the control plane.
 #[derive(Debug, Default)]
@@ -65,7 +69,7 @@ impl Playground {
             let server = &self.control.configsvrs[i];
             self.say(&format!("{}: API at http://{}, ready", server.name(), server.addr()));
         }
-        self.create_cluster()
+        if self.options.bare { Ok(()) } else { self.create_cluster() }
     }
 
     /// The topology that the plan made, through the API.
@@ -136,7 +140,7 @@ impl Playground {
     pub fn ask_control(&self, path: &str) -> Result<Value> {
         let mut said = Vec::new();
         for server in self.control.configsvrs.iter().filter(|s| s.alive()) {
-            match http::get(server.addr(), path) {
+            match http::call("GET", server.addr(), path, &[], "", ASK_LIMIT) {
                 Ok(answer) if answer.status == 200 => return answer.json(),
                 Ok(answer) => said.push(format!("{}: {} {}", server.name(), answer.status, answer.body.trim())),
                 Err(e) => said.push(format!("{}: {e:#}", server.name())),

@@ -46,6 +46,8 @@ pub struct Options {
     /// Members of the control plane. 0: none, the proxies serve a topology from a file.
     pub configsvrs: u16,
     pub store: StoreKind,
+    /// Start configsvrs without making a cluster: their store stays empty, and proxies have nothing to serve.
+    pub bare: bool,
     /// Workers of each proxy. None: `auto`, one for each core.
     pub workers: Option<u16>,
     pub slots: u16,
@@ -75,6 +77,7 @@ impl Default for Options {
             proxies: 1,
             configsvrs: 0,
             store: StoreKind::Embedded,
+            bare: false,
             workers: None,
             slots: SLOT_COUNT_DEFAULT,
             redis_server: None,

@@ -8,5 +8,7 @@ pub struct Options {}
 pub struct Etcd;
 impl Etcd {
     /// Placeholder.
-    pub fn new(_: Options) -> anyhow::Result<crate::store::memory::Memory> { anyhow::bail!("not yet") }
+    pub fn new(_: Options) -> anyhow::Result<crate::store::memory::Memory> {
+        anyhow::bail!("not yet")
+    }
 }

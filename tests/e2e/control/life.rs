@@ -192,3 +192,32 @@ fn a_control_plane_that_is_gone_does_not_matter_to_clients() -> Result<()> {
         Ok(if alive == 1 { Ok(()) } else { Err(format!("{alive} are: {}", answer.body)) })
     })
 }
+
+/// From the embedded store into etcd, and back into an embedded one: the same topology under the same epoch.
+#[test]
+fn a_cluster_moves_from_store_to_store() -> Result<()> {
+    let _turn = turn();
+    let first = Playground::start(Options { groups: 2, ..small() })?;
+    good(first.configsvrs()[0].addr(), &["groups", "rename", "2", "moved"])?;
+    let dir = tempfile::tempdir()?;
+    let bare = |store| Options { bare: true, proxies: 0, store, ..small() };
+    let mut from = first.configsvrs()[0].addr();
+    let mut held = Vec::new(); // each is the next one's source
+    let topology = |api: SocketAddr| Ok::<Value, anyhow::Error>(http::get(api, "/api/v1/topology")?.json()?);
+    let original = topology(from)?;
+    for (i, store) in [StoreKind::Etcd, StoreKind::Embedded].into_iter().enumerate() {
+        let next = Playground::start(bare(store))?;
+        let to = next.configsvrs()[0].addr();
+        let file = dir.path().join(i.to_string()).display().to_string();
+        good(from, &["store", "export", &file])?;
+        good(to, &["store", "import", &file, "--yes"])?;
+        until("the topology is in force", LIMIT, || {
+            let now = topology(to)?;
+            Ok(if now == original { Ok(()) } else { Err(format!("{now} is not {original}")) })
+        })?;
+        refused(to, &["store", "import", &file, "--yes"], &["hint"])?;
+        from = to;
+        held.push(next);
+    }
+    Ok(())
+}

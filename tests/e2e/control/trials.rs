@@ -86,8 +86,10 @@ fn clocks_jump() -> Result<()> {
     let (clock, program) = (dir.path().join("clock"), dir.path().join("configsvr"));
     let set = |offset: &str| fs::write(&clock, format!("{offset}\n"));
     set("+0")?;
-    let library =
-        ["/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1"];
+    let library = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+    ];
     let library =
         library.into_iter().find(|path| fs::exists(path).unwrap_or(false)).context("libfaketime is missing")?;
     let script = format!(
