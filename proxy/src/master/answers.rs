@@ -100,7 +100,7 @@ impl Master {
             tracing::info!(epoch, groups = topology.groups().len(), holds = topology.holds_any(), "topology");
             self.topology = Some(Arc::new(topology));
             self.step(fleet::Event::Topology { epoch });
-        } else if self.fleet.progress(epoch).behind.iter().any(|b| b.refused.is_some()) {
+        } else if self.fleet.progress(epoch).behind.iter().any(|b| b.why.is_some()) {
             self.step(fleet::Event::Topology { epoch }); // whoever refused it may try again
         }
         Ok(())

@@ -230,6 +230,9 @@ const COUNTERS: &[Row<Counter>] = &[
     (Counter::Held, "requests_held_total", &[], "Requests that waited for a held slot."),
     (Counter::LinksOpened, "links_opened_total", &[], "Links to instances that opened."),
     (Counter::LinksFailed, "links_failed_total", &[], "Links to instances that failed."),
+    (Counter::LinksOrphaned, "links_orphaned_total", &[], "Links lost with requests that may still be executed."),
+    (Counter::OrphansEnded, "orphans_ended_total", &[], "Lost links of which nothing is left at their instance."),
+    (Counter::OrphansGivenUp, "orphans_given_up_total", &[], "Lost links whose instance left and was not reached."),
     (Counter::TopologiesApplied, "topologies_applied_total", &[], "Topologies loaded, summed over workers."),
     (Counter::SettingsApplied, "settings_applied_total", &[], "Changes of settings, summed over workers."),
     (Counter::LoopIterations, "loop_iterations_total", &[], "Turns of the workers' loops."),
@@ -251,6 +254,7 @@ const GAUGES: &[Row<Gauge>] = &[
     (Gauge::LinkOutputBytes, "link_output_bytes", &[], "Requests not written to instances yet."),
     (Gauge::LinksUp, "links", &[("state", "up")], "Links to instances, by state."),
     (Gauge::LinksDown, "links", &[("state", "down")], "Links to instances, by state."),
+    (Gauge::Orphans, "orphans", &[], "Lost links of which an instance may still execute something."),
 ];
 
 const OF_COMMAND: &[(OfCommand, &str, &str)] = &[

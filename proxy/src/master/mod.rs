@@ -322,6 +322,7 @@ impl Master {
             ToMaster::Listening { name } => self.step(fleet::Event::Listening { id, name }),
             ToMaster::Serving { epoch } => self.step(fleet::Event::Serving { id, epoch }),
             ToMaster::Quiet { epoch } => self.step(fleet::Event::Quiet { id, epoch }),
+            ToMaster::NotQuiet { epoch, why } => self.step(fleet::Event::NotQuiet { id, epoch, why }),
             ToMaster::Refused { epoch, why } => {
                 let worker = self.processes.get(&id).map(|p| p.seat);
                 tracing::error!(worker, epoch, why, "a worker cannot load the topology");
