@@ -2,6 +2,7 @@
 //!
 //! Read top to bottom: each module uses only those declared below it.
 
+pub mod beat;
 pub mod wire;
 pub mod topology;
 pub mod group;
