@@ -3,6 +3,7 @@
 //! Read top to bottom: each module uses only those declared below it.
 
 pub mod change;
+pub mod beat;
 pub mod wire;
 pub mod topology;
 pub mod group;

@@ -73,6 +73,11 @@ pub enum ToMaster {
     Quiet {
         epoch: u64,
     },
+    /// Not yet, because of what an instance may still hold of a lost connection; `Quiet` may follow.
+    NotQuiet {
+        epoch: u64,
+        why: String,
+    },
     /// The file could not be loaded; the old topology stays.
     Refused {
         epoch: u64,

@@ -40,6 +40,12 @@ pub enum Counter {
     HeldUsSum,
     LinksOpened,
     LinksFailed,
+    /// Links lost with requests that the instance may still execute ...
+    LinksOrphaned,
+    /// ... of which it is certain by now that nothing is left ...
+    OrphansEnded,
+    /// ... or will never be: the instance left the topology and was not reached.
+    OrphansGivenUp,
     TopologiesApplied,
     SettingsApplied,
     LoopIterations,
@@ -64,6 +70,8 @@ pub enum Gauge {
     LinkOutputBytes,
     LinksUp,
     LinksDown,
+    /// Lost connections of which an instance may still hold something.
+    Orphans,
     TopologyEpoch,
     /// The epoch for which "no request for a held slot is in flight" is true.
     QuietEpoch,
@@ -103,6 +111,8 @@ pub enum OfGroup {
     OutputBytes,
     /// 1 when the link to the primary is usable.
     LinkUp,
+    /// Milliseconds since the primary's last reply, plus one; 0: there was none. Not to be summed.
+    ReplyAge,
 }
 
 /// The first gauge among a group's words.
@@ -111,7 +121,7 @@ pub const GROUP_GAUGES_FROM: usize = OfGroup::InFlight as usize;
 pub const COMMANDS_MAX: usize = 640;
 pub const GROUPS_MAX: usize = 1024;
 const PER_COMMAND: usize = 3;
-const PER_GROUP: usize = OfGroup::LinkUp as usize + 1;
+const PER_GROUP: usize = OfGroup::ReplyAge as usize + 1;
 
 /// Buckets of a histogram of microseconds: 8 to each power of two, up to 67 s.
 pub const BUCKETS: usize = 208;

@@ -34,8 +34,6 @@ pub(crate) struct Instance {
 pub(crate) struct Peer {
     pub(crate) id: i64,
     pub(crate) worker: WorkerUid,
-    /// The worker's end is gone.
-    pub(crate) lost: bool,
     authenticated: bool,
     pub(crate) input: Vec<u8>,
     frame: Frame,
@@ -44,15 +42,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(id: i64, worker: WorkerUid) -> Self {
-        Self {
-            id,
-            worker,
-            lost: false,
-            authenticated: false,
-            input: Vec::new(),
-            frame: Frame::default(),
-            output: Vec::new(),
-        }
+        Self { id, worker, authenticated: false, input: Vec::new(), frame: Frame::default(), output: Vec::new() }
     }
 
     /// The next whole request; None: more bytes are needed.
@@ -84,8 +74,6 @@ pub(crate) enum Effect {
     Reply(Vec<u8>),
     /// CLIENT KILL of another connection of this instance.
     Kill(i64),
-    /// Not executed: it came on a link that its worker had lost, too late.
-    TooLate,
 }
 
 impl Instance {
@@ -133,9 +121,7 @@ impl Instance {
         } else if !self.primary {
             write::error(&mut out, "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.");
         } else {
-            if !self.witness(&name, &args, peer, owners, history) {
-                return Effect::TooLate;
-            }
+            self.witness(&name, &args, peer, owners, history);
             match self.store.execute(&args, history) {
                 Some(reply) => out = reply,
                 None => {
@@ -186,15 +172,12 @@ impl Instance {
         }
     }
 
-    /// Tells the owners' checker which slots are touched, by whom. False: too late, and forgiven.
-    fn witness(&self, name: &[u8], args: &[&[u8]], peer: &Peer, owners: &Owners, history: &mut History) -> bool {
+    /// Tells the owners' checker which slots are touched, by whom.
+    fn witness(&self, name: &[u8], args: &[&[u8]], peer: &Peer, owners: &Owners, history: &mut History) {
         let what = show(name);
         let slots: Vec<Slot> = match name {
             b"FLUSHALL" | b"FLUSHDB" | b"DBSIZE" => {
-                if !peer.lost || owners.strict {
-                    owners.executes_all(peer.worker, &self.addr, &what, history);
-                }
-                return true;
+                return owners.executes_all(peer.worker, &self.addr, &what, history);
             }
             b"MGET" | b"DEL" | b"UNLINK" | b"EXISTS" | b"TOUCH" => {
                 args[1..].iter().map(|key| topology::slot(key)).collect()
@@ -202,11 +185,7 @@ impl Instance {
             b"MSET" | b"MSETNX" => args[1..].iter().step_by(2).map(|key| topology::slot(key)).collect(),
             _ => args.get(1).iter().map(|key| topology::slot(key)).collect(),
         };
-        if peer.lost && !owners.strict && !owners.allows(peer.worker, &self.addr, &slots) {
-            return false;
-        }
         owners.executes(peer.worker, &self.addr, &slots, &what, history);
-        true
     }
 }
 

@@ -1,5 +1,6 @@
 //! What instances do with their sockets: read requests, execute them one at a time, write replies.
 
+use crate::checkers::history::show;
 use crate::instance::Effect;
 use crate::world::{Event, Plant, World};
 use std::io::IoSlice;
@@ -66,6 +67,7 @@ impl World {
         while *budget > 0 && !self.links[l].instance_gone {
             let Some(mut request) = self.links[l].peer.next_request(&mut self.history) else { break };
             *budget -= 1;
+            self.note_execution(i, l, &request);
             if self.planted(Plant::Reorder, 40)
                 && let Some(next) = self.links[l].peer.next_request(&mut self.history)
             {
@@ -88,6 +90,12 @@ impl World {
         self.links[l].peer.output.append(&mut held_back);
     }
 
+    fn note_execution(&mut self, i: usize, l: usize, request: &[u8]) {
+        let (w, id, gone) = (self.links[l].worker, self.links[l].peer.id, self.links[l].worker_gone);
+        let lost = if gone { ", lost" } else { "" };
+        self.note(|| format!("i{i} executes {} (id {id} of w{w}{lost})", show(request)));
+    }
+
     fn planted(&mut self, plant: Plant, one_in: u64) -> bool {
         self.plant == Some(plant) && self.rng.one_in(one_in)
     }
@@ -97,11 +105,9 @@ impl World {
             return b"+OK\r\n".to_vec();
         }
         let conn = &mut self.links[l];
-        conn.peer.lost = conn.worker_gone || conn.broken;
         let (instance, peer) = (&mut self.instances[i], &mut conn.peer);
         match instance.execute(request, peer, self.now, &self.owners, &mut self.history) {
             Effect::Reply(reply) => reply,
-            Effect::TooLate => Vec::new(),
             Effect::Kill(id) => {
                 let found =
                     self.open_links_of(i).into_iter().find(|&other| other != l && self.links[other].peer.id == id);

@@ -80,6 +80,9 @@ impl World {
         let seed = self.rng.next();
         let now = self.clock();
         let mut relay = Relay::new(self.settings.clone(), w as u32, seed, now);
+        if let Some(Plant::InRelay(mistake)) = self.plant {
+            relay.plant(mistake);
+        }
         let topology = self.plan.topology()?;
         self.owners.serves(uid, &topology);
         relay.set_topology(topology);
@@ -404,7 +407,7 @@ impl World {
             }
             Deed::Quiet { epoch } => self.quiet(w, epoch),
             Deed::AtBoundary { client } => self.at_boundary(w, client),
-            Deed::Tell { .. } | Deed::GiveMemoryBack => {}
+            Deed::NotQuiet { .. } | Deed::Tell { .. } | Deed::GiveMemoryBack => {}
         }
     }
 

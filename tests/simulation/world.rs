@@ -11,6 +11,7 @@ use crate::network::Pipe;
 use crate::rng::Rng;
 use crate::topology::Plan;
 use crate::worker::Worker;
+use proxy::relay::Planted;
 use proxy::relay::limits::Settings;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -52,10 +53,12 @@ pub(crate) enum Plant {
     ForgetClient,
     /// CLIENT KILL says it has killed, but has not.
     KillNothing,
+    /// A mistake inside the relay.
+    InRelay(Planted),
 }
 
 impl Plant {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::SwapReplies,
         Self::DropReply,
         Self::Retry,
@@ -68,6 +71,10 @@ impl Plant {
         Self::ForgetRest,
         Self::ForgetClient,
         Self::KillNothing,
+        Self::InRelay(Planted::ForgetOrphans),
+        Self::InRelay(Planted::ErrorsAtOnce),
+        Self::InRelay(Planted::ReleaseBackwards),
+        Self::InRelay(Planted::Overtake),
     ];
 }
 
@@ -187,7 +194,7 @@ impl World {
             queue: BTreeSet::new(),
             due: BTreeMap::new(),
             history: History::default(),
-            owners: Owners::new(std::env::var("SIM_STRICT").is_ok()),
+            owners: Owners::default(),
             workers: Vec::new(),
             instances,
             clients,

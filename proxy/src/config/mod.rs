@@ -2,11 +2,13 @@
 //! wrong is said with line and column, all of it at once, and nothing of a faulty file is used.
 #![expect(clippy::disallowed_methods, reason = "a shell: reads the file")]
 
+mod control;
 mod yaml;
 
 use crate::log::{Format, Level, LogSettings};
 use crate::relay::limits::{Declared, Settings};
 use cluster::instance::Addr;
+pub use control::Control;
 use serde_json::{Map as Json, Value, json};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -45,6 +47,7 @@ pub struct Config {
     pub drain_timeout_us: u64,
     pub log: LogSettings,
     pub relay: Settings,
+    pub control: Control,
     /// Every key and its value in force, for people; secrets are covered.
     pub shown: Json<String, Value>,
 }
@@ -121,6 +124,7 @@ fn read(file: &mut Reader<'_>) -> Config {
         let why = "admin: other machines reach this address: set `admin_token` or `admin_token_file`, or use 127.0.0.1";
         file.fault(admin_place, why);
     }
+    let control = file.map("control", "control.", |map| control::read(map, &listen, admin));
     Config {
         listen,
         admin,
@@ -132,6 +136,7 @@ fn read(file: &mut Reader<'_>) -> Config {
         drain_timeout_us: file.ms("drain_timeout_ms", 10_000_000, 0..=HOUR_MS),
         log: file.map("log", "log.", read_log),
         relay: read_relay(file),
+        control,
         shown: Json::new(),
     }
 }

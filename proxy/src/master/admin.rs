@@ -56,15 +56,25 @@ impl Admin {
         bound.map_err(|e| format!("admin {addr}: {}", super::listeners::explain(&e)))
     }
 
-    /// Starts the thread.
-    pub(super) fn start(socket: TcpListener, token: Option<String>, events: Sender<Event>) -> io::Result<Self> {
+    /// Starts the thread; `beside` runs on it, too.
+    pub(super) fn start(
+        socket: TcpListener,
+        token: Option<String>,
+        events: Sender<Event>,
+        beside: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (token, tokens) = watch::channel(token);
         let (moves, moved) = unbounded_channel();
         let desk = Arc::new(Desk { token: tokens, events });
         let first = socket.try_clone()?;
         let thread = std::thread::Builder::new().name("admin".into());
-        thread.spawn(move || runtime.block_on(serve(first, moved, desk)))?;
+        thread.spawn(move || {
+            runtime.block_on(async {
+                tokio::spawn(beside);
+                serve(first, moved, desk).await;
+            });
+        })?;
         Ok(Self { token, moves, socket })
     }
 
@@ -154,6 +164,7 @@ async fn respond(desk: &Desk, call: Request<Incoming>) -> Result<Response<Full<B
             Ok(text) => Ok(reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)),
             Err(e) => Err(Problem::new(500, "internal", e.to_string(), "report this")),
         },
+        Answer::Standing(_) => Err(Problem::new(500, "internal", "an answer nobody asked for", "report this")),
         Answer::Problem(problem) => Err(problem),
     }
 }
@@ -268,7 +279,7 @@ mod tests {
         let (events, inbox): (_, Receiver<Event>) = channel();
         let socket = Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
         let addr = socket.local_addr().expect("addr");
-        let admin = Admin::start(socket, token.map(str::to_owned), events).expect("start");
+        let admin = Admin::start(socket, token.map(str::to_owned), events, async {}).expect("start");
         std::thread::spawn(move || {
             for event in inbox {
                 if let Event::Ask(question, reply) = event {

@@ -64,6 +64,7 @@ impl Master {
             Question::Reload => self.reload_answer(),
             Question::Ready => self.ready(),
             Question::Metrics => Answer::Metrics(Box::new(self.snapshot())),
+            Question::Standing => Answer::Standing(Box::new(self.standing())),
         };
         _ = reply.send(answer); // an error: the caller has gone
     }
@@ -85,7 +86,7 @@ impl Master {
         self.barrier.wait(epoch, quiet, self.now_us(), timeout.as_micros() as u64, reply);
     }
 
-    fn install(&mut self, topology: Topology) -> Result<(), Problem> {
+    pub(super) fn install(&mut self, topology: Topology) -> Result<(), Problem> {
         let current = self.topology.as_deref();
         wire::may_follow(current, &topology).map_err(|refusal| {
             let hint = "read the topology that is served, and send a change of it with a larger epoch";
@@ -100,7 +101,7 @@ impl Master {
             tracing::info!(epoch, groups = topology.groups().len(), holds = topology.holds_any(), "topology");
             self.topology = Some(Arc::new(topology));
             self.step(fleet::Event::Topology { epoch });
-        } else if self.fleet.progress(epoch).behind.iter().any(|b| b.refused.is_some()) {
+        } else if self.fleet.progress(epoch).behind.iter().any(|b| b.why.is_some()) {
             self.step(fleet::Event::Topology { epoch }); // whoever refused it may try again
         }
         Ok(())
@@ -128,6 +129,11 @@ impl Master {
     fn ready(&self) -> Answer {
         let why = match &self.topology {
             _ if self.fleet.stopping() => "the proxy is stopping",
+            _ if self.membership.draining => {
+                let hint = "send new clients to another proxy; those that are here are served";
+                return Problem::new(503, "draining", "draining: the control plane wants no new clients here", hint)
+                    .into();
+            }
             None => "no topology was given yet",
             Some(_) if !self.fleet.serves() => "no worker serves the topology yet",
             Some(_) => return Answer::Json(json!({"ready": true, "epoch": self.epoch()})),
@@ -150,7 +156,8 @@ impl Master {
             started_unix_s: clock::unix_ms(self.started) as f64 / 1000.0,
             epoch: self.epoch().unwrap_or(0),
             epoch_served: views.iter().map(|v| v.serving).min().unwrap_or(0),
-            draining: self.fleet.stopping(),
+            draining: self.fleet.stopping() || self.membership.draining,
+            membership: self.membership_now(),
         }
     }
 

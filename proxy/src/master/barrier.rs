@@ -73,7 +73,7 @@ fn verdict(waiter: &Waiter, fleet: &Fleet, current: u64, now_us: u64) -> Option<
             json!({"epoch": epoch, "workers_applied": workers_applied, "quiet": quiet, "waited_ms": waited_ms}),
         ));
     }
-    let refused = progress.behind.iter().any(|b| b.refused.is_some());
+    let refused = progress.behind.iter().any(|b| b.why.is_some());
     if now_us < waiter.deadline_us && !refused {
         return None;
     }
@@ -90,7 +90,7 @@ fn verdict(waiter: &Waiter, fleet: &Fleet, current: u64, now_us: u64) -> Option<
 }
 
 fn name(behind: &Behind) -> String {
-    let why = behind.refused.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    let why = behind.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
     format!("worker {} (pid {}){why}", behind.seat, behind.pid)
 }
 

@@ -2,7 +2,9 @@
 
 use super::fleet::Id;
 use super::metrics::Snapshot;
+use crate::config::Control;
 use crate::mail::ToMaster;
+use cluster::beat::{Beat, BeatAnswer};
 use cluster::topology::Topology;
 use serde_json::{Value, json};
 use std::os::fd::OwnedFd;
@@ -19,6 +21,24 @@ pub(super) enum Event {
     /// A worker has closed its mailbox: it has ended, or is about to.
     Hangup(Id),
     Ask(Question, Reply),
+    /// Of the control plane.
+    News(News),
+}
+
+/// What came of a heartbeat.
+#[derive(Debug)]
+pub(super) struct News {
+    /// None: no answer.
+    pub(super) heard: Option<BeatAnswer>,
+}
+
+/// What the next heartbeat is to say, and to whom.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    pub(super) control: Control,
+    pub(super) beat: Beat,
+    /// Of the topology in force here, which workers may still be loading; 0: none.
+    pub(super) epoch: u64,
 }
 
 /// What an admin wants.
@@ -32,6 +52,7 @@ pub(super) enum Question {
     Reload,
     Ready,
     Metrics,
+    Standing,
 }
 
 /// Where the answer goes.
@@ -44,6 +65,7 @@ pub(super) enum Answer {
     /// JSON that is printed already.
     Text(String),
     Metrics(Box<Snapshot>),
+    Standing(Box<Standing>),
     Problem(Problem),
 }
 

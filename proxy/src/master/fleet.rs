@@ -44,6 +44,8 @@ struct Worker {
     listening: BTreeSet<String>,
     serving: u64,
     quiet: u64,
+    /// What is in the way of `Quiet`, and why a topology cannot be served; each with its epoch.
+    unquiet: Option<(u64, String)>,
     refused: Option<(u64, String)>,
     /// Clients forwarded to it that its own count may not show yet.
     adopted: u64,
@@ -123,6 +125,7 @@ impl Fleet {
                 listening,
                 serving: w.serving,
                 quiet: w.quiet,
+                unquiet: None,
                 refused: None,
                 adopted: 0,
             };
@@ -179,6 +182,7 @@ impl Fleet {
             Event::Listening { id, name } => self.with(id, |w| _ = w.listening.insert(name)),
             Event::Serving { id, epoch } => self.with(id, |w| w.serving = epoch),
             Event::Quiet { id, epoch } => self.with(id, |w| w.quiet = epoch),
+            Event::NotQuiet { id, epoch, why } => self.with(id, |w| w.unquiet = Some((epoch, why))),
             Event::Refused { id, epoch, why } => self.with(id, |w| w.refused = Some((epoch, why))),
         }
     }
@@ -395,13 +399,13 @@ impl Fleet {
     pub(super) fn progress(&self, epoch: u64) -> Progress {
         let mut progress = Progress::default();
         for w in self.workers.values() {
-            let refused = w.refused.as_ref().filter(|r| r.0 == epoch).map(|r| r.1.clone());
-            let behind = Behind { seat: w.seat, pid: w.pid, refused };
+            let said = |of: &Option<(u64, String)>| of.as_ref().filter(|o| o.0 == epoch).map(|o| o.1.clone());
+            let behind = |why| Behind { seat: w.seat, pid: w.pid, why };
             if w.quiet < epoch {
-                progress.unquiet.push(behind.clone());
+                progress.unquiet.push(behind(said(&w.unquiet)));
             }
             if w.serving < epoch {
-                progress.behind.push(behind);
+                progress.behind.push(behind(said(&w.refused)));
             } else {
                 progress.serving += 1;
             }
@@ -455,6 +459,7 @@ fn newborn(seat: Seat, now: u64) -> Worker {
         listening: BTreeSet::new(),
         serving: 0,
         quiet: 0,
+        unquiet: None,
         refused: None,
         adopted: 0,
     }

@@ -24,6 +24,18 @@ pub(super) struct Snapshot {
     /// The oldest epoch that a worker serves.
     pub(super) epoch_served: u64,
     pub(super) draining: bool,
+    /// None: no configsvr is named.
+    pub(super) membership: Option<MembershipNow>,
+}
+
+/// How the proxy and the control plane get on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct MembershipNow {
+    pub(super) from_disk: bool,
+    pub(super) reachable: bool,
+    pub(super) beats_ok: u64,
+    pub(super) beats_failed: u64,
+    pub(super) last_beat_age_s: Option<f64>,
 }
 
 /// Statistics of all workers that live or lived.
@@ -114,6 +126,22 @@ impl Page {
         self.gauge("topology_epoch", "Epoch of the topology in force; 0: none.", &[], s.epoch as f64);
         let help = "The oldest epoch that a worker serves; 0: none.";
         self.gauge("topology_epoch_served", help, &[], s.epoch_served as f64);
+        if let Some(membership) = &s.membership {
+            self.membership(membership);
+        }
+    }
+
+    fn membership(&mut self, m: &MembershipNow) {
+        let bit = |truth: bool| f64::from(u8::from(truth));
+        let help = "1 while the topology is the disk's because no configsvr answered at the start.";
+        self.gauge("topology_from_disk", help, &[], bit(m.from_disk));
+        self.gauge("configsvr_reachable", "1 when a configsvr answered the last heartbeat.", &[], bit(m.reachable));
+        let help = "Heartbeats to configsvr, by result.";
+        self.count("beats_total", help, &[("result", "ok")], m.beats_ok as f64);
+        self.count("beats_total", help, &[("result", "failed")], m.beats_failed as f64);
+        if let Some(age) = m.last_beat_age_s {
+            self.gauge("last_beat_age_seconds", "Since the last heartbeat that was answered.", &[], age);
+        }
     }
 
     fn counters(&mut self, stats: &Stats) {
@@ -230,6 +258,9 @@ const COUNTERS: &[Row<Counter>] = &[
     (Counter::Held, "requests_held_total", &[], "Requests that waited for a held slot."),
     (Counter::LinksOpened, "links_opened_total", &[], "Links to instances that opened."),
     (Counter::LinksFailed, "links_failed_total", &[], "Links to instances that failed."),
+    (Counter::LinksOrphaned, "links_orphaned_total", &[], "Links lost with requests that may still be executed."),
+    (Counter::OrphansEnded, "orphans_ended_total", &[], "Lost links of which nothing is left at their instance."),
+    (Counter::OrphansGivenUp, "orphans_given_up_total", &[], "Lost links whose instance left and was not reached."),
     (Counter::TopologiesApplied, "topologies_applied_total", &[], "Topologies loaded, summed over workers."),
     (Counter::SettingsApplied, "settings_applied_total", &[], "Changes of settings, summed over workers."),
     (Counter::LoopIterations, "loop_iterations_total", &[], "Turns of the workers' loops."),
@@ -251,6 +282,7 @@ const GAUGES: &[Row<Gauge>] = &[
     (Gauge::LinkOutputBytes, "link_output_bytes", &[], "Requests not written to instances yet."),
     (Gauge::LinksUp, "links", &[("state", "up")], "Links to instances, by state."),
     (Gauge::LinksDown, "links", &[("state", "down")], "Links to instances, by state."),
+    (Gauge::Orphans, "orphans", &[], "Lost links of which an instance may still execute something."),
 ];
 
 const OF_COMMAND: &[(OfCommand, &str, &str)] = &[
@@ -299,6 +331,13 @@ mod tests {
             epoch: 8,
             epoch_served: 7,
             draining: false,
+            membership: Some(MembershipNow {
+                from_disk: true,
+                reachable: false,
+                beats_ok: 4,
+                beats_failed: 2,
+                last_beat_age_s: Some(1.5),
+            }),
         }
     }
 
@@ -335,6 +374,10 @@ mod tests {
             "twemslot_proxy_request_duration_seconds_sum 4",
             "twemslot_proxy_reloads_total{result=\"failed\"} 5",
             "twemslot_proxy_topology_epoch 8",
+            "twemslot_proxy_topology_from_disk 1",
+            "twemslot_proxy_configsvr_reachable 0",
+            "twemslot_proxy_beats_total{result=\"failed\"} 2",
+            "twemslot_proxy_last_beat_age_seconds 1.5",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -4,6 +4,9 @@
 mod upgrade;
 mod answers;
 mod reload;
+mod member;
+mod registration;
+mod calls;
 mod admin;
 mod barrier;
 mod process;
@@ -30,6 +33,7 @@ use cluster::topology::Topology;
 use event::Event;
 use fleet::{Action, Fleet, Id, Layout, Mail, Seat};
 use listeners::Listeners;
+use member::Membership;
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -96,6 +100,7 @@ struct Master {
     _pid_file: Option<PidFile>,
     birth: Birth,
     tally: Tally,
+    membership: Membership,
     upgrade: Upgrade,
     events: Sender<Event>,
     inbox: Receiver<Event>,
@@ -181,10 +186,12 @@ impl Master {
             topology: None,
             barrier: Barrier::default(),
             inquiries: Inquiries::default(),
-            admin: Admin::start(socket, config.admin_token.clone(), events.clone()).context("the admin port")?,
+            admin: Admin::start(socket, config.admin_token.clone(), events.clone(), registration::keep(events.clone()))
+                .context("the admin port")?,
             _pid_file: pid_file,
             birth: options.worker_thread.take().map_or(Birth::Spawn, Birth::Thread),
             tally,
+            membership: Membership::default(),
             upgrade: Upgrade::default(),
             events,
             inbox,
@@ -209,6 +216,7 @@ impl Master {
         if let Some(epoch) = self.epoch() {
             self.step(fleet::Event::Topology { epoch });
         }
+        self.ask_control_plane();
         self.reap();
         self.step(fleet::Event::Layout(self.layout()));
         tracing::info!(
@@ -272,6 +280,7 @@ impl Master {
             Event::Hangup(id) if matches!(self.birth, Birth::Thread(_)) => self.bury(id, "the worker's thread ended"),
             Event::Hangup(_) => {} // SIGCHLD says more
             Event::Ask(question, reply) => self.answer(question, reply),
+            Event::News(news) => self.note_news(&news),
         }
     }
 
@@ -322,6 +331,7 @@ impl Master {
             ToMaster::Listening { name } => self.step(fleet::Event::Listening { id, name }),
             ToMaster::Serving { epoch } => self.step(fleet::Event::Serving { id, epoch }),
             ToMaster::Quiet { epoch } => self.step(fleet::Event::Quiet { id, epoch }),
+            ToMaster::NotQuiet { epoch, why } => self.step(fleet::Event::NotQuiet { id, epoch, why }),
             ToMaster::Refused { epoch, why } => {
                 let worker = self.processes.get(&id).map(|p| p.seat);
                 tracing::error!(worker, epoch, why, "a worker cannot load the topology");

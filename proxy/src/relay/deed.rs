@@ -51,9 +51,15 @@ pub enum Deed {
     AcceptAgain,
     /// Much memory has been freed: give it back to the system.
     GiveMemoryBack,
-    /// Every request in flight was sent under `epoch`, and none for a slot that it holds is in flight.
+    /// Every request in flight was sent under `epoch`, and none for a slot that it holds is in flight: not even on a
+    /// connection that was lost and that the instance may not have noticed.
     Quiet {
         epoch: u64,
+    },
+    /// `Quiet` for this epoch waits for nothing but what an instance may still hold of a lost connection. Said once.
+    NotQuiet {
+        epoch: u64,
+        why: String,
     },
     /// The worker drains and the client is between requests: hand it over (`client_hand_over`) or close it.
     AtBoundary {
@@ -93,4 +99,18 @@ pub struct LinkStatus {
     pub cause: String,
     pub in_flight: usize,
     pub output_bytes: usize,
+}
+
+/// A mistake that the relay makes on purpose: the simulation's checkers must find it. Nobody else sets one, and only
+/// code off the path of requests looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planted {
+    /// What an instance may still hold of a lost connection is forgotten.
+    ForgetOrphans,
+    /// Our errors are given at once, not in their turn.
+    ErrorsAtOnce,
+    /// What waited for a slot goes on in the wrong order.
+    ReleaseBackwards,
+    /// What waited behind a split request waits on when that one has given up, and is overtaken.
+    Overtake,
 }

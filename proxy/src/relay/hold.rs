@@ -3,7 +3,7 @@
 
 use super::request::{NONE, RequestId, Stage};
 use super::state::Relay;
-use super::{Deed, client::Lane};
+use super::{Deed, Planted, client::Lane};
 use crate::stats::Counter;
 
 impl Relay {
@@ -31,8 +31,11 @@ impl Relay {
 
     /// Routes everything that waits anew, in order; what still has to wait is kept again.
     pub(super) fn release(&mut self) {
-        let queue = std::mem::take(&mut self.held);
+        let mut queue = std::mem::take(&mut self.held);
         self.held_bytes = 0;
+        if self.planted == Some(Planted::ReleaseBackwards) {
+            queue = queue.into_iter().rev().collect();
+        }
         for &id in &queue {
             let client = &mut self.clients[self.requests[id as usize].client as usize];
             (client.held, client.held_wide, client.held_bytes) = (0, 0, 0);
@@ -55,6 +58,7 @@ impl Relay {
     /// Answers what has waited too long.
     pub(super) fn expire_held(&mut self) {
         let limit = self.settings.hold_timeout_us;
+        let mut freed = false;
         while let Some(&id) = self.held.front() {
             let request = &mut self.requests[id as usize];
             if self.now.us.saturating_sub(request.started_us) < limit {
@@ -68,9 +72,14 @@ impl Relay {
             self.held_bytes -= raw.len();
             if request.slot == super::request::NO_SLOT {
                 client.held_wide -= 1;
+                freed |= client.held > 0;
             }
             self.pool.give(raw);
             self.refuse(id, Counter::ErrorsHeldTooLong, &held_too_long(limit));
+        }
+        if freed && self.planted != Some(Planted::Overtake) {
+            // What waited behind a split request goes first: the client's next one would overtake it.
+            self.release();
         }
         for client in self.waiting.clone() {
             let Lane::Waiting { since_us, .. } = self.clients[client as usize].lane else { continue };
@@ -110,7 +119,10 @@ impl Relay {
             quiet &= !(route.held || route.settling) || in_flight == 0;
             unsettled |= route.settling;
         }
-        if quiet && let Some(epoch) = self.routes.quiet_owed.take() {
+        if quiet
+            && self.orphans_are_quiet()
+            && let Some(epoch) = self.routes.quiet_owed.take()
+        {
             self.deeds.push_back(Deed::Quiet { epoch });
         }
         self.routes.unsettled = unsettled || self.routes.quiet_owed.is_some();

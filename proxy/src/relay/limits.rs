@@ -117,6 +117,13 @@ pub const EXCLUSIVE_MAX: usize = 512;
 /// Such links kept open per instance for the next large request, and for how long.
 pub const EXCLUSIVE_IDLE_MAX: usize = 4;
 pub const EXCLUSIVE_IDLE_US: u64 = 10_000_000;
+/// Lost connections remembered of one instance. More than there can be at once (each was a link), unless the instance
+/// refuses to kill: what is beyond cannot be ended by id, only by the end of its process.
+pub const ORPHANS_MAX: usize = 1024;
+/// How long what an instance may still hold of lost connections is in the way of `Quiet` when it is no primary any
+/// more, and a link is tried for it. By then it is dead, or it follows another one and refuses writes; should it be
+/// alive and unknown, what it executes is not the cluster's data.
+pub const ORPHAN_LEFT_US: u64 = 30_000_000;
 /// A client whose replies pile up and who takes none of them for so long is taken to be writing first and reading later: it is read on, up to `client_output_max`.
 pub const OVERRUN_US: u64 = 20_000;
 /// ... and after this long it is taken to be dead, and closed.

@@ -37,6 +37,8 @@ pub(super) enum Use {
     Exclusive { client: ClientId },
     /// Waiting for the next large request.
     Idle { since_us: u64 },
+    /// To end what the instance may hold of lost connections, where no shared link will.
+    Fence,
     /// To be forgotten once its socket is closed.
     Finished,
 }
@@ -47,18 +49,33 @@ pub(super) enum Hello {
     Auth,
     SetName,
     Id,
-    KillOld,
     Role,
     Info,
+    /// CLIENT KILL of a connection that was lost.
+    Kill(i64),
 }
 
 /// What the greeting found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Greeted {
     NotYet,
-    Ready,
+    /// It is known who it is, and what its role is.
+    Introduced,
+    /// It has answered CLIENT KILL of this id.
+    Asked(i64, Killed),
     /// Not to be used, and why.
     Refused(String),
+}
+
+/// What an instance says to CLIENT KILL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Killed {
+    /// There is no such connection (any more).
+    Gone,
+    /// Ask again later.
+    NotNow,
+    /// It must not, or does not know how.
+    Refused,
 }
 
 /// One connection to an instance.
@@ -94,14 +111,20 @@ pub(super) struct Link {
     /// Bytes ever queued and ever written: tells which requests cannot have reached the instance.
     pub(super) queued: u64,
     pub(super) written: u64,
-    /// When a byte last came, or the socket opened.
+    /// When a byte last came, or the socket opened, or a ping was sent; and before that ping or that socket.
     pub(super) heard_us: u64,
+    pub(super) heard_before_us: Option<u64>,
     pub(super) attempts: u32,
     pub(super) cause: String,
-    /// The instance's CLIENT ID for this connection, and for one that we closed with requests unanswered: that one
-    /// is killed before anything is sent, so that what it still holds cannot be applied later.
+    /// The instance's CLIENT ID for this connection, and the `run_id` of its process; empty: it does not say.
     pub(super) server_id: Option<i64>,
-    pub(super) orphan_id: Option<i64>,
+    pub(super) process: String,
+    /// How many connections had been lost when this one opened (`Orphans::lost`).
+    pub(super) lost_before: u64,
+    /// Why it cannot be used, as far as the greeting has shown.
+    pub(super) unfit: Option<String>,
+    /// For each `PING` in `fifo`: the id of the lost connection that it kills; None: it is a ping.
+    pub(super) own: VecDeque<Option<i64>>,
     pub(super) version: String,
 }
 
@@ -136,10 +159,14 @@ impl Link {
             queued: 0,
             written: 0,
             heard_us: now_us,
+            heard_before_us: None,
             attempts: 0,
             cause: String::new(),
             server_id: None,
-            orphan_id: None,
+            process: String::new(),
+            lost_before: 0,
+            unfit: None,
+            own: VecDeque::new(),
             version: String::new(),
         }
     }
@@ -155,7 +182,7 @@ impl Link {
 
     /// Requests of clients in flight.
     pub(super) fn in_flight(&self) -> usize {
-        self.fifo.len() - usize::from(self.fifo.back() == Some(&PING))
+        self.fifo.len().saturating_sub(self.own.len())
     }
 
     /// Says hello.
@@ -173,13 +200,39 @@ impl Link {
         }
         say(Hello::SetName, &[b"CLIENT", b"SETNAME", name.as_bytes()]);
         say(Hello::Id, &[b"CLIENT", b"ID"]);
-        if let Some(id) = self.orphan_id {
-            say(Hello::KillOld, &[b"CLIENT", b"KILL", b"ID", id.to_string().as_bytes()]);
-        }
         say(Hello::Role, &[b"ROLE"]);
         say(Hello::Info, &[b"INFO", b"server"]);
         self.out.append(pool, &bytes);
         self.state = State::Greeting;
+    }
+
+    /// Goes on with the greeting: these lost connections end before this one is used.
+    pub(super) fn kill(&mut self, ids: &[i64], pool: &mut Pool) {
+        let mut bytes = Vec::new();
+        for &id in ids {
+            kill_request(&mut bytes, id);
+            self.hello.push_back(Hello::Kill(id));
+        }
+        self.out.append(pool, &bytes);
+    }
+
+    /// The same on a link in use: what is sent on it afterwards is executed after it.
+    pub(super) fn kill_in_turn(&mut self, ids: &[i64], pool: &mut Pool) {
+        let mut bytes = Vec::new();
+        for &id in ids {
+            kill_request(&mut bytes, id);
+            self.fifo.push_back(PING);
+            self.own.push_back(Some(id));
+        }
+        self.heard_before_us = Some(self.heard_us);
+        self.queued += bytes.len() as u64;
+        self.out.append(pool, &bytes);
+    }
+
+    /// When the instance last said something, as far as is known.
+    pub(super) fn last_heard_us(&self) -> Option<u64> {
+        let certain = self.state == State::Up && self.own.is_empty();
+        if certain { Some(self.heard_us) } else { self.heard_before_us }
     }
 
     /// Whether the next reply answers our greeting.
@@ -195,49 +248,66 @@ impl Link {
         }
         match step {
             Hello::Id => self.server_id = reply::integer(reply),
-            Hello::KillOld => self.orphan_id = None,
+            Hello::Kill(id) => return Greeted::Asked(id, killed(reply)),
             Hello::Role => {
                 let role = reply::Elements::new(reply).and_then(|mut e| e.next()).and_then(reply::text);
                 if let Some(role) = role.filter(|r| *r != b"master") {
                     let role = String::from_utf8_lossy(role).into_owned();
-                    return Greeted::Refused(format!(
-                        "the instance says its role is {role:?}, the topology says primary"
-                    ));
+                    self.unfit = Some(format!("the instance says its role is {role:?}, the topology says primary"));
                 }
             }
-            Hello::Info => return self.introduced(reply::text(reply).unwrap_or_default()),
+            Hello::Info => {
+                self.introduced(reply::text(reply).unwrap_or_default());
+                return Greeted::Introduced;
+            }
             Hello::Auth | Hello::SetName => {}
         }
         Greeted::NotYet
     }
 
-    /// The last step: who it is.
-    fn introduced(&mut self, info: &[u8]) -> Greeted {
+    /// Who it is.
+    fn introduced(&mut self, info: &[u8]) {
         let info = String::from_utf8_lossy(info);
         let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().trim().to_owned();
         self.version = field("redis_version:");
-        let run_id = field("run_id:");
-        match &self.run_id {
-            Some(expected) if *expected != run_id && !run_id.is_empty() => {
-                Greeted::Refused(format!("its run_id is {run_id}, the topology expects {expected}: another process"))
-            }
-            _ => Greeted::Ready,
+        self.process = field("run_id:");
+        let found = &self.process;
+        if let Some(expected) = &self.run_id
+            && expected != found
+            && !found.is_empty()
+        {
+            self.unfit = Some(format!("its run_id is {found}, the topology expects {expected}: another process"));
         }
     }
 
     /// Forgets the socket and all that was on its way; the requests are the caller's to answer.
     pub(super) fn reset(&mut self, pool: &mut Pool) -> VecDeque<RequestId> {
-        if self.fifo.iter().any(|&r| r != PING) {
-            self.orphan_id = self.server_id;
-        }
-        self.server_id = None;
+        (self.server_id, self.unfit) = (None, None);
+        self.process.clear();
         self.out.clear(pool);
         self.queue.clear(pool);
         self.hello.clear();
+        self.own.clear();
         pool.give(std::mem::take(&mut self.input));
         (self.seen, self.cursor, self.streamed, self.expired) = (0, reply::Cursor::default(), 0, 0);
         (self.queued, self.written, self.stopped, self.carried) = (0, 0, false, false);
         std::mem::take(&mut self.fifo)
+    }
+}
+
+fn kill_request(bytes: &mut Vec<u8>, id: i64) {
+    write::request(bytes, &[b"CLIENT", b"KILL", b"ID", id.to_string().as_bytes()]);
+}
+
+/// What a reply to CLIENT KILL ID says: the number killed, 0 for none such; or an error.
+pub(super) fn killed(reply: &[u8]) -> Killed {
+    let says = |word: &[u8]| reply.starts_with(word);
+    if reply::integer(reply).is_some() || says(b"-ERR No such client") {
+        Killed::Gone
+    } else if says(b"-BUSY") || says(b"-LOADING") {
+        Killed::NotNow
+    } else {
+        Killed::Refused
     }
 }
 
@@ -253,6 +323,7 @@ fn refusal(step: Hello, reply: &[u8]) -> Option<String> {
         _ if text.starts_with("NOAUTH") => Some(format!("{text} (set instance_password)")),
         _ if text.starts_with("LOADING") => Some("the instance is loading its data".to_owned()),
         _ if text.starts_with("MASTERDOWN") => Some(text),
+        Hello::Kill(_) if text.starts_with("BUSY") => Some(text),
         _ => None,
     }
 }
@@ -288,7 +359,10 @@ mod tests {
         link.greet(&Settings::default(), "px:test", &mut pool);
         assert_eq!(link.greeted(b"+OK\r\n"), Greeted::NotYet);
         assert_eq!(link.greeted(b":7\r\n"), Greeted::NotYet);
-        let Greeted::Refused(why) = link.greeted(b"*2\r\n$5\r\nslave\r\n$1\r\nx\r\n") else { panic!("taken") };
+        assert_eq!(link.greeted(b"*2\r\n$5\r\nslave\r\n$1\r\nx\r\n"), Greeted::NotYet);
+        assert_eq!(link.greeted(b"$11\r\nrun_id:abc\r\n\r\n"), Greeted::Introduced);
+        let why = link.unfit.expect("unfit");
         assert!(why.contains("slave"), "{why}");
+        assert_eq!(link.process, "abc");
     }
 }

@@ -17,8 +17,10 @@ mod local;
 mod exclusive;
 mod scatter;
 mod hold;
+mod fence;
 mod state;
 mod fan;
+mod orphan;
 mod link;
 mod client;
 mod route;
@@ -31,7 +33,7 @@ pub mod limits;
 #[cfg(test)]
 mod stories;
 
-pub use deed::{ClientId, ClientState, Deed, Level, LinkId, LinkStatus, Now};
+pub use deed::{ClientId, ClientState, Deed, Level, LinkId, LinkStatus, Now, Planted};
 pub use state::Relay;
 
 use crate::stats::Counter;

@@ -1,6 +1,7 @@
 //! The way back: a link opens and greets, its replies are taken one by one and find their requests, and when it is
 //! lost every request on it is told what is known of it.
 
+use super::fence::Lost;
 use super::limits::LARGE;
 use super::link::{self, Greeted, State, Use};
 use super::request::{NONE, PING, RequestId, Stage};
@@ -15,6 +16,7 @@ impl Relay {
         let Some(link) = self.links.get_mut(id as usize).filter(|l| l.state == State::Connecting) else { return };
         let name = format!("px:{}:{}", self.settings.proxy_name, self.worker);
         link.heard_us = self.now.us;
+        link.lost_before = self.orphans.lost();
         link.greet(&self.settings, &name, &mut self.pool);
         self.mark_link(id);
     }
@@ -139,7 +141,7 @@ impl Relay {
         };
         link.expired = link.expired.saturating_sub(1);
         if request_id == PING {
-            return true;
+            return self.own_reply(id, bytes);
         }
         let error = bytes.first() == Some(&b'-') && !streamed;
         let entry = link.entry;
@@ -210,22 +212,8 @@ impl Relay {
         let link = &mut self.links[id as usize];
         match link.greeted(bytes) {
             Greeted::NotYet => true,
-            Greeted::Ready => {
-                link.state = State::Up;
-                link.carried = true;
-                (link.attempts, link.written) = (0, 0);
-                link.cause.clear();
-                link.out.append_all(&mut self.pool, &mut link.queue);
-                self.stats.add(Counter::LinksOpened, 1);
-                if link.entry != usize::MAX {
-                    self.stats.add_of_group(link.entry, OfGroup::LinkOpened, 1);
-                }
-                if let Use::Exclusive { client } = link.purpose {
-                    self.resumable.push(client);
-                }
-                self.mark_link(id);
-                true
-            }
+            Greeted::Introduced => self.introduced(id),
+            Greeted::Asked(orphan, killed) => self.asked_in_greeting(id, orphan, killed),
             Greeted::Refused(why) => {
                 self.close_link(id, why);
                 false
@@ -241,9 +229,11 @@ impl Relay {
         if was != State::Closing {
             link.cause = cause.to_owned();
         }
+        link.heard_before_us = link.last_heard_us();
         let (carried, written) = (link.carried, link.written);
         let begun = if link.streamed > 0 { link.fifo.front().copied() } else { None };
-        let gone = link.reset(&mut self.pool);
+        let (addr, server_id, process) = (link.addr.clone(), link.server_id, std::mem::take(&mut link.process));
+        let lost = Lost { requests: link.reset(&mut self.pool), carried, written, server_id, process };
         let until_us = self.now.us + link::backoff_us(link.attempts, random);
         link.attempts += 1;
         link.state = State::Down { until_us };
@@ -256,7 +246,9 @@ impl Relay {
         if first && purpose == Use::Shared {
             self.tell(Level::Warn, format!("the link to {whose} is down: {cause}"));
         }
-        for request_id in gone.into_iter().filter(|&r| r != PING) {
+        self.orphans.not_asked_on(&addr, id);
+        self.orphaned(&addr, &lost);
+        for request_id in lost.requests.into_iter().filter(|&r| r != PING) {
             let request = &self.requests[request_id as usize];
             let (slot, place) = (request.slot, request.place);
             self.left_link(slot);
@@ -275,9 +267,10 @@ impl Relay {
         if let Use::Exclusive { client } = purpose {
             self.leave_large(client, id);
         }
-        if purpose != Use::Shared {
+        if purpose != Use::Shared && !(purpose == Use::Fence && self.still_fences(&addr)) {
             self.remove_link(id);
         }
+        self.tend(&addr);
         self.settle();
         self.go_on();
     }

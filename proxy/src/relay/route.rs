@@ -57,6 +57,8 @@ pub(super) struct Routes {
     pub(super) unsettled: bool,
     /// The epoch for which `Quiet` is still to be said.
     pub(super) quiet_owed: Option<u64>,
+    /// The epoch for which it has been said why `Quiet` is late.
+    pub(super) not_quiet_said: u64,
 }
 
 impl Default for Routes {
@@ -70,6 +72,7 @@ impl Default for Routes {
             generation: 0,
             unsettled: false,
             quiet_owed: None,
+            not_quiet_said: 0,
         }
     }
 }

@@ -6,9 +6,10 @@ use super::command::{CommandId, count};
 use super::fan::Fan;
 use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, Settings};
 use super::link::{Link, State, whose};
+use super::orphan::Orphans;
 use super::request::{NO_SLOT, NONE, RequestId, Requests, SMALL_REPLY, Stage};
 use super::route::Routes;
-use super::{ClientId, Deed, Level, LinkId, Now};
+use super::{ClientId, Deed, Level, LinkId, Now, Planted};
 use crate::stats::{Counter, Histogram, OfCommand, OfGroup, Stats};
 use cluster::instance::Addr;
 use cluster::resp::write;
@@ -65,6 +66,8 @@ pub struct Relay {
     pub(super) wide_now: u32,
     pub(super) wide_before: u32,
     pub(super) shared_links: BTreeMap<Addr, Vec<LinkId>>,
+    /// What instances may still hold of lost connections.
+    pub(super) orphans: Orphans,
     /// Commands refused by name (`denied_commands`).
     pub(super) denied: Vec<bool>,
     /// Commands of one key, which is their first argument, that are served and not refused: nearly all requests.
@@ -83,6 +86,8 @@ pub struct Relay {
     pub(super) fan_bytes: Vec<Vec<u8>>,
     /// Replies and requests are composed here before they are appended.
     pub(super) scratch: Vec<u8>,
+    /// For the simulation alone.
+    pub(super) planted: Option<Planted>,
 }
 
 impl Relay {
@@ -114,6 +119,7 @@ impl Relay {
             wide_now: 0,
             wide_before: 0,
             shared_links: BTreeMap::new(),
+            orphans: Orphans::default(),
             denied: vec![false; count()],
             plain: vec![false; count()],
             clients_room: 0,
@@ -126,9 +132,16 @@ impl Relay {
             spare_fans: Vec::new(),
             fan_bytes: Vec::new(),
             scratch: Vec::new(),
+            planted: None,
         };
         relay.set_settings(settings);
         relay
+    }
+
+    /// Makes a mistake from now on: see `Planted`.
+    #[doc(hidden)]
+    pub fn plant(&mut self, mistake: Planted) {
+        self.planted = Some(mistake);
     }
 
     /// A pseudo-random number (xorshift64*), for jitter only.
@@ -239,9 +252,23 @@ impl Relay {
         if self.requests[id as usize].stage == Stage::Fragment {
             self.fragment_refused(id, &reply);
         } else {
+            if self.planted == Some(Planted::ErrorsAtOnce) {
+                self.answer_at_once(id, &reply);
+            }
             self.answer(id, &reply);
         }
         self.scratch = reply;
+    }
+
+    /// The planted mistake: the answer overtakes those of earlier requests.
+    #[cold]
+    fn answer_at_once(&mut self, id: RequestId, reply: &[u8]) {
+        let request = &mut self.requests[id as usize];
+        if let Some(client) = self.clients.get_mut(request.client as usize)
+            && !std::mem::replace(&mut request.mute, true)
+        {
+            client.out.append(&mut self.pool, reply);
+        }
     }
 
     /// The request has left its link's queue, answered or not.

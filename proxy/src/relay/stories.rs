@@ -4,12 +4,12 @@
 //! topology 1 a=n1 b=n2 rest=n1      slots of keys a and b; add `!` to hold one (`b=n2!`)
 //! c1> GET a                         the client sends a request (\r \n \xNN are understood; `raw:` sends as it stands)
 //! n1< GET a                         the instance has received exactly this, and nothing else
-//! n1> $1 x                          the instance replies (blanks are line ends; `_` is a blank)
+//! n1> $1 x                          the instance replies (blanks are line ends; `_` is a blank, `~` is `_`)
 //! c1< $1 x                          the client has received exactly this, and nothing else
 //! c1< nothing                       (also for instances)
 //! ```
 //! `c1> part 500 SET a x*900`: only the first 500 bytes; `c1> rest` sends what is left
-//! Others: `wait MS`, `c1 closes`, `n1 closes`, `n1 refuses`, `quiet EPOCH`, `no quiet`, `set KNOB VALUE`, `drain`,
+//! Others: `wait MS`, `c1 closes`, `n1 closes`, `n1 refuses` (from now on), `quiet EPOCH`, `no quiet`, `not quiet EPOCH`, `set KNOB VALUE`, `drain`,
 //! `boundary c1`, `c1 is closed`, `n1 is closed`, `c1 is stopped`, `c1 reads on`. A link greets by itself unless
 //! `manual greeting` was said.
 
@@ -19,7 +19,7 @@ use cluster::instance::Addr;
 use cluster::resp::{request::Args, write};
 use cluster::slot::{TagRule, slot_of};
 use cluster::wire;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -33,6 +33,7 @@ struct World {
     links: BTreeMap<String, Vec<u32>>,
     deeds: Vec<Deed>,
     greet: bool,
+    refusing: BTreeSet<String>,
     unsent: Vec<u8>,
     at: String,
 }
@@ -57,6 +58,7 @@ impl World {
             links: BTreeMap::new(),
             deeds: Vec::new(),
             greet: true,
+            refusing: BTreeSet::new(),
             unsent: Vec::new(),
             at: String::new(),
         }
@@ -99,6 +101,16 @@ impl World {
             }
             ["drain"] => self.relay.drain(),
             ["quiet", epoch] => self.expect(Deed::Quiet { epoch: epoch.parse().expect("an epoch") }),
+            ["not", "quiet", epoch] => {
+                self.deeds();
+                let epoch: u64 = epoch.parse().expect("an epoch");
+                let said = |d: &Deed| matches!(d, Deed::NotQuiet { epoch: e, .. } if *e == epoch);
+                assert!(self.deeds.iter().any(said), "{}: {:?}", self.at, self.deeds);
+                assert!(!self.deeds.contains(&Deed::Quiet { epoch }), "{}: {:?}", self.at, self.deeds);
+            }
+            [node, "refuses"] => {
+                self.refusing.insert(node.to_owned());
+            }
             ["no", "quiet"] => {
                 self.deeds();
                 assert!(!self.deeds.iter().any(|d| matches!(d, Deed::Quiet { .. })), "{}: {:?}", self.at, self.deeds);
@@ -140,11 +152,14 @@ impl World {
                 key => owners[usize::from(slot_of(key.as_bytes(), TagRule::Redis, SLOTS))] = (group, held),
             }
         }
+        let slots_named = slots;
         let slots = (0..SLOTS).zip(&owners).map(|(slot, &(group, held))| {
             let state = if held { wire::State::Held } else { wire::State::Normal };
             wire::Range { from: slot, to: slot, group, state, target: None }
         });
-        let groups = groups.iter().zip(1..).map(|(node, id)| {
+        // Who is not named is not in it.
+        let named = |node: &str| slots_named.iter().any(|w| w.split('=').any(|n| n.trim_end_matches('!') == node));
+        let groups = groups.iter().zip(1..).filter(|(node, _)| named(node)).map(|(node, id)| {
             let json = format!(r#"{{"id":{id},"instances":[{{"addr":"{}","role":"primary"}}]}}"#, addr(node));
             serde_json::from_str(&json).expect("a group")
         });
@@ -223,6 +238,9 @@ impl World {
     fn deeds(&mut self) {
         while let Some(deed) = self.relay.next_deed() {
             match deed {
+                Deed::Connect { link, addr } if self.refusing.contains(&instance(&addr)) => {
+                    self.relay.link_closed(link, "connection refused");
+                }
                 Deed::Connect { link, addr } => {
                     let node = instance(&addr);
                     self.links.entry(node.clone()).or_default().push(link);
@@ -230,10 +248,13 @@ impl World {
                     if self.greet {
                         let hello = self.link_output(&node);
                         let n = hello.windows(1).filter(|w| w == b"*").count();
-                        let mut answer = b"+OK\r\n:1\r\n".to_vec();
-                        answer.extend(b":1\r\n".repeat(n - 4));
-                        answer.extend(b"*1\r\n$6\r\nmaster\r\n$0\r\n\r\n");
-                        self.relay.link_sent(link, &answer);
+                        let auth = b"+OK\r\n".repeat(n - 4);
+                        let hello = b"+OK\r\n:1\r\n*1\r\n$6\r\nmaster\r\n$0\r\n\r\n";
+                        self.relay.link_sent(link, &[&auth, &hello[..]].concat());
+                        while self.relay.links.get(link as usize).is_some_and(|l| l.greeting()) {
+                            let kills = self.link_output(&node).windows(1).filter(|w| w == b"*").count();
+                            self.relay.link_sent(link, &b":1\r\n".repeat(kills));
+                        }
                     }
                 }
                 Deed::Tell { .. } => {}
@@ -282,7 +303,11 @@ fn reply(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     if text != "nothing" {
         for word in text.split_whitespace() {
-            out.extend(long(word).iter().map(|&b| if b == b'_' { b' ' } else { b }));
+            out.extend(long(word).iter().map(|&b| match b {
+                b'_' => b' ',
+                b'~' => b'_',
+                b => b,
+            }));
             out.extend_from_slice(b"\r\n");
         }
     }

@@ -34,6 +34,7 @@ impl Relay {
         }
         let kept: Vec<LinkId> = targets.iter().flat_map(|t| t.links.iter().copied()).collect();
         self.retire_links(&kept);
+        self.orphans.topology(|addr| self.shared_links.contains_key(addr), self.now.us);
         if self.in_flight.len() != topology.slots().len() {
             self.in_flight = vec![0; topology.slots().len()];
         }
@@ -140,6 +141,7 @@ impl Relay {
         for id in 0..self.links.capacity() {
             self.tick_link(id as LinkId);
         }
+        self.tick_orphans();
         self.expire_held();
         self.tick_pressed();
         self.tick_idle();
@@ -183,7 +185,9 @@ impl Relay {
                 link.out.append(&mut self.pool, b"*1\r\n$4\r\nPING\r\n");
                 link.queued += 14;
                 link.fifo.push_back(PING);
+                link.own.push_back(None);
                 // The wait for the answer starts now.
+                link.heard_before_us = Some(link.heard_us);
                 link.heard_us = now;
                 self.mark_link(id);
             }
@@ -360,6 +364,7 @@ impl Relay {
             (Gauge::LinkOutputBytes, self.links.iter().map(|(_, l)| l.output_bytes()).sum()),
             (Gauge::LinksUp, up),
             (Gauge::LinksDown, links().count() - up),
+            (Gauge::Orphans, self.orphans.len()),
             (Gauge::TopologyEpoch, self.routes.epoch() as usize),
             (Gauge::QuietEpoch, quiet as usize),
             (Gauge::Draining, usize::from(self.draining)),
@@ -370,6 +375,8 @@ impl Relay {
             self.stats.set_of_group(link.entry, OfGroup::InFlight, link.in_flight() as u64);
             self.stats.set_of_group(link.entry, OfGroup::OutputBytes, link.output_bytes() as u64);
             self.stats.set_of_group(link.entry, OfGroup::LinkUp, u64::from(link.state == State::Up));
+            let age = link.last_heard_us().map_or(0, |us| self.now.us.saturating_sub(us) / 1000 + 1);
+            self.stats.set_of_group(link.entry, OfGroup::ReplyAge, age);
         }
         &mut self.stats
     }

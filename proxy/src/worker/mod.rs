@@ -250,6 +250,7 @@ impl Worker {
                 Some(Deed::StopAccepting) => self.listeners.allow(false),
                 Some(Deed::AcceptAgain) => self.listeners.allow(true),
                 Some(Deed::Quiet { epoch }) => self.post.say(ToMaster::Quiet { epoch }, None),
+                Some(Deed::NotQuiet { epoch, why }) => self.post.say(ToMaster::NotQuiet { epoch, why }, None),
                 Some(Deed::AtBoundary { client }) => self.leaving.push(client),
                 Some(Deed::Tell { level: Level::Info, text }) => tracing::info!("{text}"),
                 Some(Deed::Tell { level: Level::Warn, text }) => tracing::warn!("{text}"),

@@ -1,5 +1,6 @@
 //! Owner: a request reaches an instance only where the topology its worker served allows it; and once a worker has
-//! said that a topology is quiet, nothing that an older one allowed.
+//! said that a topology is quiet, nothing that an older one allowed: not even what it sent on a link that it has lost
+//! since.
 
 use crate::checkers::history::History;
 use cluster::slot::Slot;
@@ -10,11 +11,8 @@ use std::sync::Arc;
 /// One worker process: a replaced one has another number.
 pub(crate) type WorkerUid = u32;
 
+#[derive(Default)]
 pub(crate) struct Owners {
-    /// Whether a worker may be quiet only when nothing it sent on a link that it has lost since can still be executed
-    /// (`SIM_STRICT=1`). The relay counts what is on its links; what a lost link had written and the instance has not
-    /// read yet is beyond it until the link is up again and the old connection killed.
-    pub(crate) strict: bool,
     /// Which instances may be asked about a slot.
     allowed: BTreeMap<(WorkerUid, Slot), BTreeSet<String>>,
     serving: BTreeMap<WorkerUid, Arc<Topology>>,
@@ -28,10 +26,6 @@ fn owner(topology: &Topology, slot: Slot) -> Option<String> {
 }
 
 impl Owners {
-    pub(crate) fn new(strict: bool) -> Self {
-        Self { strict, allowed: BTreeMap::new(), serving: BTreeMap::new() }
-    }
-
     /// The worker serves this topology from now on; what it has sent before is still on its way.
     pub(crate) fn serves(&mut self, worker: WorkerUid, topology: &Arc<Topology>) {
         for slot in 0..topology.slot_count() {
@@ -51,11 +45,6 @@ impl Owners {
                 self.allowed.insert((worker, slot), owner(topology, slot).into_iter().collect());
             }
         }
-    }
-
-    /// Whether this worker may ask this instance about these slots.
-    pub(crate) fn allows(&self, worker: WorkerUid, addr: &str, slots: &[Slot]) -> bool {
-        slots.iter().all(|&slot| self.allowed.get(&(worker, slot)).is_some_and(|allowed| allowed.contains(addr)))
     }
 
     /// A request of this worker for these slots is being executed by an instance.

@@ -288,7 +288,7 @@ fn a_topology_is_served_when_every_living_worker_says_so() {
     );
     let progress = fleet.progress(7);
     assert_eq!((progress.serving, progress.unquiet.len()), (1, 1));
-    assert_eq!(progress.behind, [Behind { seat: 1, pid: 0, refused: Some("no".into()) }]);
+    assert_eq!(progress.behind, [Behind { seat: 1, pid: 0, why: Some("no".into()) }]);
     fleet.step(6000, Event::Died { id: 2 });
     let newborn = fleet.progress(7);
     assert_eq!((newborn.serving, newborn.behind.len()), (1, 1), "its successor may already serve an older one");

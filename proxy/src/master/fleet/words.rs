@@ -41,6 +41,12 @@ pub(in crate::master) enum Event {
         id: Id,
         epoch: u64,
     },
+    /// The epoch is not quiet, for this reason.
+    NotQuiet {
+        id: Id,
+        epoch: u64,
+        why: String,
+    },
     Refused {
         id: Id,
         epoch: u64,
@@ -121,8 +127,8 @@ pub(in crate::master) struct Progress {
 pub(in crate::master) struct Behind {
     pub(in crate::master) seat: Seat,
     pub(in crate::master) pid: u32,
-    /// Why it never will, if it said so.
-    pub(in crate::master) refused: Option<String>,
+    /// Why it never will, or what is in the way, if it said so.
+    pub(in crate::master) why: Option<String>,
 }
 
 /// One worker, for people.
