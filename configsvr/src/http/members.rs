@@ -3,7 +3,7 @@
 use super::Api;
 use super::extract::{At, Said, Terms};
 use super::problem::{ChangeProblems, Problem, ReadProblems};
-use super::words::{DryRun, IdempotencyKey, Member, NewMember};
+use super::words::{DryRun, IdempotencyKey, Member, NewMember, Whose};
 use crate::control::command::Refusal;
 use axum::Json;
 use axum::extract::State;
@@ -28,7 +28,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
 }
 
 /// The members, by id.
-#[utoipa::path(get, path = "/api/v1/members", tag = "members", params(super::cluster::Whose),
+#[utoipa::path(get, path = "/api/v1/members", tag = "members", params(Whose),
     responses((status = 200, description = "the members", body = Vec<Member>), ReadProblems))]
 async fn list(State(api): State<Arc<Api>>) -> Result<Json<Vec<Member>>, Problem> {
     Ok(Json(api.members.list().await?))

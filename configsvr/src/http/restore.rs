@@ -82,6 +82,7 @@ async fn write(api: &Api, txn: Txn) -> Result<(), Problem> {
 }
 
 /// What is to be written, checked as a whole.
+#[derive(Debug)]
 struct Plan {
     settings: String,
     epoch: Epoch,
@@ -225,7 +226,7 @@ mod tests {
 
     #[test]
     fn settings_come_last_and_every_write_is_fenced() {
-        let plan = Plan::read(&export(|_| ())).ok().expect("fit");
+        let plan = Plan::read(&export(|_| ())).expect("fit");
         let fence = Compare::ValueIs { key: LEADER.to_owned(), value: "me".to_owned() };
         let left =
             crate::store::Entry { key: "group-instances/9".to_owned(), value: String::new(), modified: 1, lease: None };

@@ -359,6 +359,18 @@ pub struct Exported {
     pub value: String,
 }
 
+/// Who answers.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Whose {
+    /// The leader answers, whoever is asked: only it knows heartbeats and the progress of pushes.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(value_type = Option<bool>)]
+    #[expect(dead_code, reason = "seen by `forward` before a handler is called")]
+    leader: bool,
+}
+
 /// What goes with every change.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
