@@ -356,6 +356,8 @@ async fn every_refusal_has_the_one_shape() {
         ("POST /api/v1/groups", vec![], "{", 400, "bad_body"),
         ("POST /api/v1/groups", vec![], r#"{"primary":{"addr":"nonsense"}}"#, 400, "bad_body"),
         ("POST /api/v1/slots/assign", vec![], r#"{"ranges":[],"forced":true}"#, 400, "bad_body"),
+        ("POST /api/v1/members", vec![], r#"{"id":4,"name":"a b","addr":"10.0.0.4:6390"}"#, 400, "bad_member"),
+        ("POST /api/v1/members", vec![], r#"{"id":4,"name":"m4","addr":"0.0.0.0:6390"}"#, 400, "bad_member"),
         ("POST /api/v1/groups", vec![text], "{}", 415, "not_json"),
         ("POST /api/v1/groups", vec![], "", 415, "not_json"),
         ("POST /api/v1/groups", vec![], &long, 413, "body_too_large"),

@@ -104,9 +104,11 @@ pub struct Member {
 #[serde(deny_unknown_fields)]
 pub struct NewMember {
     /// As in its own configuration.
+    #[schema(minimum = 1)]
     pub id: u64,
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
     pub name: String,
-    /// Where its API is: `host:port`.
+    /// Where its API is: `IP:PORT`.
     pub addr: String,
 }
 
