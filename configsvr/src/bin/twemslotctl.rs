@@ -70,6 +70,9 @@ struct Up {
     /// Where the control plane keeps the truth: in its members, or in an etcd of three.
     #[arg(long, value_name = "embedded|etcd", default_value = "embedded", value_parser = store_kind)]
     store: StoreKind,
+    /// Make no cluster: the control plane's store stays empty, to create or import one.
+    #[arg(long)]
+    bare: bool,
     /// Workers of each proxy: a number, or auto for one a core.
     #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = number_or_auto)]
     workers: Number,
@@ -159,6 +162,7 @@ fn options(dir: &Path, up: Up) -> Result<Options> {
         proxies: up.proxies,
         configsvrs: up.configsvrs,
         store: up.store,
+        bare: up.bare,
         workers: up.workers.0,
         slots: up.slots,
         redis_server: up.redis_server,

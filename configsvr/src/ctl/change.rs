@@ -5,6 +5,7 @@ use super::fault::{Fault, Result};
 use super::show::{brief, json, say};
 use crate::http::words::Answer;
 use clap::Args;
+use serde_json::Value;
 use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 
@@ -64,9 +65,33 @@ fn answer(text: &str) -> Result<Answer> {
 /// What came of it, in lines.
 fn done(answer: &Answer) -> String {
     let mut lines = vec![format!("epoch {}{}", answer.epoch, if answer.repeated { ", done before" } else { "" })];
-    lines.extend(Some(brief(&answer.result)).filter(|r| !r.is_empty()));
+    lines.extend(now(&answer.result));
     lines.extend(answer.notes.iter().map(|n| format!("note: {n}")));
     lines.join("\n")
+}
+
+/// What is now, as far as it changed: groups and slots in words, the rest as it came.
+fn now(result: &Value) -> Vec<String> {
+    let list = |name: &str| result[name].as_array().cloned().unwrap_or_default();
+    let mut lines: Vec<String> = list("groups").iter().map(group).collect();
+    lines.extend(list("slots").iter().map(slots));
+    if lines.is_empty() {
+        lines.extend(Some(brief(result)).filter(|r| !r.is_empty()));
+    }
+    lines
+}
+
+fn group(group: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let replicas: Vec<String> = group["replicas"].as_array().into_iter().flatten().map(text).collect();
+    let replicas = if replicas.is_empty() { "none".to_owned() } else { replicas.join(" ") };
+    let (id, name, primary) = (&group["group_id"], text(&group["group_name"]), text(&group["primary"]));
+    format!("group {id} ({name}): primary {primary}, replicas {replicas}")
+}
+
+fn slots(range: &Value) -> String {
+    let owner = if range["group"].is_null() { "nobody".to_owned() } else { format!("group {}", range["group"]) };
+    format!("slots {}-{}: {owner}", range["from"], range["to"])
 }
 
 /// Before something that cannot be taken back. It is said on standard error: standard output is for results.
@@ -85,4 +110,28 @@ pub(super) fn confirm(yes: bool, plan: &str) -> Result<()> {
         return Ok(());
     }
     Err(Fault::new("nothing was changed", ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_came_of_it_is_said_in_words() {
+        let answer = |result: Value| done(&Answer { epoch: 7, result, notes: vec!["mind".to_owned()], repeated: true });
+        let group = json!({"group_id": 1, "group_name": "g1", "primary": "a:1", "replicas": ["b:1", "c:1"]});
+        let alone = json!({"group_id": 2, "group_name": "g2", "primary": "d:1", "replicas": []});
+        let slots = json!([{"from": 0, "to": 9, "group": 2}, {"from": 10, "to": 10, "group": null}]);
+        let expected = "\
+epoch 7, done before
+group 1 (g1): primary a:1, replicas b:1 c:1
+group 2 (g2): primary d:1, replicas none
+slots 0-9: group 2
+slots 10-10: nobody
+note: mind";
+        assert_eq!(answer(json!({"groups": [group, alone], "slots": slots})), expected);
+        assert_eq!(answer(json!({"keys": 3})), "epoch 7, done before\n{\"keys\":3}\nnote: mind");
+        assert_eq!(answer(Value::Null), "epoch 7, done before\nnote: mind");
+    }
 }

@@ -103,19 +103,36 @@ fn show(all: &[Finding], as_json: bool) -> Result<()> {
     if as_json {
         return json(&all);
     }
-    for finding in all {
-        let mark = match finding.level {
+    for Finding { level, subject, what, hint } in gathered(all) {
+        let mark = match level {
             Level::Good => "ok    ",
             Level::Advice => "advice",
             Level::Bad => "BAD   ",
         };
-        say(&format!("{mark}  {}: {}", finding.subject, finding.what))?;
-        if !finding.hint.is_empty() {
-            say(&format!("        {}", finding.hint))?;
+        say(&format!("{mark}  {subject}: {what}"))?;
+        if !hint.is_empty() {
+            say(&format!("        {hint}"))?;
         }
     }
     let count = |level| all.iter().filter(|f| f.level == level).count();
     say(&format!("\n{} bad, {} advice, {} well", count(Level::Bad), count(Level::Advice), count(Level::Good)))
+}
+
+/// The same about many is said once; the worst comes last, where the eye rests.
+fn gathered(all: &[Finding]) -> Vec<Finding> {
+    let mut gathered: Vec<Finding> = Vec::new();
+    for finding in all {
+        let same = |f: &&mut Finding| (f.level, &f.what, &f.hint) == (finding.level, &finding.what, &finding.hint);
+        match gathered.iter_mut().find(same) {
+            Some(first) => {
+                first.subject.push_str(", ");
+                first.subject.push_str(&finding.subject);
+            }
+            None => gathered.push(finding.clone()),
+        }
+    }
+    gathered.sort_by_key(|f| f.level);
+    gathered
 }
 
 /// Every member that was named: there, in step with our clock, of our version.
@@ -378,6 +395,19 @@ mod tests {
         assert!(follows("10.0.0.9", "up").1.contains("follows 10.0.0.9:6379, not 10.0.0.1:6379"));
         assert!(follows("10.0.0.1", "down").1.contains("link to the primary is down"));
         assert!(found(Role::Replica, &GOOD)[0].1.contains("should be a replica"));
+    }
+
+    #[test]
+    fn the_same_about_many_is_said_once() {
+        let finding = |level, subject: &str, what: &str| Finding {
+            level,
+            subject: subject.to_owned(),
+            what: what.to_owned(),
+            hint: String::new(),
+        };
+        let all = [finding(Level::Bad, "a", "x"), finding(Level::Advice, "a", "y"), finding(Level::Advice, "b", "y")];
+        let expected = [finding(Level::Advice, "a, b", "y"), finding(Level::Bad, "a", "x")];
+        assert_eq!(gathered(&all), expected);
     }
 
     #[test]

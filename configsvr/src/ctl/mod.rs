@@ -2,8 +2,8 @@
 //! output, plans and questions to standard error. Ends with 0: done, or all is well; 1: refused, or something is wrong.
 #![allow(clippy::print_stdout, reason = "a command line prints")]
 
-mod status;
 mod nouns;
+mod status;
 mod records;
 mod doctor;
 mod change;

@@ -67,7 +67,9 @@ pub(super) fn audit(client: &mut Client, as_json: bool, audit: &Audit) -> Result
     }
     let row = |r: &Record| {
         let epoch = if r.epoch_before == r.epoch_after { "-".to_owned() } else { r.epoch_after.to_string() };
-        vec![r.revision.to_string(), time(r.at), r.who.clone(), r.what.clone(), epoch, brief(&r.command)]
+        let mut command = r.command.clone();
+        command.as_object_mut().map(|c| c.remove("command")); // `what` says it
+        vec![r.revision.to_string(), time(r.at), r.who.clone(), r.what.clone(), epoch, brief(&command)]
     };
     say(&table(&["REVISION", "TIME (UTC)", "WHO", "WHAT", "EPOCH", "COMMAND"], records.iter().map(row)))?;
     Ok(ExitCode::SUCCESS)

@@ -7,33 +7,19 @@ use super::extract::{Asked, Said, Terms};
 use super::problem::{ChangeProblems, Problem, ReadProblems};
 use super::words::{
     Answer, Cluster, DryRun, Group, IdempotencyKey, Import, Member, NewCluster, NewSettings, Proxy, Settings,
-    StoreState, flag,
+    StoreState, Whose,
 };
 use crate::control::command::Command;
 use crate::control::view::View;
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::new().routes(routes!(show, create)).routes(routes!(settings, set)).routes(routes!(import))
-}
-
-/// Who answers.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Whose {
-    /// The leader answers, whoever is asked: only it knows heartbeats and the progress of pushes.
-    #[serde(default, deserialize_with = "flag")]
-    #[param(value_type = Option<bool>)]
-    #[expect(dead_code, reason = "seen by `forward` before a handler is called")]
-    leader: bool,
 }
 
 /// The whole cluster on one screen.
@@ -101,7 +87,8 @@ fn problems(c: &Cluster) -> Vec<String> {
     if c.slots_unassigned > 0 {
         found.push(format!("{} slots have no owner: requests for them are refused", c.slots_unassigned));
     }
-    found.extend(c.proxies.iter().filter_map(|p| p.problem(c.epoch)));
+    let alarmed = |p: &Proxy| c.alarms.iter().any(|a| a.subject == p.id); // it is said already
+    found.extend(c.proxies.iter().filter(|p| !alarmed(p)).filter_map(|p| p.problem(c.epoch)));
     found
 }
 

@@ -3,6 +3,7 @@
 use super::Api;
 use super::limits::{KEEP_ALIVE, LISTENERS_MAX};
 use super::problem::{Problem, ReadProblems};
+use super::words::Whose;
 use crate::control::event::News;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -20,7 +21,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
 
 /// The news, as server-sent events named after their kind. First come the alarms of now, last a `lagged` with how many were
 /// missed whenever the listener was too slow.
-#[utoipa::path(get, path = "/api/v1/events", tag = "events", params(super::cluster::Whose),
+#[utoipa::path(get, path = "/api/v1/events", tag = "events", params(Whose),
     responses((status = 200, description = "a stream without end", body = String, content_type = "text/event-stream"),
         ReadProblems))]
 async fn listen(State(api): State<Arc<Api>>) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {

@@ -19,6 +19,8 @@ pub const IMPORT_LIMIT: Duration = Duration::from_secs(120);
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// An `Idempotency-Key`: a UUID is 36 long, a name with a date and a counter still fits. It is kept in the audit trail.
 pub const KEY_BYTES_MAX: usize = 128;
+/// A member's name: it stands in tables and logs.
+pub const NAME_BYTES_MAX: usize = 64;
 /// Entries of the audit trail in one answer.
 pub const AUDIT_MAX: usize = 1000;
 pub const AUDIT_DEFAULT: usize = 50;

@@ -2,12 +2,14 @@
 
 use super::Api;
 use super::extract::{At, Said, Terms};
+use super::limits::NAME_BYTES_MAX;
 use super::problem::{ChangeProblems, Problem, ReadProblems};
-use super::words::{DryRun, IdempotencyKey, Member, NewMember};
+use super::words::{DryRun, IdempotencyKey, Member, NewMember, Whose};
 use crate::control::command::Refusal;
 use axum::Json;
 use axum::extract::State;
 use futures_util::future::BoxFuture;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -28,7 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
 }
 
 /// The members, by id.
-#[utoipa::path(get, path = "/api/v1/members", tag = "members", params(super::cluster::Whose),
+#[utoipa::path(get, path = "/api/v1/members", tag = "members", params(Whose),
     responses((status = 200, description = "the members", body = Vec<Member>), ReadProblems))]
 async fn list(State(api): State<Arc<Api>>) -> Result<Json<Vec<Member>>, Problem> {
     Ok(Json(api.members.list().await?))
@@ -42,7 +44,26 @@ async fn add(
     terms: Terms,
     Said(new): Said<NewMember>,
 ) -> Result<Json<Vec<Member>>, Problem> {
+    check(&new)?;
     Ok(Json(api.members.add(terms.who, new, terms.dry_run).await?))
+}
+
+/// What is agreed on stays: a name that nobody can type or an address that is none had better not be.
+fn check(new: &NewMember) -> Result<(), Problem> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if new.id == 0 || new.name.is_empty() || new.name.len() > NAME_BYTES_MAX || !new.name.chars().all(plain) {
+        let message = format!("id {}, name {:?}: not those of a member", new.id, new.name);
+        let hint =
+            format!("an id from 1, and a name of 1 to {NAME_BYTES_MAX} letters, digits, dots, dashes and underscores");
+        return Err(Problem::invalid("bad_member", message, hint));
+    }
+    match new.addr.parse::<SocketAddr>() {
+        Ok(addr) if addr.port() != 0 && !addr.ip().is_unspecified() => Ok(()),
+        _ => {
+            let message = format!("addr {:?}: others cannot reach a member there", new.addr);
+            Err(Problem::invalid("bad_member", message, "IP:PORT or [IPV6]:PORT of its API"))
+        }
+    }
 }
 
 /// Lets a member vote.

@@ -5,7 +5,7 @@ use super::change::{ask, change};
 use super::documented::{AnswerWord, BeatAnswerWord, BeatWord};
 use super::extract::{Asked, At, Said, Terms};
 use super::problem::{ChangeProblems, Problem, ReadProblems};
-use super::words::{Answer, BeatAnswer, Drain, DryRun, IdempotencyKey, Proxy, flag};
+use super::words::{Answer, BeatAnswer, Drain, DryRun, IdempotencyKey, Proxy, Whose, flag};
 use crate::control::command::{Beat, Command};
 use crate::desk::Call;
 use axum::Json;
@@ -50,13 +50,9 @@ async fn list(State(api): State<Arc<Api>>, Asked(listing): Asked<Listing>) -> Js
 }
 
 /// One proxy.
-#[utoipa::path(get, path = "/api/v1/proxies/{id}", tag = "proxies", params(("id" = String, Path), super::cluster::Whose),
+#[utoipa::path(get, path = "/api/v1/proxies/{id}", tag = "proxies", params(("id" = String, Path), Whose),
     responses((status = 200, description = "the proxy", body = Proxy), ReadProblems))]
-async fn show(
-    State(api): State<Arc<Api>>,
-    At(id): At<String>,
-    _: Asked<super::cluster::Whose>,
-) -> Result<Json<Proxy>, Problem> {
+async fn show(State(api): State<Arc<Api>>, At(id): At<String>, _: Asked<Whose>) -> Result<Json<Proxy>, Problem> {
     let view = api.desk.view.borrow().clone();
     let proxy = view.proxies.iter().find(|p| p.record.id == id).map(Proxy::from);
     let absent =

@@ -104,9 +104,11 @@ pub struct Member {
 #[serde(deny_unknown_fields)]
 pub struct NewMember {
     /// As in its own configuration.
+    #[schema(minimum = 1)]
     pub id: u64,
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
     pub name: String,
-    /// Where its API is: `host:port`.
+    /// Where its API is: `IP:PORT`.
     pub addr: String,
 }
 
@@ -357,6 +359,18 @@ pub const EXPORT_FORMAT: &str = "twemslot-store-1";
 pub struct Exported {
     pub key: String,
     pub value: String,
+}
+
+/// Who answers.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Whose {
+    /// The leader answers, whoever is asked: only it knows heartbeats and the progress of pushes.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(value_type = Option<bool>)]
+    #[expect(dead_code, reason = "seen by `forward` before a handler is called")]
+    leader: bool,
 }
 
 /// What goes with every change.
