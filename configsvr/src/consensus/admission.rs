@@ -20,7 +20,7 @@ pub(super) struct Admission {
     pub(super) id: MemberId,
     pub(super) raft: Raft,
     pub(super) caller: Caller,
-    /// All members of a new cluster, this one among them; empty: somebody adds this member to a cluster.
+    /// All members of a new cluster, this one among them; without it, somebody adds this member to theirs.
     pub(super) initial: Vec<Peer>,
     pub(super) admitted: Arc<AtomicBool>,
 }
@@ -59,7 +59,7 @@ impl Admission {
 
     async fn begin(&self) {
         if self.initial.iter().map(|peer| peer.id).min() != Some(self.id) {
-            return;
+            return; // that one begins
         }
         let members: BTreeMap<MemberId, Place> = self.initial.iter().map(|peer| (peer.id, peer.place())).collect();
         match self.raft.initialize(members).await {

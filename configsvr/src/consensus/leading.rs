@@ -9,12 +9,25 @@ use openraft::ServerState;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 /// Between two looks when much happens.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Between two looks when nothing happens.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// Has the leader send heartbeats. openraft would do it more rarely, since its interval is also an append's time limit.
+pub(super) async fn beat(raft: Raft, every: Duration) {
+    let mut clock = interval(every);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        clock.tick().await;
+        let leads = raft.metrics().borrow().state == ServerState::Leader;
+        if leads && raft.trigger().heartbeat().await.is_err() {
+            return;
+        }
+    }
+}
 
 pub(super) struct Leading {
     pub(super) id: MemberId,

@@ -18,7 +18,7 @@ mod log;
 mod types;
 
 pub use membership::{MemberView, Rank};
-pub use types::{Command, MemberId, Peer, Reply};
+pub use types::{Command, MemberId, Peer, Place, Reply};
 
 use crate::control::event::Leadership;
 use crate::store::Fault;
@@ -41,15 +41,14 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use types::{Metrics, Raft};
 
-/// Ten of them fit into the silence (twice `ELECTION_MIN_MS` and more) that brings an election. It is also how long an
-/// append may take, disk included, before the leader asks again: a slow disk costs repeats, not progress, since what
-/// was asked twice is written once.
+/// Six of them fit into the silence that brings an election: some may be late or lost.
 pub const HEARTBEAT_MS: u64 = 100;
-/// An election begins when nobody heard a leader for `ELECTION_MAX_MS` (the leader's lease) and then for a time between
-/// the two, different at each member: 0.8 to 1.0 s. With a tick (1.5 heartbeats) and the election itself a dead leader
-/// is replaced in 1.0 to 1.3 s, and a pause of 0.7 s, of a machine or a disk, changes nothing.
-pub const ELECTION_MIN_MS: u64 = 300;
-pub const ELECTION_MAX_MS: u64 = 500;
+/// For so long voters keep to a leader they heard, and so long a leader says that it leads after a majority heard it. A
+/// pause of half a second, of a machine or of a disk, changes nothing.
+pub const ELECTION_MIN_MS: u64 = 600;
+/// By then every voter has had its turn to stand for election, one after another. A dead leader is replaced after 0.6 to
+/// 0.9 s of silence and the election itself, some ten milliseconds.
+pub const ELECTION_MAX_MS: u64 = 900;
 
 /// How long a write waits for a majority. An election fits in, and a disk that is very slow.
 pub const WRITE_LIMIT: Duration = Duration::from_secs(4);
@@ -77,8 +76,8 @@ pub struct Options {
     pub addr: String,
     /// The log and the snapshot; made if it is not there.
     pub data_dir: PathBuf,
-    /// All members of a new cluster, this one among them. Empty: it waits until a cluster adds it. Of no meaning once
-    /// there is a log.
+    /// All members of a new cluster, this one among them. Without this one (or empty): it waits until their cluster adds
+    /// it. Of no meaning once there is a log.
     pub initial: Vec<Peer>,
     /// All members have the same. Never empty.
     pub peer_token: String,
@@ -100,17 +99,20 @@ impl Options {
         ensure!(!self.peer_token.is_empty(), "the peers' token is empty: choose one, the same at all members");
         let me = self.initial.iter().find(|peer| peer.id == self.id);
         ensure!(
-            self.initial.is_empty() || me.is_some_and(|me| me.addr == self.addr),
-            "the initial members do not name this one, number {} at {}: name all members, this one included",
+            me.is_none_or(|me| me.addr == self.addr),
+            "the initial members say that number {} is at {}, but it is at {}: make both the same",
             self.id,
+            me.map(|me| me.addr.as_str()).unwrap_or_default(),
             self.addr
         );
         let mut ids: Vec<MemberId> = self.initial.iter().map(|peer| peer.id).collect();
         ids.sort_unstable();
         ensure!(ids.windows(2).all(|pair| pair[0] < pair[1]), "two initial members have the same number");
+        let (heartbeat, min, max) = (self.heartbeat_ms, self.election_min_ms, self.election_max_ms);
         ensure!(
-            self.heartbeat_ms * 2 <= self.election_min_ms && self.election_min_ms < self.election_max_ms,
-            "raft's timings: twice the heartbeat must be at most the least election time, and that less than the greatest"
+            heartbeat > 0 && heartbeat * 3 <= min && min < max,
+            "raft's timings: the least election time ({min} ms) must be at least three heartbeats ({heartbeat} ms), and \
+             less than the greatest ({max} ms)"
         );
         Ok(())
     }
@@ -118,15 +120,19 @@ impl Options {
     fn config(&self) -> anyhow::Result<Arc<Config>> {
         let config = Config {
             cluster_name: "twemslot".to_owned(),
-            heartbeat_interval: self.heartbeat_ms,
-            election_timeout_min: self.election_min_ms,
-            election_timeout_max: self.election_max_ms,
+            // An append's time limit, disk included, before the leader asks again. A slow disk costs repeats, not
+            // progress: what is asked twice is written once. Heartbeats are ours (`leading::beat`).
+            heartbeat_interval: self.election_min_ms / 2,
+            // A vote's time limit.
+            election_timeout_min: self.election_min_ms - 1,
+            // The leader's lease.
+            election_timeout_max: self.election_min_ms,
             install_snapshot_timeout: SNAPSHOT_LIMIT.as_millis() as u64,
             max_payload_entries: ENTRIES_A_CALL,
             replication_lag_threshold: 2 * SNAPSHOT_EVERY,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
             max_in_snapshot_log_to_keep: ENTRIES_KEPT,
-            // `Canvass` allows elections when they are wanted.
+            // `Canvass` begins elections.
             enable_elect: false,
             ..Config::default()
         };
@@ -181,11 +187,16 @@ impl Consensus {
         let initialized = raft.is_initialized().await.context("raft cannot start")?;
         let admitted = Arc::new(AtomicBool::new(initialized));
         let (told, leadership) = watch::channel(Leadership::Following(None));
-        let lease = Duration::from_millis(options.election_max_ms);
-        let silence_min = Duration::from_millis(options.election_min_ms);
-        let leading = Leading { id, raft: raft.clone(), heard: heard.clone(), lease, told };
-        let canvass = Canvass { id, raft: raft.clone(), caller: caller.clone(), heard: heard.clone(), silence_min };
-        let mut tasks = vec![tokio::spawn(leading.run()), tokio::spawn(canvass.run())];
+        let [beat, silence_min, silence_max] =
+            [options.heartbeat_ms, options.election_min_ms, options.election_max_ms].map(Duration::from_millis);
+        let leading = Leading { id, raft: raft.clone(), heard: heard.clone(), lease: silence_min, told };
+        let canvass =
+            Canvass { id, raft: raft.clone(), caller: caller.clone(), heard: heard.clone(), silence_min, silence_max };
+        let mut tasks = vec![
+            tokio::spawn(leading.run()),
+            tokio::spawn(canvass.run()),
+            tokio::spawn(leading::beat(raft.clone(), beat)),
+        ];
         if !initialized {
             let (raft, caller, admitted) = (raft.clone(), caller.clone(), admitted.clone());
             let admission = Admission { id, raft, caller, initial: options.initial.clone(), admitted };
@@ -282,7 +293,11 @@ impl Consensus {
     }
 
     fn check_leading(&self) -> Result<(), Fault> {
-        let why = match &*self.inner.leadership.borrow() {
+        let told = self.inner.leadership.clone();
+        if told.has_changed().is_err() {
+            return Err(Fault::Unavailable("this member has stopped".to_owned()));
+        }
+        let why = match &*told.borrow() {
             Leadership::Leading(_) => return Ok(()),
             Leadership::Following(Some((name, addr))) => format!("{name} at {addr} leads: ask there"),
             Leadership::Following(None) => "no member of configsvr leads at the moment".to_owned(),

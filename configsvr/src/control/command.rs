@@ -1,6 +1,7 @@
 //! What people and scripts may ask of the control plane, and what they get. The HTTP API and the CLI say the same words.
 
 use super::layout::{self, SlotRange};
+pub use cluster::beat::{Beat, BeatAnswer, Sight};
 use cluster::group::GroupId;
 use cluster::instance::Addr;
 use cluster::slot::TagRule;
@@ -168,50 +169,6 @@ pub struct Seen {
     /// Databases other than 0 that hold keys.
     pub other_databases: u64,
     pub loading: bool,
-}
-
-/// What a proxy says of itself, every second or so.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Beat {
-    pub id: String,
-    pub version: String,
-    pub addr: String,
-    pub admin_addr: String,
-    #[serde(default)]
-    pub zone: String,
-    /// The epoch that all its workers serve; 0 for none.
-    pub epoch: u64,
-    /// Milliseconds since 1970.
-    pub started_at: u64,
-    /// Whether the topology it serves came from its own disk because no configsvr answered when it started.
-    #[serde(default)]
-    pub from_disk: bool,
-    /// How it sees the instances, by address.
-    #[serde(default)]
-    pub instances: Vec<Sight>,
-}
-
-/// One instance as a proxy sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sight {
-    pub addr: Addr,
-    /// Links that are up, over all workers.
-    pub links_up: u32,
-    pub links: u32,
-    /// Since the last reply of this instance, in milliseconds; None: never.
-    pub last_reply_ms: Option<u64>,
-}
-
-/// What a proxy gets for its heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BeatAnswer {
-    /// The epoch in force; a proxy that serves an older one fetches the topology.
-    pub epoch: u64,
-    pub draining: bool,
-    /// When to say the next one, in milliseconds.
-    pub next_ms: u64,
 }
 
 /// A proxy as the leader knows it: the stored record and what its last heartbeat said.
