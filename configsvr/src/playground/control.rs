@@ -72,7 +72,7 @@ impl Playground {
         if self.options.bare { Ok(()) } else { self.create_cluster() }
     }
 
-    /// The topology that the plan made, through the API.
+    /// The topology that the plan made, through the API, which gives it its epoch.
     fn create_cluster(&mut self) -> Result<()> {
         let body = json!({"topology": self.topology, "replace": false, "probe": true}).to_string();
         until("the cluster is made", START_LIMIT, || {
@@ -82,7 +82,9 @@ impl Playground {
                 503 | 504 => Ok(Err(answer.body)), // nobody leads yet
                 other => anyhow::bail!("the cluster cannot be made ({other}): {}", answer.body.trim()),
             }
-        })
+        })?;
+        self.topology = serde_json::from_value(self.ask_control("/api/v1/topology")?)?;
+        Ok(())
     }
 
     fn spawn_etcd(&self, i: usize) -> Result<Server> {

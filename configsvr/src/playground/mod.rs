@@ -210,7 +210,9 @@ impl Playground {
         let extra = &self.options.proxy_conf;
         let conf = proxy::conf(&self.dir, &name, at, &self.options, self.control.addrs(), extra)?;
         state::write_atomically(&self.dir.proxy_conf(&name), &conf)?;
-        state::write_atomically(&home.join("topology.json"), &serde_json::to_string_pretty(&self.topology)?)?;
+        if self.control.addrs().is_empty() {
+            state::write_atomically(&home.join("topology.json"), &serde_json::to_string_pretty(&self.topology)?)?;
+        }
         let command = self.proxy_command(&name)?;
         let server = Server::start(&self.dir, Kind::Proxy, name, (at.0, Some(at.1)), command)?;
         self.proxies.push(server);
