@@ -246,7 +246,7 @@ impl World {
         let actions = control.step(now, WALL + now, event);
         let waiting = control.waiting();
         let deadline = control.deadline();
-        let epoch = control.view(now).topology.map_or(0, |t| t.epoch());
+        let epoch = control.epoch();
         if waiting > limits::QUEUE_MAX + 1 {
             self.must(Err(format!("m{n}: {waiting} changes wait")));
         }

@@ -101,6 +101,11 @@ impl Control {
         self.fence().is_some()
     }
 
+    /// The epoch in force; 0: none.
+    pub fn epoch(&self) -> u64 {
+        self.state.epoch_in_force()
+    }
+
     /// The proxies' barriers.
     pub fn fleet(&self) -> &Fleet {
         &self.fleet
