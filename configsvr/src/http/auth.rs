@@ -4,6 +4,7 @@
 //! there a web page in somebody's browser must not be the caller, so foreign origins and host names are refused.
 
 use super::Api;
+use super::clock::now;
 use super::extract::Caller;
 use super::limits::{ADDRESSES_MAX, FAILURES_MAX, FAILURES_WINDOW};
 use super::problem::Problem;
@@ -127,11 +128,6 @@ async fn admit(api: &Api, method: &Method, uri: &Uri, headers: &HeaderMap, clien
     }
     let message = format!("token {:?} has the role {:?}, which may not do this", token.name, token.role).to_lowercase();
     Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", message, "use a token with the role admin"))
-}
-
-#[expect(clippy::disallowed_methods, reason = "a shell: reads the clock")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 fn unauthorized(message: &str) -> Problem {

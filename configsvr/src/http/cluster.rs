@@ -2,6 +2,7 @@
 
 use super::Api;
 use super::change::change;
+use super::clock::time_ms;
 use super::documented::AnswerWord;
 use super::extract::{Asked, Said, Terms};
 use super::problem::{ChangeProblems, Problem, ReadProblems};
@@ -14,7 +15,6 @@ use crate::control::view::View;
 use axum::Json;
 use axum::extract::State;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -62,11 +62,6 @@ fn status(api: &Api, view: &View, members: Result<Vec<Member>, String>) -> Clust
     cluster.problems = problems(&cluster);
     cluster.problems.extend(silent);
     cluster
-}
-
-#[expect(clippy::disallowed_methods, reason = "a shell: reads the clock")]
-fn time_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as u64
 }
 
 /// All that somebody should look at.

@@ -24,6 +24,7 @@ pub mod words;
 mod documented;
 pub mod problem;
 pub mod limits;
+mod clock;
 
 #[cfg(test)]
 mod tests;

@@ -6,12 +6,13 @@
 //! are revisions of another store.
 
 use super::Api;
+use super::clock::time_ms;
 use super::documented::AnswerWord;
 use super::extract::{Said, Terms};
 use super::problem::{ChangeProblems, Problem};
 use super::words::{Answer, DryRun, EXPORT_FORMAT, Export, IdempotencyKey};
 use crate::control::layout::{
-    self, AUDIT, EPOCH, Epoch, GROUPS, LEADER, OTHERS, PROXIES, SETTINGS, SLOTS, Settings, SlotEntry,
+    self, AUDIT, Audit, EPOCH, Epoch, GROUPS, LEADER, OTHERS, PROXIES, SETTINGS, SLOTS, Settings, SlotEntry,
 };
 use crate::store::{Compare, Op, Snapshot, TXN_MAX, Txn, Verdict};
 use axum::Json;
@@ -22,11 +23,14 @@ use cluster::instance::{Instance, Role};
 use cluster::slot::Slot;
 use cluster::wire::{self, Message};
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+
+/// How the audit trail calls it.
+const WHAT: &str = "store.import";
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::new().routes(routes!(restore))
@@ -42,6 +46,9 @@ async fn restore(
     Said(export): Said<Export>,
 ) -> Result<Json<Answer>, Problem> {
     let plan = Plan::read(&export)?;
+    if let Some(answer) = done_before(&api, &terms) {
+        return Ok(Json(answer));
+    }
     let fence = fence(&api).await?;
     let there = api.store.range("").await?;
     if there.entries.iter().any(|e| e.key == SETTINGS) {
@@ -51,11 +58,21 @@ async fn restore(
     let answer = plan.answer();
     if !terms.dry_run {
         tracing::info!(who = terms.who, epoch = answer.epoch, "a store is imported");
-        for txn in plan.transactions(&fence, &there) {
+        let audit = plan.audit(terms, &export, &answer);
+        for txn in plan.transactions(&fence, &there, &audit) {
             write(&api, txn).await?;
         }
     }
     Ok(Json(answer))
+}
+
+/// The answer that this very call was given before.
+fn done_before(api: &Api, terms: &Terms) -> Option<Answer> {
+    let key = terms.idempotency_key.as_ref()?;
+    let view = api.desk.view.borrow().clone();
+    let (_, audit) = view.audit.iter().find(|(_, a)| a.what == WHAT && a.idempotency_key.as_ref() == Some(key))?;
+    let answer: Answer = serde_json::from_value(audit.answer.clone()).ok()?;
+    Some(Answer { repeated: true, ..answer })
 }
 
 /// What must be true for each write: that this member leads.
@@ -117,8 +134,23 @@ impl Plan {
         Answer { epoch: self.epoch.epoch, result: json!({ "keys": keys }), notes, repeated: false }
     }
 
+    fn audit(&self, terms: Terms, export: &Export, answer: &Answer) -> Audit {
+        Audit {
+            at: time_ms(),
+            who: terms.who,
+            what: WHAT.to_owned(),
+            command: json!({ "command": "store_import", "store": export.store, "revision": export.revision }),
+            epoch_before: 0,
+            epoch_after: answer.epoch,
+            before: Value::Null,
+            after: answer.result.clone(),
+            idempotency_key: terms.idempotency_key,
+            answer: json!(answer),
+        }
+    }
+
     /// Each holds only while this member leads and there is no cluster. What an import that was cut short has left goes.
-    fn transactions(&self, fence: &Compare, there: &Snapshot) -> Vec<Txn> {
+    fn transactions(&self, fence: &Compare, there: &Snapshot, audit: &Audit) -> Vec<Txn> {
         let compares = vec![fence.clone(), Compare::Absent { key: SETTINGS.to_owned() }];
         let put = |key: &str, value: &str| Op::Put { key: key.to_owned(), value: value.to_owned(), lease: None };
         let stale = there.entries.iter().map(|e| &e.key).filter(|k| known(k) && !self.rest.contains_key(*k));
@@ -126,7 +158,8 @@ impl Plan {
         ops.extend(self.rest.iter().map(|(key, value)| put(key, value)));
         let mut txns: Vec<Txn> =
             ops.chunks(TXN_MAX).map(|ops| Txn { compares: compares.clone(), ops: ops.to_vec() }).collect();
-        let last = vec![put(EPOCH, &json!(self.epoch).to_string()), put(SETTINGS, &self.settings)];
+        let audit = put(&layout::audit_key(there.revision), &json!(audit).to_string());
+        let last = vec![audit, put(EPOCH, &json!(self.epoch).to_string()), put(SETTINGS, &self.settings)];
         txns.push(Txn { compares, ops: last });
         txns
     }
@@ -227,23 +260,26 @@ mod tests {
     fn settings_come_last_and_every_write_is_fenced() {
         let plan = Plan::read(&export(|_| ())).expect("fit");
         let fence = Compare::ValueIs { key: LEADER.to_owned(), value: "me".to_owned() };
+        let terms = Terms { who: "ann".to_owned(), dry_run: false, idempotency_key: Some("k".to_owned()) };
+        let audit = plan.audit(terms, &export(|_| ()), &plan.answer());
         let left =
             crate::store::Entry { key: "group-instances/9".to_owned(), value: String::new(), modified: 1, lease: None };
         let own = crate::store::Entry { key: LEADER.to_owned(), ..left.clone() };
-        let txns = plan.transactions(&fence, &Snapshot { revision: 3, entries: vec![left, own] });
+        let txns = plan.transactions(&fence, &Snapshot { revision: 3, entries: vec![left, own] }, &audit);
         assert!(txns.iter().all(|t| t.ops.len() <= TXN_MAX));
         assert!(txns.iter().all(|t| t.compares == [fence.clone(), Compare::Absent { key: SETTINGS.to_owned() }]));
         let key = |op: &Op| match op {
             Op::Put { key, .. } | Op::Delete { key } => key.clone(),
         };
         let keys: Vec<String> = txns.iter().flat_map(|t| &t.ops).map(key).collect();
-        assert_eq!(keys.len(), 1 + 300 + 2 + 1 + 2);
+        assert_eq!(keys.len(), 1 + 300 + 2 + 1 + 3);
         assert_eq!(
             (keys[0].as_str(), &keys[keys.len() - 2..]),
             ("group-instances/9", ["epoch".to_owned(), "settings".to_owned()].as_slice())
         );
-        assert!(!keys.iter().any(|k| of_the_control_plane(k)));
-        let last = txns.last().expect("some").ops[0].clone();
+        let ours: Vec<&String> = keys.iter().filter(|k| of_the_control_plane(k)).collect();
+        assert_eq!(ours, ["audit/00000000000000000003"], "this import's own");
+        let last = txns.last().expect("some").ops[1].clone();
         let Op::Put { value, .. } = last else { panic!("{last:?}") };
         assert!(value.starts_with(r#"{"epoch":7,"unfolded":[{"#), "{value}");
     }
