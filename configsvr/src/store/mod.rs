@@ -4,6 +4,7 @@
 //! Keys are text and sorted as bytes; values are JSON. Every change has a revision, and revisions only grow. Keys given
 //! here are relative: a back end puts the cluster's prefix before them.
 
+pub mod etcd;
 pub mod memory;
 pub mod feed;
 pub mod tree;
