@@ -31,7 +31,7 @@ use door::Door;
 use heard::Heard;
 use leading::Leading;
 use openraft::error::{CheckIsLeaderError, RaftError};
-use openraft::{Config, SnapshotPolicy};
+use openraft::{Config, ServerState, SnapshotPolicy};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -297,8 +297,10 @@ impl Consensus {
         if told.has_changed().is_err() {
             return Err(Fault::Unavailable("this member has stopped".to_owned()));
         }
+        let leads = self.inner.raft.metrics().borrow().state == ServerState::Leader;
         let why = match &*told.borrow() {
-            Leadership::Leading(_) => return Ok(()),
+            Leadership::Leading(_) if leads => return Ok(()),
+            Leadership::Leading(_) => "this member leads no more".to_owned(),
             Leadership::Following(Some((name, addr))) => format!("{name} at {addr} leads: ask there"),
             Leadership::Following(None) => "no member of configsvr leads at the moment".to_owned(),
         };

@@ -3,29 +3,29 @@
 use crate::contract::{self, Reader, done, increment, put, txn, value};
 use crate::members::{Member, PATIENCE, Site, peer};
 use crate::site::{eventually, within};
+use crate::writers::{Stores, Writer, check};
 use configsvr::consensus::{MemberId, Peer, Rank};
 use configsvr::control::event::Leadership;
-use configsvr::store::{Compare, Fault, Store, Txn, Verdict};
+use configsvr::store::{Fault, Store};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_member_keeps_the_contract() {
-    let site = Site::start(1);
+    let site = Site::calm(1);
     contract::all(Arc::new(site.leader().await.store.clone())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_members_keep_the_contract() {
-    let site = Site::start(3);
+    let site = Site::calm(3);
     contract::all(Arc::new(site.leader().await.store.clone())).await;
 }
 
 /// Followers read what is true, see all changes, and say who leads when they are asked to write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn followers_read_and_watch_and_name_the_leader() {
-    let site = Site::start(3);
+    let site = Site::calm(3);
     let leader = site.leader().await;
     for round in 0..20 {
         done(&leader.store, vec![put("a", &round.to_string())]).await;
@@ -49,78 +49,9 @@ async fn followers_read_and_watch_and_name_the_leader() {
     assert_eq!(members.iter().filter(|m| m.leading).map(|m| m.id).collect::<Vec<_>>(), [leader.peer.id]);
 }
 
-/// A client that writes numbers one after another, to whoever leads. It knows of each whether it was done, or may have
-/// been.
-struct Writer {
-    stop: Arc<AtomicBool>,
-    task: tokio::task::JoinHandle<Written>,
-}
-
-#[derive(Debug, Default)]
-struct Written {
-    done: Vec<u64>,
-    unknown: Vec<u64>,
-    refused: u64,
-    longest_gap: Duration,
-}
-
-type Stores = Arc<tokio::sync::Mutex<Vec<Arc<dyn Store>>>>;
-
-impl Writer {
-    fn start(name: &str, stores: Stores) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        Self { task: tokio::spawn(write(name.to_owned(), stores, stop.clone())), stop }
-    }
-
-    async fn end(self) -> Written {
-        self.stop.store(true, Ordering::Relaxed);
-        within(PATIENCE, "the writer", self.task).await.expect("no panic")
-    }
-}
-
-async fn write(name: String, stores: Stores, stop: Arc<AtomicBool>) -> Written {
-    let (mut written, mut n, mut at, mut last) = (Written::default(), 0_u64, 0, Instant::now());
-    while !stop.load(Ordering::Relaxed) {
-        let store = {
-            let stores = stores.lock().await;
-            stores[at % stores.len()].clone()
-        };
-        let key = format!("{name}/{n:06}");
-        let compares = vec![Compare::Absent { key: key.clone() }];
-        match store.commit(Txn { compares, ops: vec![put(&key, &n.to_string())] }).await {
-            Ok(Verdict::Done(_)) => {
-                written.done.push(n);
-                written.longest_gap = written.longest_gap.max(last.elapsed());
-                last = Instant::now();
-                n += 1;
-            }
-            Ok(Verdict::Refused(_)) => panic!("{key} was written twice"),
-            Err(Fault::Unknown(_)) => {
-                written.unknown.push(n);
-                n += 1;
-            }
-            Err(_) => {
-                written.refused += 1;
-                at += 1;
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
-    }
-    written
-}
-
 fn stores(members: &[Member]) -> Stores {
     let all = members.iter().map(|member| Arc::new(member.store.clone()) as Arc<dyn Store>);
     Arc::new(tokio::sync::Mutex::new(all.collect()))
-}
-
-/// All that was acknowledged is there once, and nothing that was refused.
-async fn check(store: &dyn Store, name: &str, written: &Written) {
-    let found = store.range(&format!("{name}/")).await.expect("an answer").entries;
-    let found: Vec<u64> = found.iter().map(|entry| entry.value.parse().expect("a number")).collect();
-    assert!(written.done.iter().all(|n| found.binary_search(n).is_ok()), "lost: {written:?} but {found:?}");
-    let extra = found.iter().filter(|n| !written.done.contains(n));
-    assert!(extra.clone().all(|n| written.unknown.contains(n)), "{:?}", extra.collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -233,7 +164,7 @@ async fn a_leader_without_majority_says_so_and_calls_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_come_back_from_disk_with_snapshot_and_log() {
-    let mut site = Site::start(3);
+    let mut site = Site::calm(3);
     let leader = site.leader().await;
     let lease = leader.store.grant(Duration::from_secs(60)).await.expect("a lease");
     // Enough for a snapshot (every 4096 entries), and some more.
@@ -375,7 +306,7 @@ async fn leases_outlive_their_leader() {
 /// Only who has the token, and only the member that was meant.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_stay_out() {
-    let site = Site::start(1);
+    let site = Site::calm(1);
     let leader = site.leader().await;
     let ask = async |token: &str, to: &str| {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};

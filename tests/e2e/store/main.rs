@@ -3,8 +3,11 @@
 
 mod contract;
 mod site;
+mod writers;
 mod members;
 mod embedded;
+mod etcds;
+mod etcd;
 
 use configsvr::store::memory::Memory;
 use std::sync::Arc;

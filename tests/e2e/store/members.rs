@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
+use tracing_subscriber::EnvFilter;
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
 const TOKEN: &str = "peers of the test";
@@ -29,6 +30,8 @@ pub struct Site {
     pub dir: TempDir,
     pub members: Vec<Member>,
     pub initial: Vec<Peer>,
+    /// Leaders that are slow, as on a machine that has much else to do, keep their office.
+    calm: bool,
 }
 
 pub fn peer(id: MemberId) -> Peer {
@@ -36,10 +39,10 @@ pub fn peer(id: MemberId) -> Peer {
 }
 
 impl Member {
-    pub fn start(peer: Peer, dir: PathBuf, initial: Vec<Peer>) -> Self {
+    fn start(options: Options) -> Self {
         let (started, wait) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
-        let options = Options::new(peer.clone(), dir, initial, TOKEN.to_owned());
+        let peer = Peer { id: options.id, name: options.name.clone(), addr: options.addr.clone() };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
@@ -95,9 +98,21 @@ async fn serve(options: Options) -> Consensus {
 }
 
 impl Site {
+    /// With the timings that come with configSvr.
     pub fn start(count: MemberId) -> Self {
+        Self::begin(count, false)
+    }
+
+    /// For tests that are not about elections.
+    pub fn calm(count: MemberId) -> Self {
+        Self::begin(count, true)
+    }
+
+    fn begin(count: MemberId, calm: bool) -> Self {
+        let _ = tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).with_test_writer().try_init();
         let initial: Vec<Peer> = (1..=count).map(peer).collect();
-        let mut site = Self { dir: TempDir::new().expect("a directory"), members: vec![], initial: initial.clone() };
+        let dir = TempDir::new().expect("a directory");
+        let mut site = Self { dir, members: vec![], initial: initial.clone(), calm };
         initial.into_iter().for_each(|peer| site.join(peer));
         site
     }
@@ -108,9 +123,13 @@ impl Site {
 
     /// Starts one more, or one again.
     pub fn join(&mut self, peer: Peer) {
-        let dir = self.dir(peer.id);
         self.members.retain(|member| member.peer.id != peer.id);
-        self.members.push(Member::start(peer, dir, self.initial.clone()));
+        let dir = self.dir(peer.id);
+        let mut options = Options::new(peer, dir, self.initial.clone(), TOKEN.to_owned());
+        if self.calm {
+            (options.election_min_ms, options.election_max_ms) = (3000, 4000);
+        }
+        self.members.push(Member::start(options));
     }
 
     pub fn restart(&mut self, id: MemberId) {

@@ -1,0 +1,274 @@
+//! The store in a real etcd, and in one that is killed, frozen, compacted, closed by passwords and certificates.
+
+use crate::contract::{self, Reader, done, put, txn, value};
+use crate::etcds::{Etcds, PATIENCE};
+use crate::site::eventually;
+use crate::writers::{Writer, check};
+use configsvr::store::etcd::{Etcd, Options, Secret, Tls};
+use configsvr::store::{Compare, Fault, Store, Txn, Verdict};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+fn store(etcds: &Etcds) -> Etcd {
+    Etcd::new(Options::new(etcds.endpoints())).expect("good options")
+}
+
+async fn ready(store: &dyn Store) {
+    eventually(PATIENCE, "etcd", async || store.range("").await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_keeps_the_contract() {
+    let etcds = Etcds::start(1, &[]).await;
+    let (store, mut options) = (store(&etcds), Options::new(etcds.endpoints()));
+    ready(&store).await;
+    options.prefix = "/redis-cluster2".to_owned();
+    let neighbour = Etcd::new(options).expect("good options");
+    let mut theirs = neighbour.watch();
+    let mut reader = Reader::default();
+    done(&neighbour, vec![put("a", "1")]).await;
+    contract::all(Arc::new(store.clone())).await;
+    // Neither sees the other, though one prefix begins with the other.
+    assert_eq!(neighbour.range("").await.expect("an answer").entries.len(), 1);
+    assert!(!store.range("").await.expect("an answer").entries.iter().any(|entry| entry.key.contains("redis-cluster")));
+    let last = done(&neighbour, vec![put("a", "2")]).await;
+    reader.until(&mut theirs, "the last", |r| r.revision >= last).await;
+    assert_eq!((reader.listed, reader.known.len()), (1, 1));
+    assert!(store.describe().starts_with("etcd 3."), "{}", store.describe());
+    let found = etcds.ctl(0, &["get", "/redis-cluster2/a", "--print-value-only"]).expect("found");
+    assert_eq!(found.trim(), "2");
+}
+
+/// Seconds without etcd: ten, or a minute where there is time.
+fn outage() -> Duration {
+    Duration::from_secs(if std::env::var_os("TWEMSLOT_LONG").is_some() { 60 } else { 10 })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_is_gone_for_a_while() {
+    let mut etcds = Etcds::start(1, &[]).await;
+    let store = store(&etcds);
+    ready(&store).await;
+    let lease = store.grant(Duration::from_secs(5)).await.expect("a lease");
+    let cell = tokio::sync::Mutex::new(&mut etcds);
+    contract::outage(Arc::new(store.clone()), async |away| {
+        let mut etcds = cell.lock().await;
+        match away {
+            true => etcds.members[0].kill(),
+            false => {
+                tokio::time::sleep(outage()).await;
+                etcds.members[0].start();
+            }
+        }
+    })
+    .await;
+    // Leases are the longer for it.
+    store.keep_alive(lease).await.expect("still there");
+}
+
+/// Writers write on while members are killed and frozen; how long they waited is printed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_lose_one_after_another() {
+    let mut etcds = Etcds::start(3, &[]).await;
+    let store = store(&etcds);
+    ready(&store).await;
+    let mut notices = store.watch();
+    let mut reader = Reader::default();
+    for (round, what) in
+        ["follower killed", "leader killed", "follower frozen", "leader frozen"].into_iter().enumerate()
+    {
+        let leader = etcds.leader().await;
+        let at = if what.starts_with("leader") { leader } else { (leader + 1) % 3 };
+        let name = format!("round{round}");
+        let shared: Arc<dyn Store> = Arc::new(store.clone());
+        let writer = Writer::start(&name, Arc::new(tokio::sync::Mutex::new(vec![shared])));
+        eventually(PATIENCE, "some writes", async || writer.count() > 20).await;
+        match what.ends_with("killed") {
+            true => etcds.members[at].kill(),
+            false => etcds.members[at].freeze(true),
+        }
+        let before = writer.count();
+        eventually(PATIENCE, "writes go on", async || writer.count() > before + 50).await;
+        let last = done(&store, vec![put("last", &round.to_string())]).await;
+        reader.until(&mut notices, "the watch goes on", |r| r.revision >= last).await;
+        match what.ends_with("killed") {
+            true => etcds.members[at].start(),
+            false => etcds.members[at].freeze(false),
+        }
+        let written = writer.end().await;
+        println!(
+            "{what}: {} done, {} unknown, {} refused, longest gap {:?}",
+            written.done.len(),
+            written.unknown.len(),
+            written.refused,
+            written.longest_gap
+        );
+        check(&store, &name, &written).await;
+        let seen: Vec<String> = reader.known.keys().filter(|key| key.starts_with(&name)).cloned().collect();
+        let there = store.range(&name).await.expect("an answer").entries;
+        assert!(seen.iter().all(|key| there.iter().any(|entry| entry.key == *key)), "the watch saw what is not there");
+    }
+    // The watch has seen what is there: no more, no less.
+    let all = store.range("").await.expect("an answer");
+    reader.until(&mut notices, "everything", |r| r.revision >= all.revision).await;
+    assert_eq!(reader.known.into_values().collect::<Vec<_>>(), all.entries);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_compacted_while_a_watch_was_away_is_listed() {
+    let mut etcds = Etcds::start(1, &[]).await;
+    let store = store(&etcds);
+    ready(&store).await;
+    done(&store, vec![put("a", "1"), put("b", "1")]).await;
+    let mut notices = store.watch();
+    let mut reader = Reader::default();
+    reader.until(&mut notices, "the list", |r| r.listed == 1).await;
+    // Away means: frozen, so that the watch is cut off; what happens then is not seen and forgotten.
+    etcds.members[0].freeze(true);
+    reader.until(&mut notices, "the loss", |r| r.lost).await;
+    etcds.members[0].freeze(false);
+    etcds.members[0].kill();
+    etcds.members[0].start();
+    eventually(PATIENCE, "etcd is back", async || etcds.ctl(0, &["get", "x"]).is_ok()).await;
+    for i in 0..20 {
+        etcds.ctl(0, &["put", "/redis-cluster/a", &i.to_string()]).expect("put");
+    }
+    etcds.ctl(0, &["del", "/redis-cluster/b"]).expect("deleted");
+    let revision = store.range("").await.expect("an answer").revision;
+    etcds.ctl(0, &["compact", &revision.to_string()]).expect("compacted");
+    reader.until(&mut notices, "all", |r| r.value("a") == Some("19") && r.value("b").is_none()).await;
+}
+
+/// A watch whose next revision is compacted: etcd is asked for it, says so, and everything is listed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_sleeps_through_a_compaction_is_told_everything() {
+    let mut etcds = Etcds::start(3, &[]).await;
+    let store = store(&etcds);
+    ready(&store).await;
+    let mut notices = store.watch();
+    let mut reader = Reader::default();
+    done(&store, vec![put("a", "0"), put("b", "1")]).await;
+    reader.until(&mut notices, "the first", |r| r.value("a") == Some("0")).await;
+    // All members restart; meanwhile, between two attempts of the watch, history goes.
+    etcds.members.iter_mut().for_each(|member| member.kill());
+    etcds.members.iter_mut().for_each(|member| member.start());
+    let at = etcds.leader().await;
+    etcds.ctl(at, &["put", "/redis-cluster/a", "1"]).expect("put");
+    etcds.ctl(at, &["del", "/redis-cluster/b"]).expect("deleted");
+    let revision = store.range("").await.expect("an answer").revision;
+    etcds.ctl(at, &["compact", &revision.to_string()]).expect("compacted");
+    reader.until(&mut notices, "all", |r| r.value("a") == Some("1") && r.value("b").is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_end_and_passwords_are_checked() {
+    // Tokens of two seconds: calls and watches outlive many.
+    let etcds = Etcds::start(1, &["--auth-token-ttl=2"]).await;
+    let with = |password: &str| {
+        let mut options = Options::new(etcds.endpoints());
+        (options.user, options.password) = (Some("root".to_owned()), Some(Secret(password.to_owned())));
+        Etcd::new(options).expect("good options")
+    };
+    ready(&store(&etcds)).await;
+    for arguments in [&["user", "add", "root:geheim"][..], &["user", "grant-role", "root", "root"], &["auth", "enable"]]
+    {
+        etcds.ctl(0, arguments).expect("done");
+    }
+    let (good, bad, none) = (with("geheim"), with("falsch"), store(&etcds));
+    let mut notices = good.watch();
+    let mut reader = Reader::default();
+    let began = Instant::now();
+    let mut n = 0;
+    while began.elapsed() < Duration::from_secs(7) {
+        n += 1;
+        done(&good, vec![put("n", &n.to_string())]).await;
+        tokio::time::sleep(Duration::from_millis(1300)).await;
+    }
+    reader.until(&mut notices, "the last", |r| r.value("n") == Some(&n.to_string())).await;
+    for refused in [bad.range("").await, none.range("").await] {
+        let Err(Fault::Invalid(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("password"), "{why}");
+    }
+}
+
+/// Certificates of both sides, made by openssl.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_checked_both_ways() {
+    let etcds = Etcds::with("https", 1, |dir| {
+        certificates(dir);
+        let file = |name: &str| dir.path().join(name).display().to_string();
+        vec![
+            format!("--cert-file={}", file("server.pem")),
+            format!("--key-file={}", file("server.key")),
+            format!("--trusted-ca-file={}", file("ca.pem")),
+            "--client-cert-auth".to_owned(),
+        ]
+    })
+    .await;
+    let file = |name: &str| etcds.dir.path().join(name);
+    let with = |tls: Tls| {
+        let mut options = Options::new(etcds.endpoints());
+        options.tls = Some(tls);
+        Etcd::new(options).expect("good options")
+    };
+    let ours = Tls {
+        ca: file("ca.pem"),
+        cert: Some(file("client.pem")),
+        key: Some(file("client.key")),
+        domain: Some("etcd.test".to_owned()),
+    };
+    let good = with(ours.clone());
+    ready(&good).await;
+    let mut notices = good.watch();
+    done(&good, vec![put("a", "1")]).await;
+    Reader::default().until(&mut notices, "the change", |r| r.value("a") == Some("1")).await;
+    let stranger = with(Tls { cert: None, key: None, ..ours.clone() });
+    let impostor = with(Tls { domain: Some("other.test".to_owned()), ..ours.clone() });
+    for refused in [stranger.range("").await, impostor.range("").await] {
+        assert!(matches!(refused, Err(Fault::Unavailable(_) | Fault::Unknown(_))), "{refused:?}");
+    }
+    let missing = with(Tls { ca: file("none.pem"), ..ours });
+    let Err(Fault::Invalid(why)) = missing.range("").await else { panic!("no file, no connection") };
+    assert!(why.contains("none.pem"), "{why}");
+}
+
+fn certificates(dir: &TempDir) {
+    let script = "
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=ca -days 2
+        for who in server client; do
+            openssl req -newkey rsa:2048 -nodes -keyout $who.key -out $who.csr -subj /CN=$who
+            printf 'subjectAltName=DNS:etcd.test\\nextendedKeyUsage=serverAuth,clientAuth\\n' > ext
+            openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out $who.pem -days 2 -extfile ext
+        done";
+    let made = Command::new("sh").args(["-ec", script]).current_dir(dir.path()).output().expect("sh runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// What etcd cannot have been told is Unavailable; what it may have been is not repeated unless that is harmless.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_without_an_answer_are_unknown() {
+    let etcds = Etcds::start(1, &[]).await;
+    let store = store(&etcds);
+    ready(&store).await;
+    done(&store, vec![put("n", "1")]).await;
+    etcds.members[0].freeze(true);
+    let plain = store.commit(txn(vec![put("plain", "1")])).await;
+    let compares = vec![Compare::ValueIs { key: "n".to_owned(), value: "1".to_owned() }];
+    let guarded = store.commit(Txn { compares: compares.clone(), ops: vec![put("n", "2")] }).await;
+    assert!(matches!(guarded, Err(Fault::Unknown(_))), "{guarded:?}");
+    assert!(matches!(plain, Err(Fault::Unknown(_))), "{plain:?}");
+    let read = store.get("n").await;
+    assert!(matches!(read, Err(Fault::Unavailable(_) | Fault::Unknown(_))), "{read:?}");
+    etcds.members[0].freeze(false);
+    eventually(PATIENCE, "it thaws", async || store.get("n").await.is_ok()).await;
+    // Whether they were done is seen by reading.
+    let n = value(&store, "n").await.expect("there");
+    let again = store.commit(Txn { compares, ops: vec![put("n", "2")] }).await.expect("an answer");
+    assert_eq!(matches!(again, Verdict::Done(_)), n == "1");
+    let nobody = Etcd::new(Options::new(vec!["127.0.0.1:1".to_owned()])).expect("good options");
+    let began = Instant::now();
+    assert!(matches!(nobody.commit(txn(vec![put("a", "1")])).await, Err(Fault::Unavailable(_))));
+    assert!(began.elapsed() < Duration::from_secs(6));
+}
