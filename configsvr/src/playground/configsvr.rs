@@ -7,23 +7,24 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
+/// No secret: everything is on this machine, and goes with the playground.
+const PEER_TOKEN: &str = "playground-of-one-machine";
+
 pub(super) fn name(i: usize) -> String {
     format!("configsvr-{}", i + 1)
 }
 
 /// The configuration of member `i`. `members`: all that found the control plane together, by number; a later one is
 /// not among them, and waits to be added.
-///
-/// Everything is on loopback, where the API asks for no token; members always ask each other for one.
 pub(super) fn conf(dir: &StateDir, members: &[SocketAddr], own: SocketAddr, etcds: &etcd::Members, i: usize) -> String {
     let name = name(i);
     let data = dir.configsvr(&name).join("data");
-    let mut text = format!("# Written by twemslotctl playground.\nname: {name}\nlisten: {own}\n");
+    let mut text =
+        format!("# Written by twemslotctl playground.\nname: {name}\nlisten: {own}\npeer_token: {PEER_TOKEN}\n");
     _ = writeln!(text, "data_dir: \"{}\"\nmembers:", data.display());
     for (n, addr) in members.iter().enumerate() {
         _ = writeln!(text, "  - {{id: {}, name: {}, addr: {addr}}}", n + 1, self::name(n));
     }
-    _ = writeln!(text, "peer_token: playground-of-one-machine");
     if !members.contains(&own) {
         _ = writeln!(text, "  - {{id: {}, name: {name}, addr: {own}}}\njoin: true", i + 1);
     }
