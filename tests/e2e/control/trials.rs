@@ -46,9 +46,14 @@ fn members_come_and_go() -> Result<()> {
     }
     for i in [0, 1] {
         let name = scene.playground.configsvrs()[i].name().to_owned();
+        let led = leader(&scene.playground)? == i;
+        let start = Instant::now();
         call(&scene, "DELETE", &format!("/api/v1/members/{name}"), "")?;
+        let removed = start.elapsed(); // from now on it knows nothing new
+        let start = Instant::now();
         scene.playground.kill_configsvr(i)?;
-        changes_go_on(&scene.playground, Instant::now())?;
+        let took = changes_go_on(&scene.playground, start)?;
+        say(&format!("{name} (leading: {led}) was taken out in {removed:?}; killed: the next change after {took:?}"));
     }
     let members = scene.playground.ask_control("/api/v1/members")?;
     let voters = members.as_array().context("a list")?.iter().filter(|m| m["voter"] == true).count();
