@@ -2,6 +2,7 @@
 //! disk was lost. Taking one for another would make a second cluster, or forget a promise.
 
 use super::caller::{Caller, NoAnswer, Report};
+use super::log::Log;
 use super::types::{MemberId, Peer, Place, Raft};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
@@ -19,16 +20,18 @@ const ROUNDS_QUIET: u32 = 100;
 pub(super) struct Admission {
     pub(super) id: MemberId,
     pub(super) raft: Raft,
+    pub(super) log: Log,
     pub(super) caller: Caller,
     /// All members of a new cluster, this one among them; without it, somebody adds this member to theirs.
     pub(super) initial: Vec<Peer>,
+    /// It is certain that this disk holds all that this member ever promised. Kept on disk.
     pub(super) admitted: Arc<AtomicBool>,
 }
 
 /// What the peers' answers mean.
 #[derive(Debug, PartialEq, Eq)]
 enum Finding {
-    /// Nobody has a log: the member with the least number begins the cluster.
+    /// Nobody has a log.
     New,
     /// There is a cluster that does not know us, or knows that we have nothing.
     Welcome,
@@ -36,59 +39,61 @@ enum Finding {
 }
 
 impl Admission {
-    /// Ends when this member may take part.
+    /// Ends when this member takes part.
     pub(super) async fn run(self) {
         let mut rounds = 0;
-        loop {
-            let finding = self.look().await;
-            match finding {
-                Finding::Wait(why) if rounds % ROUNDS_QUIET == 0 => tracing::warn!("this member waits: {why}"),
-                Finding::Wait(_) => {}
-                Finding::New | Finding::Welcome => {
-                    self.admitted.store(true, Ordering::Release);
-                    if finding == Finding::New {
-                        self.begin().await;
-                    }
-                    return;
-                }
+        while let Err(why) = self.round().await {
+            if rounds % ROUNDS_QUIET == 0 {
+                tracing::warn!("this member waits: {why}");
             }
             rounds += 1;
             sleep(ROUND).await;
         }
     }
 
-    async fn begin(&self) {
-        if self.initial.iter().map(|peer| peer.id).min() != Some(self.id) {
-            return; // that one begins
+    /// One look at the peers; an error says what this member waits for.
+    async fn round(&self) -> Result<(), String> {
+        let others = self.initial.iter().filter(|peer| peer.id != self.id);
+        let answers = join_all(others.map(|peer| self.caller.report((peer.id, &peer.addr), LIMIT))).await;
+        let finding = judge(self.id, self.admitted.load(Ordering::Acquire), &answers);
+        if let Finding::Wait(why) = finding {
+            return Err(why);
         }
-        let members: BTreeMap<MemberId, Place> = self.initial.iter().map(|peer| (peer.id, peer.place())).collect();
-        match self.raft.initialize(members).await {
-            Ok(()) => tracing::info!("a new cluster of configsvrs: {} members", self.initial.len()),
-            Err(e) => tracing::warn!("no new cluster of configsvrs was begun: {e}"),
+        self.log.admit().await.map_err(|e| e.to_string())?;
+        self.admitted.store(true, Ordering::Release);
+        let first = self.initial.iter().map(|peer| peer.id).min();
+        if finding != Finding::New || first != Some(self.id) {
+            return Ok(());
+        }
+        // Who has not looked yet would find a cluster that counts on it, and take its own disk for a lost one.
+        match answers.iter().flatten().find(|report| !report.admitted) {
+            Some(report) => Err(format!("member {} has not seen all others yet", report.id)),
+            None => self.begin().await,
         }
     }
 
-    async fn look(&self) -> Finding {
-        let others = self.initial.iter().filter(|peer| peer.id != self.id);
-        let asked = others.map(|peer| self.caller.report((peer.id, &peer.addr), LIMIT));
-        judge(self.id, join_all(asked).await)
+    async fn begin(&self) -> Result<(), String> {
+        let members: BTreeMap<MemberId, Place> = self.initial.iter().map(|peer| (peer.id, peer.place())).collect();
+        self.raft.initialize(members).await.map_err(|e| e.to_string())?;
+        tracing::info!("a new cluster of configsvrs: {} members", self.initial.len());
+        Ok(())
     }
 }
 
-fn judge(id: MemberId, answers: Vec<Result<Report, NoAnswer>>) -> Finding {
-    let reports: Vec<&Report> = answers.iter().flatten().collect();
-    let knows = |report: &&&Report| report.initialized && !report.virgin;
-    if let Some(report) = reports.iter().find(|r| knows(r) && (r.matched.is_some() || r.voters.contains(&id))) {
+fn judge(id: MemberId, admitted: bool, answers: &[Result<Report, NoAnswer>]) -> Finding {
+    let clusters = || answers.iter().flatten().filter(|report| report.initialized && !report.virgin);
+    let knows_us = |report: &&Report| report.matched.is_some() || report.voters.contains(&id);
+    if let Some(report) = clusters().find(knows_us).filter(|_| !admitted) {
         return Finding::Wait(format!(
             "member {} knows member {id} well, but the log here is empty: the disk was lost or changed. Let the others \
              remove member {id}, then add this one under a number never used before",
             report.id
         ));
     }
-    if reports.iter().any(|report| knows(&report)) {
+    if clusters().next().is_some() {
         return Finding::Welcome;
     }
-    match answers.into_iter().find_map(Result::err) {
+    match answers.iter().find_map(|answer| answer.as_ref().err()) {
         Some(missing) => Finding::Wait(format!(
             "{missing}. A new cluster begins when all its initial members are up, so that none can begin a second one"
         )),
@@ -106,6 +111,7 @@ mod tests {
             initialized: last_log.is_some(),
             virgin: last_log.is_none_or(|index| index == 0),
             leading: matched.is_some(),
+            admitted: true,
             silence_ms: 0,
             last_log,
             voters: voters.to_vec(),
@@ -117,18 +123,24 @@ mod tests {
     fn a_new_cluster_needs_all_and_a_log_nowhere() {
         let silent = || Err(NoAnswer("member 3 is away".to_owned()));
         let fresh = |id| Ok(report(id, None, &[], None));
-        assert_eq!(judge(1, vec![]), Finding::New);
-        assert_eq!(judge(1, vec![fresh(2), fresh(3)]), Finding::New);
-        assert_eq!(judge(2, vec![Ok(report(1, Some(0), &[1, 2, 3], None)), fresh(3)]), Finding::New);
-        assert!(matches!(judge(1, vec![fresh(2), silent()]), Finding::Wait(why) if why.contains("member 3 is away")));
-        assert_eq!(judge(1, vec![Ok(report(2, Some(9), &[2, 3], None)), silent()]), Finding::Welcome);
+        assert_eq!(judge(1, false, &[]), Finding::New);
+        assert_eq!(judge(1, false, &[fresh(2), fresh(3)]), Finding::New);
+        assert_eq!(judge(2, false, &[Ok(report(1, Some(0), &[1, 2, 3], None)), fresh(3)]), Finding::New);
+        assert!(
+            matches!(judge(1, false, &[fresh(2), silent()]), Finding::Wait(why) if why.contains("member 3 is away"))
+        );
+        assert_eq!(judge(1, false, &[Ok(report(2, Some(9), &[2, 3], None)), silent()]), Finding::Welcome);
     }
 
     #[test]
     fn a_lost_disk_is_not_a_new_member() {
         let leader = |voters: &[MemberId], matched| vec![Ok(report(2, Some(9), voters, matched))];
-        assert!(matches!(judge(1, leader(&[1, 2, 3], None)), Finding::Wait(why) if why.contains("disk was lost")));
-        assert!(matches!(judge(4, leader(&[2, 3], Some(5))), Finding::Wait(_)));
-        assert_eq!(judge(4, leader(&[2, 3], None)), Finding::Welcome);
+        assert!(
+            matches!(judge(1, false, &leader(&[1, 2, 3], None)), Finding::Wait(why) if why.contains("disk was lost"))
+        );
+        assert!(matches!(judge(4, false, &leader(&[2, 3], Some(5))), Finding::Wait(_)));
+        assert_eq!(judge(4, false, &leader(&[2, 3], None)), Finding::Welcome);
+        // Admitted once, it may be late.
+        assert_eq!(judge(1, true, &leader(&[1, 2, 3], None)), Finding::Welcome);
     }
 }

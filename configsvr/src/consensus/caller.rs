@@ -40,9 +40,11 @@ pub(super) struct Report {
     pub(super) initialized: bool,
     /// Its log holds nothing but the first membership: no leader has ever written.
     pub(super) virgin: bool,
+    /// It may take part (`admission`).
+    pub(super) admitted: bool,
     /// It leads, and a majority followed it a moment ago.
     pub(super) leading: bool,
-    /// For how long it has not heard a leader, in milliseconds; 0 when it leads.
+    /// For how long it has not heard a leader, in milliseconds; of a leader, for how long no majority has heard it.
     pub(super) silence_ms: u64,
     pub(super) last_log: Option<u64>,
     pub(super) voters: Vec<MemberId>,

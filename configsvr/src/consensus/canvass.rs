@@ -70,6 +70,12 @@ impl Canvass {
             membership.get_joint_config().iter().all(|set| set.intersection(silent).count() > set.len() / 2)
         };
         while let Some(answer) = answers.next().await {
+            // Whose log is longer will be asked by us in vain, while its own turn comes. The index is not all that counts
+            // (the term is), so not for ever.
+            let longer = answer.as_ref().is_ok_and(|report| report.last_log > metrics.last_log_index);
+            if longer && self.heard.silence() < 2 * self.silence_max {
+                return false;
+            }
             silent.extend(answer.ok().filter(|report| self.hears_nobody(report)).map(|report| report.id));
             if agree(&silent) {
                 // Somebody may have been heard while we asked.

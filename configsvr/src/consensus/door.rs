@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use openraft::ServerState;
 use openraft::raft::AppendEntriesResponse;
 use openraft::storage::Snapshot;
 use serde::Serialize;
@@ -58,8 +59,13 @@ impl Door {
             id: self.id,
             initialized: metrics.last_log_index.is_some() || metrics.current_term > 0,
             virgin: metrics.last_log_index.is_none_or(|index| index == 0),
+            admitted: self.admitted.load(Ordering::Acquire),
             leading,
-            silence_ms: if leading { 0 } else { self.heard.silence().as_millis() as u64 },
+            silence_ms: match metrics.state {
+                // Just elected: nobody had the time to say so.
+                ServerState::Leader => metrics.millis_since_quorum_ack.unwrap_or(0),
+                _ => self.heard.silence().as_millis() as u64,
+            },
             last_log: metrics.last_log_index,
             voters: metrics.membership_config.voter_ids().collect(),
             matched: to.and_then(|to| replication?.get(&to)?.map(|id| id.index)),
@@ -117,7 +123,12 @@ async fn append(State(door): State<Door>, body: Bytes) -> Answer {
 }
 
 async fn vote(State(door): State<Door>, body: Bytes) -> Answer {
-    answer(&door.raft.vote(parsed(&body)?).await.map_err(|e| broken(&e))?)
+    let done = door.raft.vote(parsed(&body)?).await.map_err(|e| broken(&e))?;
+    if done.vote_granted {
+        // Who votes gives the other time to be heard.
+        door.heard.again();
+    }
+    answer(&done)
 }
 
 async fn snapshot(State(door): State<Door>, body: Bytes) -> Answer {

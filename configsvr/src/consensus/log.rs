@@ -21,6 +21,8 @@ const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
 /// Whose log it is: a member that took another's log would break what that one promised.
 const MEMBER: &str = "member";
+/// That this member may take part (`admission`).
+const ADMITTED: &str = "admitted";
 
 /// Cheap to clone: all clones are one log.
 #[derive(Debug, Clone)]
@@ -57,6 +59,15 @@ impl Log {
             )
         })?;
         Ok(Self { db: Arc::new(db) })
+    }
+
+    /// This member may take part; it is known from now on.
+    pub(super) async fn admit(&self) -> Result<(), StorageError> {
+        self.put_fact(ADMITTED, &true, Durability::Immediate, None).await
+    }
+
+    pub(super) async fn is_admitted(&self) -> Result<bool, StorageError> {
+        Ok(self.fact(ADMITTED).await?.unwrap_or(false))
     }
 
     /// Does something to the file where blocking is allowed.

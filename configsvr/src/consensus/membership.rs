@@ -10,7 +10,7 @@ use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long a member may take to catch up before it is promoted.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
@@ -152,6 +152,13 @@ impl Consensus {
 
     async fn change(&self, change: ChangeMembers<MemberId, Place>) -> Result<(), Fault> {
         let end = Instant::now() + CHANGE_LIMIT;
+        let Ok(_turn) = timeout_at(end, self.inner.changing.lock()).await else {
+            return Err(Fault::Unavailable("another change of members is under way".to_owned()));
+        };
+        // A leader that was taken out leads for a moment longer; openraft panics if it is asked for another change then.
+        if !self.metrics().membership_config.membership().voter_ids().any(|id| id == self.id()) {
+            return Err(Fault::Unavailable("this member was taken out: ask another".to_owned()));
+        }
         loop {
             let done = self.inner.raft.change_membership(change.clone(), false);
             let left = end.saturating_duration_since(Instant::now());

@@ -30,13 +30,14 @@ use canvass::Canvass;
 use door::Door;
 use heard::Heard;
 use leading::Leading;
+use log::Log;
 use openraft::error::{CheckIsLeaderError, RaftError};
 use openraft::{Config, ServerState, SnapshotPolicy};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use types::{Metrics, Raft};
@@ -154,6 +155,8 @@ struct Inner {
     shared: Arc<Shared>,
     leadership: watch::Receiver<Leadership>,
     proposals: Semaphore,
+    /// One change of the membership at a time.
+    changing: Mutex<()>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -171,21 +174,22 @@ impl Consensus {
         let (dir, id) = (options.data_dir.clone(), options.id);
         let opened = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&dir).with_context(|| format!("{} cannot be made", dir.display()))?;
-            anyhow::Ok((log::Log::open(&dir.join("raft.redb"), id)?, machine::Machine::open(&dir)?))
+            anyhow::Ok((Log::open(&dir.join("raft.redb"), id)?, machine::Machine::open(&dir)?))
         });
         let (log, machine) = opened.await??;
         let caller = Caller::new(id, &options.peer_token)?;
         let shared = machine.shared();
         let network = network::Network { caller: caller.clone() };
-        let raft = Raft::new(id, config, network, log, machine).await.context("raft cannot start")?;
-        Self::run(options, raft, caller, shared).await
+        let raft = Raft::new(id, config, network, log.clone(), machine).await.context("raft cannot start")?;
+        Self::run(options, raft, log, caller, shared).await
     }
 
-    async fn run(options: Options, raft: Raft, caller: Caller, shared: Arc<Shared>) -> anyhow::Result<Self> {
+    async fn run(options: Options, raft: Raft, log: Log, caller: Caller, shared: Arc<Shared>) -> anyhow::Result<Self> {
         let id = options.id;
         let heard = Arc::new(Heard::now());
         let initialized = raft.is_initialized().await.context("raft cannot start")?;
-        let admitted = Arc::new(AtomicBool::new(initialized));
+        let admitted = initialized || log.is_admitted().await.context("raft cannot start")?;
+        let admitted = Arc::new(AtomicBool::new(admitted));
         let (told, leadership) = watch::channel(Leadership::Following(None));
         let [beat, silence_min, silence_max] =
             [options.heartbeat_ms, options.election_min_ms, options.election_max_ms].map(Duration::from_millis);
@@ -199,14 +203,15 @@ impl Consensus {
         ];
         if !initialized {
             let (raft, caller, admitted) = (raft.clone(), caller.clone(), admitted.clone());
-            let admission = Admission { id, raft, caller, initial: options.initial.clone(), admitted };
+            let admission = Admission { id, raft, log, caller, initial: options.initial.clone(), admitted };
             tasks.push(tokio::spawn(admission.run()));
         }
         let token = options.peer_token.as_str().into();
         let door = Door { id, raft: raft.clone(), token, heard, admitted, leadership: leadership.clone() };
         let proposals = Semaphore::new(PROPOSALS_MAX);
         let tasks = tasks.iter().map(|task| task.abort_handle()).collect();
-        let inner = Inner { options, raft, caller, door, shared, leadership, proposals, tasks };
+        let changing = Mutex::new(());
+        let inner = Inner { options, raft, caller, door, shared, leadership, proposals, changing, tasks };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -148,6 +148,7 @@ pub struct Reader {
     pub revision: u64,
     pub listed: usize,
     pub lost: bool,
+    pub losses: usize,
 }
 
 impl Reader {
@@ -171,6 +172,7 @@ impl Reader {
             Notice::Lost(_) => {
                 assert!(self.listed > 0, "lost before all was listed");
                 self.lost = true;
+                self.losses += 1;
             }
         }
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
 const TOKEN: &str = "peers of the test";
@@ -109,7 +110,9 @@ impl Site {
     }
 
     fn begin(count: MemberId, calm: bool) -> Self {
-        let _ = tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).with_test_writer().try_init();
+        // What the members say, where RUST_LOG asks for it.
+        let filter = EnvFilter::builder().with_default_directive(LevelFilter::OFF.into()).from_env_lossy();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let initial: Vec<Peer> = (1..=count).map(peer).collect();
         let dir = TempDir::new().expect("a directory");
         let mut site = Self { dir, members: vec![], initial: initial.clone(), calm };

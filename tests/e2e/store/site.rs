@@ -4,6 +4,8 @@ use std::future::Future;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
+use tokio::net::{TcpListener as Listener, TcpStream};
+use tokio::sync::watch;
 
 /// Above what playgrounds take, below what Linux gives to outgoing connections.
 const PORTS: (u16, u16) = (32_000, 32_760);
@@ -37,4 +39,41 @@ pub async fn eventually(limit: Duration, what: &str, mut holds: impl AsyncFnMut(
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     began.elapsed()
+}
+
+/// A wire to a server, which can be cut.
+pub struct Wire {
+    pub addr: String,
+    whole: watch::Sender<bool>,
+}
+
+impl Wire {
+    pub async fn to(server: String) -> Self {
+        let addr = format!("127.0.0.1:{}", port());
+        let listener = Listener::bind(&addr).await.expect("a free port");
+        let whole = watch::Sender::new(true);
+        let state = whole.subscribe();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(carry(stream, server.clone(), state.clone()));
+            }
+        });
+        Self { addr, whole }
+    }
+
+    /// Connections break, and new ones are closed at once.
+    pub fn cut(&self, cut: bool) {
+        self.whole.send_replace(!cut);
+    }
+}
+
+async fn carry(mut client: TcpStream, server: String, mut whole: watch::Receiver<bool>) {
+    if !*whole.borrow_and_update() {
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(server).await else { return };
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+        _ = whole.wait_for(|whole| !whole) => {}
+    }
 }

@@ -52,6 +52,8 @@ pub(super) enum Miss {
 /// Whether a call may be made again when it may have been done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
+    /// Nothing to be done at all.
+    Read,
     Harmless,
     Harmful,
 }
@@ -99,6 +101,7 @@ impl Links {
                     }
                     Err(Miss::Final(fault)) => return Err(fault),
                     Err(Miss::Perhaps(said)) if repeat == Repeat::Harmful => return Err(Fault::Unknown(said)),
+                    Err(Miss::Perhaps(said)) if repeat == Repeat::Read => why = said,
                     Err(Miss::Perhaps(said)) => {
                         perhaps_before = Some(said.clone());
                         why = said;

@@ -55,7 +55,7 @@ impl Etcd {
             let (mut kv, key) = (kv(&client), key.clone());
             async move { kv.get(key, Some(GetOptions::new().with_prefix())).await }
         };
-        let found = self.links.call(Repeat::Harmless, get).await?.value;
+        let found = self.links.call(Repeat::Read, get).await?.value;
         let mut entries: Vec<Entry> = found.kvs().iter().map(|kv| self.entry(kv)).collect();
         entries.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(Snapshot { revision: revision(found.header()), entries })
@@ -142,7 +142,7 @@ impl Store for Etcd {
                 let (mut kv, key) = (kv(&client), key.clone());
                 async move { kv.get(key, None).await }
             };
-            let found = self.links.call(Repeat::Harmless, get).await?.value;
+            let found = self.links.call(Repeat::Read, get).await?.value;
             Ok(found.kvs().first().map(|kv| self.entry(kv)))
         })
     }

@@ -162,7 +162,8 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_at_once() {
         assert!(options(|_| ()).is_ok());
-        let wrong: [(&str, fn(&mut Options)); 7] = [
+        type Change = fn(&mut Options);
+        let wrong: [(&str, Change); 7] = [
             ("no endpoints", |o| o.endpoints.clear()),
             ("prefix", |o| o.prefix = "/".to_owned()),
             ("a user needs", |o| o.user = Some("me".to_owned())),
