@@ -58,7 +58,7 @@ pub(crate) enum Plant {
 }
 
 impl Plant {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::SwapReplies,
         Self::DropReply,
         Self::Retry,
@@ -74,7 +74,6 @@ impl Plant {
         Self::InRelay(Planted::ForgetOrphans),
         Self::InRelay(Planted::ErrorsAtOnce),
         Self::InRelay(Planted::ReleaseBackwards),
-        Self::InRelay(Planted::Overtake),
     ];
 }
 

@@ -51,13 +51,11 @@ async fn exchange(member: &str, call: Call<'_>) -> Result<(StatusCode, Bytes), S
         Ok((status, body.to_bytes()))
     };
     tokio::pin!(answer, connection);
-    loop {
-        tokio::select! {
-            biased;
-            answer = &mut answer => return answer,
-            ended = &mut connection => ended.map_err(|e| e.to_string())?,
-        }
-        // The connection has ended well: the answer is there.
-        return answer.await;
+    tokio::select! {
+        biased;
+        answer = &mut answer => return answer,
+        ended = &mut connection => ended.map_err(|e| e.to_string())?,
     }
+    // The connection has ended well: the answer is there.
+    answer.await
 }

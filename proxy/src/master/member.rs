@@ -33,7 +33,9 @@ impl Master {
             First::NoneYet => tracing::info!("the control plane has no topology yet"),
             First::NobodyAnswers(why) => {
                 self.membership.from_disk = self.topology.is_some();
-                tracing::warn!(epoch = self.epoch(), why, "no configsvr answers: the topology on disk is served");
+                let served =
+                    if self.membership.from_disk { "the topology on disk is served" } else { "there is none on disk" };
+                tracing::warn!(epoch = self.epoch(), why, "no configsvr answers: {served}");
             }
             First::Topology(topology) if Some(topology.epoch()) < self.epoch() => {
                 let (theirs, ours) = (topology.epoch(), self.epoch());

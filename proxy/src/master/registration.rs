@@ -236,6 +236,7 @@ async fn is_right(member: &str, standing: &Standing) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a configsvr and a master to speak with")]
 mod tests {
     use super::super::event::Problem;
     use super::*;

@@ -111,6 +111,4 @@ pub enum Planted {
     ErrorsAtOnce,
     /// What waited for a slot goes on in the wrong order.
     ReleaseBackwards,
-    /// What waited behind a split request waits on when that one has given up, and is overtaken.
-    Overtake,
 }

@@ -140,7 +140,7 @@ impl Relay {
         let up: Vec<LinkId> = shared.iter().filter(up).copied().collect();
         let Some(&last) = up.last() else { return };
         let process = self.links[last as usize].process.clone();
-        let ids = self.orphans.to_kill_on(addr, &process, last);
+        let ids = self.orphans.kill_on(addr, &process, last);
         for id in up.into_iter().filter(|_| !ids.is_empty()) {
             if self.links[id as usize].process == process {
                 self.links[id as usize].kill_in_turn(&ids, &mut self.pool);

@@ -77,7 +77,7 @@ impl Relay {
             self.pool.give(raw);
             self.refuse(id, Counter::ErrorsHeldTooLong, &held_too_long(limit));
         }
-        if freed && self.planted != Some(Planted::Overtake) {
+        if freed {
             // What waited behind a split request goes first: the client's next one would overtake it.
             self.release();
         }

@@ -108,7 +108,7 @@ impl Orphans {
     }
 
     /// The same for a link in use, less those that are being killed already. They count as asked on `link` from now on.
-    pub(super) fn to_kill_on(&mut self, addr: &Addr, process: &str, link: LinkId) -> Vec<i64> {
+    pub(super) fn kill_on(&mut self, addr: &Addr, process: &str, link: LinkId) -> Vec<i64> {
         let Some(family) = self.families.get_mut(addr) else { return Vec::new() };
         let mut ids = Vec::new();
         for orphan in family.orphans.iter_mut().filter(|o| o.asked.is_none() && o.process == process) {
