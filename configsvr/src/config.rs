@@ -3,6 +3,7 @@
 
 use crate::consensus::{ELECTION_MAX_MS, ELECTION_MIN_MS, HEARTBEAT_MS};
 use crate::log::LogSettings;
+use crate::store::etcd;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -102,7 +103,7 @@ pub enum Store {
     /// In the members themselves.
     #[default]
     Embedded,
-    Etcd(crate::store::etcd::Options),
+    Etcd(Box<etcd::Options>),
 }
 
 /// Text that is never shown.

@@ -91,7 +91,7 @@ async fn serve(config: Config) -> Result<()> {
     let consensus = Consensus::start(raft(&config, &me)?).await?;
     let store: Arc<dyn Store> = match config.store.clone() {
         StoreKind::Embedded => Arc::new(Embedded::new(consensus.clone())),
-        StoreKind::Etcd(options) => Arc::new(Etcd::new(options)?),
+        StoreKind::Etcd(options) => Arc::new(Etcd::new(*options)?),
     };
     tracing::info!(name = me.name, listen = %config.listen, store = store.describe(), "configsvr");
 

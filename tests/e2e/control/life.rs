@@ -203,7 +203,7 @@ fn a_cluster_moves_from_store_to_store() -> Result<()> {
     let bare = |store| Options { bare: true, proxies: 0, store, ..small() };
     let mut from = first.configsvrs()[0].addr();
     let mut held = Vec::new(); // each is the next one's source
-    let topology = |api: SocketAddr| Ok::<Value, anyhow::Error>(http::get(api, "/api/v1/topology")?.json()?);
+    let topology = |api: SocketAddr| http::get(api, "/api/v1/topology")?.json();
     let original = topology(from)?;
     for (i, store) in [StoreKind::Etcd, StoreKind::Embedded].into_iter().enumerate() {
         let next = Playground::start(bare(store))?;
