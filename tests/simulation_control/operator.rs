@@ -6,7 +6,8 @@ use crate::truth::Truth;
 use configsvr::control::command::{Answer, Command, Kind, Refusal, Request};
 use serde_json::{Value, json};
 
-pub(crate) const SLOTS: u16 = 300;
+/// More than one transaction can hold.
+pub(crate) const SLOTS: u16 = 160;
 
 /// What became of one wish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,10 +97,6 @@ impl Operator {
         }
         self.request = None;
         Ok(Some(fate))
-    }
-
-    pub(crate) fn unsure(&self) -> bool {
-        self.unsure
     }
 
     /// The last wish was only to be judged.

@@ -184,6 +184,12 @@ impl Truth {
         Ok(())
     }
 
+    /// Slots, from 1, of a group that there is not.
+    pub(crate) fn orphans(&self) -> Vec<usize> {
+        let orphan = |(slot, group): (usize, &u64)| (*group != 0 && !self.groups.contains_key(group)).then_some(slot);
+        (1..).zip(&self.content.slots).filter_map(orphan).collect()
+    }
+
     /// Slots that are not folded yet.
     pub(crate) fn is_folded(&self) -> bool {
         self.unfolded.is_empty()

@@ -40,6 +40,8 @@ pub(crate) enum Due {
     Operator(usize),
     Weather,
     Repair(Op),
+    /// A person sees the alarm and mends what is left.
+    Mend,
     Leases,
 }
 
@@ -77,7 +79,7 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     proxies: Vec<Proxy>,
     operators: Vec<Operator>,
-    fates: BTreeMap<String, (Fate, bool)>,
+    fates: BTreeMap<String, Fate>,
     /// Raft: the last token, and who leads.
     token: Token,
     leader: Option<usize>,
@@ -176,13 +178,13 @@ impl World {
     }
 
     fn end(&mut self) -> Result<Summary, String> {
-        for (who, (fate, unsure)) in &self.fates {
+        for (who, fate) in &self.fates {
             let done = self.truth.done.get(who).cloned().unwrap_or_default();
             match fate {
                 Fate::Done(epoch) if done != [*epoch] => {
                     return Err(format!("{who}: was accepted at epoch {epoch}, is in the log at {done:?}"));
                 }
-                Fate::Refused(code) if !done.is_empty() && !unsure => {
+                Fate::Refused(code) if !done.is_empty() => {
                     return Err(format!("{who}: was refused ({code}), but was done at {done:?}"));
                 }
                 Fate::Done(_) => self.summary.changes += 1,
@@ -221,6 +223,10 @@ impl World {
             Due::Operator(n) => self.operate(n),
             Due::Weather => self.weather(),
             Due::Repair(op) => self.edit(op),
+            Due::Mend => self.truth.orphans().into_iter().for_each(|slot| {
+                let value = format!("{{\"slot_id\":{slot},\"group_id\":0}}");
+                self.edit(Op::Put { key: format!("slot-to-group-mapping/slot{slot}"), value, lease: None });
+            }),
             Due::Leases => {
                 if self.store.expire(self.now) {
                     self.committed(&Author::Expiry);
@@ -664,12 +670,11 @@ impl World {
     fn answer(&mut self, call: u64, outcome: Result<configsvr::control::command::Answer, Refusal>) {
         let Some(n) = self.operators.iter().position(|o| o.call.is_some_and(|(c, _)| c == call)) else { return };
         let who = self.operators[n].who();
-        let unsure = self.operators[n].unsure();
         match self.operators[n].hears(outcome, &self.truth) {
             Ok(None) => {}
             Ok(Some(fate)) => {
                 if !self.operators[n].was_dry() {
-                    self.fates.insert(who, (fate, unsure));
+                    self.fates.insert(who, fate);
                 }
             }
             Err(why) => self.must(Err(why)),
@@ -688,6 +693,8 @@ impl World {
         for at in 0..self.proxies.len() {
             self.after(2, Due::Wake(at));
         }
+        // A hand gave a slot to a group that was removed at the same moment.
+        self.after(2_000, Due::Mend);
         self.after(3_100, Due::Elect); // after all that raft still says about earlier leaders
     }
 

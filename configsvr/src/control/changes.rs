@@ -35,6 +35,8 @@ enum Job {
     Adopt,
     /// Write slots to their own keys.
     Fold,
+    /// Write the epoch as it is, so that what somebody was told is unknown is done by now or never.
+    Seal,
 }
 
 /// A job and all that is remembered of it.
@@ -58,6 +60,13 @@ struct Sent {
     answer: Answer,
     /// Some copy of it may have been done without our knowing.
     unsure: bool,
+}
+
+impl Sent {
+    /// Of the leader and the epoch: always the first two.
+    fn compares(&self) -> Option<[Compare; 2]> {
+        self.txn.compares.first_chunk().cloned()
+    }
 }
 
 #[derive(Debug)]
@@ -100,6 +109,8 @@ impl Ground<'_> {
 pub(super) struct Changes {
     queue: VecDeque<Work>,
     work: Option<Work>,
+    /// The comparisons (leader, epoch) of a transaction that was given up as unknown: while both hold, it may yet be done.
+    doubt: Option<[Compare; 2]>,
 }
 
 impl Changes {
@@ -170,8 +181,7 @@ impl Changes {
             work.answer(Err(ground.not_leader()), out);
         }
         match self.work.as_ref().map(|w| &w.stage) {
-            Some(Stage::Writing(..) | Stage::Unsure(..) | Stage::Settling(..)) | None => {}
-            Some(Stage::Stale(_, sent)) if sent.unsure => {}
+            Some(Stage::Writing(..) | Stage::Unsure(..) | Stage::Stale(..) | Stage::Settling(..)) | None => {}
             Some(_) => self.end(Err(ground.not_leader()), out),
         }
     }
@@ -196,9 +206,12 @@ impl Changes {
         let Some(work) = self.work.as_ref().filter(|w| now >= w.since + ANSWER_MS) else { return };
         let outcome = match &work.stage {
             Stage::Settling(_, sent) => Ok(sent.answer.clone()),
-            Stage::Writing(..) | Stage::Unsure(..) => Err(unknown()),
-            Stage::Stale(_, sent) if sent.unsure => Err(unknown()),
-            Stage::Ready | Stage::Stale(..) | Stage::Paused(_) => Err(store_away()),
+            // Also where it was refused: a copy of it may have been done before.
+            Stage::Writing(_, sent) | Stage::Unsure(_, sent) | Stage::Stale(_, sent) => {
+                self.doubt = sent.compares();
+                Err(unknown())
+            }
+            Stage::Ready | Stage::Paused(_) => Err(store_away()),
             Stage::Probing(_) | Stage::Following(..) => {
                 let why = "an instance did not answer in time; the topology was not changed";
                 Err(refusal(Kind::Unfit, "unreachable", why, "look whether the instances named answer PING"))
@@ -283,7 +296,7 @@ impl Changes {
     fn next(&mut self, now: u64, ground: &Ground) -> Option<Work> {
         ground.fence?;
         if ground.state.store_fault.is_none()
-            && let Some(job) = upkeep(ground.state)
+            && let Some(job) = self.upkeep(ground.state)
         {
             return Some(Work::new(job, now));
         }
@@ -306,8 +319,9 @@ impl Changes {
             );
             return true;
         }
+        let upkeep = self.upkeep(state);
         let Some(work) = &mut self.work else { return false };
-        if matches!(work.job, Job::Asked { .. }) && upkeep(state).is_some() {
+        if matches!(work.job, Job::Asked { .. }) && upkeep.is_some() {
             self.queue.extend(self.work.take());
             self.queue.rotate_right(1);
             return true;
@@ -339,6 +353,21 @@ impl Changes {
         }
     }
 
+    /// What must be done before the next change is decided.
+    fn upkeep(&mut self, state: &State) -> Option<Job> {
+        let open = |doubt: &[Compare; 2]| {
+            [layout::LEADER, layout::EPOCH].iter().zip(doubt).all(|(key, compare)| state.as_it_is(key) == *compare)
+        };
+        self.doubt = self.doubt.take().filter(open);
+        let epoch = state.epoch.as_ref().map(|e| &e.value);
+        match state.standing {
+            Standing::Edited { .. } => Some(Job::Adopt),
+            Standing::Valid if epoch.is_some_and(|e| !e.unfolded.is_empty()) => Some(Job::Fold),
+            Standing::Valid if self.doubt.is_some() => Some(Job::Seal),
+            _ => None,
+        }
+    }
+
     pub(super) fn deadline(&self) -> Option<u64> {
         let stage = self.work.as_ref().and_then(|w| match w.stage {
             Stage::Paused(until) | Stage::Unsure(until, _) => Some(until),
@@ -351,14 +380,6 @@ impl Changes {
     /// Wishes that wait or are under way.
     pub(super) fn waiting(&self) -> usize {
         self.queue.len() + usize::from(self.work.is_some())
-    }
-}
-
-fn upkeep(state: &State) -> Option<Job> {
-    match state.standing {
-        Standing::Edited { .. } => Some(Job::Adopt),
-        Standing::Valid if state.epoch.as_ref().is_some_and(|e| !e.value.unfolded.is_empty()) => Some(Job::Fold),
-        _ => None,
     }
 }
 
@@ -416,6 +437,10 @@ impl Work {
             },
             Job::Fold => match plan::folding(state) {
                 Some((ops, epoch)) => Decision::Write(Box::new(fold(ops, &epoch, state, fence))),
+                None => Decision::End(Ok(nothing(state))),
+            },
+            Job::Seal => match &state.epoch {
+                Some(epoch) => Decision::Write(Box::new(fold(Vec::new(), &epoch.value, state, fence))),
                 None => Decision::End(Ok(nothing(state))),
             },
         }

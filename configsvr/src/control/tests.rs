@@ -22,6 +22,7 @@
 use super::command::{Answer, Beat, Command, Refusal, Request, Seen};
 use super::event::{Action, Event, Leadership, News, PushFault};
 use super::layout::Token;
+use super::limits::AUDIT_MAX;
 use super::{Control, Member};
 use crate::store::{Change, Compare, Entry, Fault, LeaseId, Notice, Op, Revision, Snapshot, Txn, Verdict};
 use cluster::instance::{Addr, Role};
@@ -455,3 +456,47 @@ macro_rules! stories {
 }
 
 stories! { changes leadership edits proxies probes }
+
+/// The ring of audits is bounded, and what is in it stays in order.
+#[test]
+fn old_audits_go() {
+    let mut world = World::new();
+    world.member("m");
+    world.line("m leads 1");
+    world.line("m? - create 16");
+    for n in 0..AUDIT_MAX + 50 {
+        world.line(&format!("m? k{n} ttl {}", 3 + n % 50));
+        world.line("= ok 1");
+    }
+    let audits = || world.store.entries.keys().filter(|k| k.starts_with("audit/"));
+    assert_eq!(audits().count(), AUDIT_MAX);
+    let seen = world.controls["m"].view(world.now).audit;
+    assert!(seen.len() == AUDIT_MAX && seen.is_sorted_by_key(|(revision, _)| *revision));
+}
+
+/// All proxies are told at once; each that fails waits for a time of its own.
+#[test]
+fn two_hundred_proxies_are_pushed_to_in_one_go() {
+    let mut world = World::new();
+    world.member("m");
+    world.line("m leads 1");
+    world.line("m? - create 16");
+    for n in 0..200 {
+        world.line(&format!("beat p{n} epoch 1"));
+    }
+    world.line("wait 10");
+    assert!(world.pushes.is_empty(), "nobody is behind");
+    world.line("instance 6401");
+    world.line("m? - group 6401");
+    assert_eq!(world.pushes.len(), 200);
+    for n in 0..200 {
+        world.line(&format!("push p{n} refuses no"));
+    }
+    let mut waves = Vec::new();
+    for _ in 0..12 {
+        world.line("wait 10");
+        waves.push(world.pushes.len());
+    }
+    assert!(waves[3] == 0 && *waves.last().expect("waves") == 200, "{waves:?}");
+    assert!(waves.iter().filter(|n| (1..200).contains(*n)).count() > 2, "no jitter: {waves:?}");
+}
