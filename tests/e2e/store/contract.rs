@@ -49,8 +49,8 @@ pub async fn done(store: &dyn Store, ops: Vec<Op>) -> u64 {
     loop {
         match store.commit(txn(ops.clone())).await {
             Ok(Verdict::Done(revision)) => return revision,
-            // On a machine that is too busy, leaders come and go: certainly not done is no failure.
-            Err(Fault::Unavailable(_)) if began.elapsed() < PATIENCE => {
+            // On a machine that is too busy, leaders come and go, and disks take seconds. These operations may be done twice.
+            Err(Fault::Unavailable(_) | Fault::Unknown(_)) if began.elapsed() < PATIENCE => {
                 tokio::time::sleep(Duration::from_millis(20)).await
             }
             other => panic!("not done: {other:?}"),

@@ -1,8 +1,8 @@
 //! The store in etcd.
 
-pub mod options;
 mod watching;
 mod links;
+pub mod options;
 
 pub use options::{Options, Secret, Tls};
 
