@@ -44,10 +44,13 @@ pub fn start(settings: LogSettings) -> anyhow::Result<()> {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    // The libraries' lines are about their inside: errors alone, unless somebody wants everything. openraft warns at
-    // each heartbeat that a dead member misses; the members' table says the same once.
-    let others = if matches!(settings.level, Level::Trace) { ours } else { ours.min(LevelFilter::ERROR) };
-    let filter = Targets::new().with_default(others).with_target("configsvr", ours);
+    // The libraries' lines are about their inside: errors alone, unless somebody wants everything. openraft has some for
+    // each heartbeat that a dead member misses; the members' table says it once.
+    let (others, raft) = match settings.level {
+        Level::Trace => (ours, ours),
+        _ => (ours.min(LevelFilter::ERROR), LevelFilter::OFF),
+    };
+    let filter = Targets::new().with_default(others).with_target("configsvr", ours).with_target("openraft", raft);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(false);
     let lines: Box<dyn Layer<_> + Send + Sync> = match settings.format {
         Format::Text => lines.boxed(),

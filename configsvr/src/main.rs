@@ -153,7 +153,8 @@ async fn signalled() {
 
 fn raft(config: &Config, me: &config::Member) -> Result<Options> {
     let peer = |m: &config::Member| Peer { id: m.id, name: m.name.clone(), addr: m.addr.to_string() };
-    let initial = if config.join { Vec::new() } else { config.members.iter().map(peer).collect() };
+    // One that joins knows the others and is not among them: it waits until they add it.
+    let initial = config.members.iter().filter(|m| !config.join || m.id != me.id).map(peer).collect();
     // A member without others hears from nobody, and guards the door with a token that nobody knows.
     let token = match &config.peer_token {
         Some(token) => token.reveal().to_owned(),
