@@ -13,6 +13,7 @@
 
 mod world;
 mod weather;
+mod healing;
 mod operator;
 mod proxies;
 mod members;

@@ -7,7 +7,7 @@ use crate::plant::{self, Plant};
 use crate::proxies::Proxy;
 use crate::rng::Rng;
 use crate::store::Store;
-use crate::truth::{Author, Truth, content_of};
+use crate::truth::{Author, Truth};
 use cluster::instance::{Addr, Role};
 use configsvr::control::command::{BeatAnswer, Refusal, Seen};
 use configsvr::control::event::{Action, DeedId, Event, Leadership, PushFault};
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 const WEATHER_MS: u64 = 12_000;
 /// Then everything heals within this.
 const HEAL_MS: u64 = 40_000;
-const MEMBERS: usize = 3;
+pub(crate) const MEMBERS: usize = 3;
 const WALL: u64 = 1_700_000_000_000;
 
 /// Something that happens at its time.
@@ -72,25 +72,25 @@ pub(crate) struct Summary {
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) now: u64,
-    due: BTreeMap<(u64, u64), Due>,
-    order: u64,
+    pub(crate) due: BTreeMap<(u64, u64), Due>,
+    pub(crate) order: u64,
     pub(crate) store: Store,
-    truth: Truth,
+    pub(crate) truth: Truth,
     pub(crate) nodes: Vec<Node>,
-    proxies: Vec<Proxy>,
-    operators: Vec<Operator>,
-    fates: BTreeMap<String, Fate>,
+    pub(crate) proxies: Vec<Proxy>,
+    pub(crate) operators: Vec<Operator>,
+    pub(crate) fates: BTreeMap<String, Fate>,
     /// Raft: the last token, and who leads.
-    token: Token,
-    leader: Option<usize>,
+    pub(crate) token: Token,
+    pub(crate) leader: Option<usize>,
     pub(crate) calm: bool,
     pub(crate) plant: Option<Plant>,
-    calls: u64,
+    pub(crate) calls: u64,
     pub(crate) summary: Summary,
     /// The story, if it is wanted.
     pub(crate) notes: Option<Vec<String>>,
-    fault: Option<String>,
-    seed: u64,
+    pub(crate) fault: Option<String>,
+    pub(crate) seed: u64,
 }
 
 impl World {
@@ -679,58 +679,6 @@ impl World {
             }
             Err(why) => self.must(Err(why)),
         }
-    }
-
-    // --------------------------------------------------------------------------------------------------- healing
-
-    /// All faults end: whoever is down starts, whoever is late catches up, somebody leads, edits are repaired.
-    fn clear_up(&mut self) {
-        self.note(|| "the weather is over".to_owned());
-        for n in 0..MEMBERS {
-            self.nodes[n].lag = 0;
-            self.after(1, Due::Start(n));
-        }
-        for at in 0..self.proxies.len() {
-            self.after(2, Due::Wake(at));
-        }
-        // A hand gave a slot to a group that was removed at the same moment.
-        self.after(2_000, Due::Mend);
-        self.after(3_100, Due::Elect); // after all that raft still says about earlier leaders
-    }
-
-    fn is_well(&self) -> Result<(), String> {
-        let epoch = self.truth.epoch;
-        if let Some(operator) = self.operators.iter().find(|o| !o.is_content()) {
-            return Err(format!("{} waits", operator.who()));
-        }
-        if !self.truth.is_folded() {
-            return Err("slots are not folded".to_owned());
-        }
-        for proxy in &self.proxies {
-            let record = self.store.entries.get(&format!("proxies/{}", proxy.id));
-            let Some(record) = record else { return Err(format!("{} is not registered", proxy.id)) };
-            if proxy.epoch() != epoch || !record.value.contains(&format!("\"epoch\":{epoch},")) {
-                return Err(format!("{} serves {}, not {epoch}; {}", proxy.id, proxy.epoch(), record.value));
-            }
-        }
-        for node in &self.nodes {
-            let Some(control) = &node.control else { return Err(format!("m{} is down", node.n)) };
-            let view = control.view(self.now);
-            let content = view.topology.as_ref().map(|t| content_of(t));
-            if content.as_ref() != Some(&self.truth.content) || node.epoch != epoch || !view.invalid.is_empty() {
-                return Err(format!("m{} is at epoch {}, not {epoch}; {:?}", node.n, node.epoch, view.invalid));
-            }
-            if control.waiting() > 0 || view.store_fault.is_some() || !node.calls.is_empty() {
-                return Err(format!("m{}: {} changes, {:?}", node.n, control.waiting(), view.store_fault));
-            }
-            if view.leading != (self.leader == Some(node.n)) {
-                return Err(format!("m{}: leads {}", node.n, view.leading));
-            }
-            if view.leading && (!control.fleet().behind(epoch).is_empty() || !view.alarms.is_empty()) {
-                return Err(format!("m{}: {:?}, {:?}", node.n, control.fleet().behind(epoch), view.alarms));
-            }
-        }
-        Ok(())
     }
 }
 
