@@ -261,7 +261,7 @@ members:
     fn every_fault_is_said() {
         for (text, word) in [
             ("nme: a\n", "nme"),
-            ("", "name"),
+            ("data_dir: x\nmembers: []\n", "name"),
             ("name: b\ndata_dir: x\nmembers: [{id: 1, name: a, addr: 127.0.0.1:1}]\n", "not one of the members: a"),
             (&format!("{GOOD}listen: 0.0.0.0:6390\n"), "tokens"),
             (&format!("{GOOD}  - {{id: 2, name: c, addr: 127.0.0.1:6391}}\n"), "peer_token"),

@@ -215,7 +215,7 @@ fn up_status_down() -> Result<()> {
     let first = listing["processes"][0].as_object().context("an object")?;
     assert_eq!(first.keys().collect::<Vec<_>>(), ["addr", "admin_addr", "kind", "name", "pid"]);
     let pids = cli.pids()?;
-    assert!(pids.len() == 4 && pids.iter().all(|&pid| alive(pid)), "detached servers live on");
+    assert!(pids.len() == 5 && pids.iter().all(|&pid| alive(pid)), "detached servers live on");
 
     let (said, code) = cli.run("status --json")?;
     let status: serde_json::Value = serde_json::from_str(&said)?;
