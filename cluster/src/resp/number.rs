@@ -59,3 +59,17 @@ fn any_line(buf: &[u8], at: usize) -> Line {
         Some(_) => Line::Wrong,
     }
 }
+
+/// The header `$n` or `$nn` at `at`: where its string starts, and how long that is. None: another header.
+#[inline(always)]
+pub(crate) fn short_header(buf: &[u8], at: usize) -> Option<(usize, usize)> {
+    let word = u32::from_le_bytes(*buf.get(at..)?.first_chunk::<4>()?);
+    let digit = |place: u32| (word >> place & 0xff).wrapping_sub(u32::from(b'0'));
+    if word & 0xffff_00ff == u32::from_le_bytes(*b"$\0\r\n") && digit(8) <= 9 {
+        Some((at + 4, digit(8) as usize))
+    } else if word & 0xff00_00ff == u32::from_le_bytes(*b"$\0\0\r") && digit(8) <= 9 && digit(16) <= 9 {
+        (*buf.get(at + 4)? == b'\n').then_some((at + 5, (digit(8) * 10 + digit(16)) as usize))
+    } else {
+        None
+    }
+}

@@ -1,7 +1,7 @@
 //! Where a reply ends. No tree and no stack: one counter of values still to come, so depth costs nothing, and the
 //! place to go on from is that counter and the bytes left of a bulk string.
 
-use super::number::{Line, line};
+use super::number::{Line, line, short_header};
 
 /// A status or error line longer than this is not one: Redis caps its own far below.
 const LINE_MAX: usize = 64 * 1024;
@@ -58,6 +58,12 @@ impl Cursor {
                 at += self.bulk_left as usize;
                 self.bulk_left = 0;
                 self.pending -= 1;
+            }
+            while self.pending > 0
+                && let Some(behind) = short_bulk(buf, at)
+            {
+                self.pending -= 1;
+                at = behind;
             }
             if self.pending == 0 {
                 return Step::Done { len: at };
@@ -127,9 +133,21 @@ impl Cursor {
     }
 }
 
+/// Where a bulk string of less than 100 bytes, or a nil, ends: if it is at `at`, and whole.
+#[inline(always)]
+fn short_bulk(buf: &[u8], at: usize) -> Option<usize> {
+    match short_header(buf, at) {
+        Some((body, len)) => Some(body + len + 2).filter(|behind| *behind <= buf.len()),
+        None => buf.get(at..)?.starts_with(b"$-1\r\n").then_some(at + 5),
+    }
+}
+
 /// The length of the whole value that `raw` starts with; None if it is not whole.
 #[inline]
 pub fn length(raw: &[u8]) -> Option<usize> {
+    if let Some(len) = short_bulk(raw, 0) {
+        return Some(len);
+    }
     if raw.first() == Some(&b'$') {
         return match line(raw, 1) {
             Line::Number(-1, behind) => Some(behind),

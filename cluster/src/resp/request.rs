@@ -1,7 +1,7 @@
 //! Where a client's request ends. The parser can stop at any byte and go on from there; it keeps the place of the
 //! first arguments, which is all the common path looks at, and allocates nothing.
 
-use super::number::{Line, line};
+use super::number::{Line, line, short_header};
 
 /// Arguments whose place is kept; the others are found by walking (`Args`).
 pub const KEPT: usize = 4;
@@ -102,34 +102,26 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A whole request of at most `KEPT` arguments, each shorter than 100 bytes, read in one go: nearly every one.
-    /// None: `step` will tell.
-    #[inline]
-    pub fn quick(buf: &[u8]) -> Option<(Self, usize)> {
-        let Some(&[b'*', count, b'\r', b'\n']) = buf.first_chunk::<4>() else { return None };
+    /// Reads a whole request of at most `KEPT` arguments, each shorter than 100 bytes, in one go: nearly every one.
+    /// Returns its length. None: `step` of a new frame will tell.
+    #[inline(always)]
+    pub fn quick(&mut self, buf: &[u8]) -> Option<usize> {
+        let &[b'*', count, b'\r', b'\n'] = buf.first_chunk::<4>()? else { return None };
         let argc = u32::from(count.wrapping_sub(b'0'));
         if argc == 0 || argc as usize > KEPT {
             return None;
         }
-        let mut frame = Self { argc, found: argc, ..Self::default() };
         let mut at = 4;
-        for span in frame.kept.iter_mut().take(argc as usize) {
-            let Some(&[b'$', first, second, third, fourth]) = buf.get(at..)?.first_chunk::<5>() else { return None };
-            let (tens, ones) = (first.wrapping_sub(b'0'), second.wrapping_sub(b'0'));
-            let (len, body) = if tens <= 9 && second == b'\r' && third == b'\n' {
-                (u32::from(tens), at + 4)
-            } else if tens <= 9 && ones <= 9 && third == b'\r' && fourth == b'\n' {
-                (u32::from(tens) * 10 + u32::from(ones), at + 5)
-            } else {
-                return None;
-            };
-            *span = Span { at: body as u32, len };
-            at = body + len as usize + 2;
+        for span in &mut self.kept[..argc as usize] {
+            let (body, len) = short_header(buf, at)?;
+            *span = Span { at: body as u32, len: len as u32 };
+            at = body + len + 2;
             if buf.get(at - 2..at)? != b"\r\n" {
                 return None;
             }
         }
-        Some((frame, at))
+        (self.argc, self.found) = (argc, argc);
+        Some(at)
     }
 
     /// Goes on over `buf`, which starts at the request's first byte.
@@ -161,22 +153,12 @@ impl Frame {
             }
         }
         while self.found < self.argc {
-            match buf.get(at) {
-                None => return Step::More { need: at + 4 },
-                Some(b'$') => {}
-                Some(&other) => return Step::Wrong(Wrong::ExpectedDollar(other)),
-            }
-            let (len, body) = match line(buf, at + 1) {
-                Line::Number(n, behind) if n >= 0 && n <= i64::from(ceilings.bulk) => (n as usize, behind),
-                Line::Number(n, _) => {
-                    return Step::Wrong(if ceilings.unauthenticated && n > 0 {
-                        Wrong::UnauthenticatedBulk
-                    } else {
-                        Wrong::BulkLength
-                    });
-                }
-                Line::More => return Step::More { need: buf.len() + 1 },
-                Line::Wrong => return Step::Wrong(header_fault(buf, at, ceilings, true)),
+            let (body, len) = match short_header(buf, at) {
+                Some(short) => short,
+                None => match bulk_header(buf, at, ceilings) {
+                    Ok(header) => header,
+                    Err(step) => return step,
+                },
             };
             let end = body + len;
             // The place of an argument is told as soon as it is announced: a large value need not be there.
@@ -199,6 +181,22 @@ impl Frame {
     #[inline]
     pub fn kept<'a>(&self, i: usize, raw: &'a [u8]) -> Option<&'a [u8]> {
         if i < KEPT && i < self.argc as usize { Some(self.kept[i].of(raw)) } else { None }
+    }
+}
+
+/// The header of a bulk string at `at`: where its string starts, and how long that is; or why there is none.
+fn bulk_header(buf: &[u8], at: usize, ceilings: &Ceilings) -> Result<(usize, usize), Step> {
+    match buf.get(at) {
+        None => return Err(Step::More { need: at + 4 }),
+        Some(b'$') => {}
+        Some(&other) => return Err(Step::Wrong(Wrong::ExpectedDollar(other))),
+    }
+    match line(buf, at + 1) {
+        Line::Number(n, behind) if n >= 0 && n <= i64::from(ceilings.bulk) => Ok((behind, n as usize)),
+        Line::Number(n, _) if ceilings.unauthenticated && n > 0 => Err(Step::Wrong(Wrong::UnauthenticatedBulk)),
+        Line::Number(..) => Err(Step::Wrong(Wrong::BulkLength)),
+        Line::More => Err(Step::More { need: buf.len() + 1 }),
+        Line::Wrong => Err(Step::Wrong(header_fault(buf, at, ceilings, true))),
     }
 }
 
@@ -240,12 +238,10 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// The next argument, and how it stands in the request: with its header and line ends.
+    /// Where the next argument starts in the request, with its header.
     #[inline]
-    pub fn next_with_raw(&mut self) -> Option<(&'a [u8], &'a [u8])> {
-        let from = self.at;
-        let arg = self.next()?;
-        Some((arg, self.raw.get(from..self.at)?))
+    pub fn at(&self) -> usize {
+        self.at
     }
 }
 
@@ -257,9 +253,15 @@ impl<'a> Iterator for Args<'a> {
         if self.left == 0 {
             return None;
         }
-        let Line::Number(len, body) = line(self.raw, self.at + 1) else { return None };
-        let arg = self.raw.get(body..body + len as usize)?;
-        self.at = body + len as usize + 2;
+        let (body, len) = match short_header(self.raw, self.at) {
+            Some(short) => short,
+            None => match line(self.raw, self.at + 1) {
+                Line::Number(len, body) if len >= 0 => (body, len as usize),
+                _ => return None,
+            },
+        };
+        let arg = self.raw.get(body..body + len)?;
+        self.at = body + len + 2;
         self.left -= 1;
         Some(arg)
     }
@@ -423,19 +425,20 @@ mod tests {
                 }
             }
             prop_assert_eq!(frame.step(&raw, &Ceilings::OPEN), Step::Done { len: raw.len() });
-            if let Some((quick, len)) = Frame::quick(&raw) {
+            let mut quick = Frame::default();
+            if let Some(len) = quick.quick(&raw) {
                 prop_assert_eq!((quick.argc, quick.found, quick.kept, len), (frame.argc, frame.found, frame.kept, raw.len()));
             } else {
                 prop_assert!(args.len() > KEPT);
             }
-            prop_assert!(Frame::quick(&raw[..raw.len() - 1]).is_none());
+            prop_assert!(Frame::default().quick(&raw[..raw.len() - 1]).is_none());
             prop_assert!(Args::new(&raw).eq(args.iter().map(Vec::as_slice)));
         }
 
         #[test]
         fn never_panics(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = whole(&raw);
-            let _ = Frame::quick(&raw);
+            let _ = Frame::default().quick(&raw);
             let _ = inline_to_resp(&raw);
             let _ = Args::new(&raw).count();
         }

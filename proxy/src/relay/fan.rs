@@ -88,12 +88,14 @@ fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
             return None;
         }
     }
-    for &part in &fan.order {
-        let part = &mut fan.parts[usize::from(part)];
-        let rest = part.reply.get(part.merged..)?;
-        let len = reply::length(rest)?;
-        out.extend_from_slice(&rest[..len]);
-        part.merged += len;
+    // Values that come one after another from one part are copied together.
+    for run in fan.order.chunk_by(|a, b| a == b) {
+        let part = &mut fan.parts[usize::from(run[0])];
+        let from = part.merged;
+        for _ in run {
+            part.merged += reply::length(part.reply.get(part.merged..)?)?;
+        }
+        out.extend_from_slice(&part.reply[from..part.merged]);
     }
     Some(())
 }

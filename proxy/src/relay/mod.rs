@@ -262,50 +262,65 @@ impl Relay {
         }
     }
 
-    /// Takes whole requests from `buf`; how many bytes they were.
+    /// Takes requests from `buf`; how many bytes they were. Again, if there were any.
     fn read_requests(&mut self, id: ClientId, buf: &[u8]) -> usize {
-        let mut at = 0;
-        let mut frame = std::mem::take(&mut self.clients[id as usize].frame);
-        while at < buf.len() {
-            let client = &self.clients[id as usize];
-            if !client.takes_requests(self.settings.client_in_flight_max) {
-                break;
+        let used = self.read_short_requests(id, buf);
+        if used < buf.len() { used + self.read_request(id, &buf[used..]) } else { used }
+    }
+
+    /// Takes whole short requests from the start of `buf`; how many bytes they were.
+    #[inline]
+    fn read_short_requests(&mut self, id: ClientId, buf: &[u8]) -> usize {
+        let client = &self.clients[id as usize];
+        if client.frame.argc != 0 || !client.authenticated {
+            return 0;
+        }
+        let (mut frame, mut at, mut taken) = (Frame::default(), 0, 0);
+        while self.clients[id as usize].takes_requests(self.settings.client_in_flight_max)
+            && let Some(len) = frame.quick(&buf[at..])
+        {
+            self.request(id, &frame, &buf[at..at + len]);
+            at += len;
+            taken += 1;
+        }
+        self.stats.add(Counter::Requests, taken);
+        at
+    }
+
+    /// Takes any request from the start of `buf`, or as much of one as is there.
+    fn read_request(&mut self, id: ClientId, buf: &[u8]) -> usize {
+        let client = &mut self.clients[id as usize];
+        if !client.takes_requests(self.settings.client_in_flight_max) {
+            return 0;
+        }
+        let ceilings = if client.authenticated { &Ceilings::OPEN } else { &Ceilings::UNAUTHENTICATED };
+        let step = client.frame.step(buf, ceilings);
+        let frame = client.frame;
+        if !matches!(step, Step::More { .. }) {
+            client.frame = Frame::default();
+        }
+        match step {
+            Step::Done { len } => {
+                self.stats.add(Counter::Requests, 1);
+                self.other_request(id, &frame, &buf[..len]);
+                len
             }
-            if frame.argc == 0
-                && client.authenticated
-                && let Some((quick, len)) = Frame::quick(&buf[at..])
-            {
-                self.request(id, &quick, &buf[at..at + len]);
-                at += len;
-                continue;
+            Step::More { need } => {
+                if need > LARGE && self.begin_large(id, &frame, buf) {
+                    self.clients[id as usize].frame = Frame::default();
+                }
+                0
             }
-            let ceilings = if client.authenticated { &Ceilings::OPEN } else { &Ceilings::UNAUTHENTICATED };
-            let rest = &buf[at..];
-            match frame.step(rest, ceilings) {
-                Step::Done { len } => {
-                    at += len;
-                    self.request(id, &frame, &rest[..len]);
-                    frame = Frame::default();
-                }
-                Step::More { need } => {
-                    if need > LARGE && self.begin_large(id, &frame, rest) {
-                        frame = Frame::default();
-                    }
-                    break;
-                }
-                Step::Nothing { len } => at += len,
-                Step::Inline { len } => {
-                    at += len;
-                    self.inline(id, &rest[..len]);
-                }
-                Step::Wrong(wrong) => {
-                    self.wrong(id, wrong);
-                    break;
-                }
+            Step::Nothing { len } => len,
+            Step::Inline { len } => {
+                self.inline(id, &buf[..len]);
+                len
+            }
+            Step::Wrong(wrong) => {
+                self.wrong(id, wrong);
+                0
             }
         }
-        self.clients[id as usize].frame = frame;
-        at
     }
 
     /// A line typed by a person.
@@ -315,7 +330,8 @@ impl Relay {
             Ok(raw) => {
                 let mut frame = Frame::default();
                 if let Step::Done { .. } = frame.step(&raw, &Ceilings::OPEN) {
-                    self.request(id, &frame, &raw);
+                    self.stats.add(Counter::Requests, 1);
+                    self.other_request(id, &frame, &raw);
                 }
             }
             Err(wrong) => self.wrong(id, wrong),
@@ -381,28 +397,26 @@ impl Relay {
         Some((command_id, command))
     }
 
-    /// One whole request: what it is decides which way it goes.
+    /// One short request of a client that may ask: what it is decides which way it goes.
     #[inline(always)]
     fn request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
-        self.stats.add(Counter::Requests, 1);
-        if !self.settings.declared_commands.is_empty() && self.declared(id, frame, raw) {
-            return;
-        }
         if let Some(command_id) = command::lookup(frame.kept[0].of(raw))
             && self.plain[usize::from(command_id)]
             && command::get(command_id).takes(frame.argc)
-            && self.clients[id as usize].authenticated
         {
             let slot = self.routes.slot_of(frame.kept[1].of(raw));
             let request = self.open_request(id, command_id, slot);
-            return self.place(request, raw);
+            return self.place(request, id, slot, raw);
         }
         self.other_request(id, frame, raw);
     }
 
-    /// What is not a command of one key.
+    /// One whole request that is long, or not a command of one key.
     #[inline(never)]
     fn other_request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
+        if !self.settings.declared_commands.is_empty() && self.declared(id, frame, raw) {
+            return;
+        }
         let Some((command_id, command)) = self.screen(id, frame, raw) else { return };
         match command.serve {
             Serve::Keyed => {
@@ -416,7 +430,7 @@ impl Relay {
                     },
                 };
                 let request = self.open_request(id, command_id, slot);
-                self.place(request, raw);
+                self.place(request, id, slot, raw);
             }
             Serve::Local(local) => self.local(id, command_id, local, raw),
             Serve::Split(_) | Serve::Fan(_) => {
@@ -425,7 +439,7 @@ impl Relay {
                     return self.refuse_here(id, command_id, Counter::ErrorsArity, text);
                 }
                 let request = self.open_request(id, command_id, NO_SLOT);
-                self.place(request, raw);
+                self.place_wide(request, raw);
             }
             Serve::Later(what) => {
                 let text = format!("ERR twemslot: '{}' is not served yet ({what})", command.name);
@@ -548,12 +562,12 @@ impl Relay {
             }
             (Some(slot), _) => {
                 let request = self.open_request(id, command, slot);
-                self.place(request, raw);
+                self.place(request, id, slot, raw);
                 return true;
             }
             (None, true) => {
                 let request = self.open_request(id, command, NO_SLOT);
-                self.place(request, raw);
+                self.place_wide(request, raw);
                 return true;
             }
             (None, false) => {
@@ -564,29 +578,36 @@ impl Relay {
         true
     }
 
-    /// Sends a request on its way, holds it, or answers why it has none.
+    /// Sends a request of one slot on its way, holds it, or answers why it has none.
     #[inline(always)]
-    fn place(&mut self, id: RequestId, raw: &[u8]) {
-        let request = &self.requests[id as usize];
-        if request.slot == NO_SLOT {
-            return self.place_wide(id, raw);
-        }
-        let route = self.routes.slots[usize::from(request.slot)];
-        let client = request.client;
-        if route.special() || self.clients[client as usize].held_wide > 0 {
-            return self.place_special(id, raw);
+    fn place(&mut self, id: RequestId, client: ClientId, slot: Slot, raw: &[u8]) {
+        let route = self.routes.slots[usize::from(slot)];
+        if route.special() || !self.held.is_empty() {
+            return self.place_special(id, client, slot, raw);
         }
         let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
-        self.put(link, id, raw);
+        self.put(link, id, slot, raw);
+    }
+
+    /// The same for a request of any kind that has waited.
+    fn place_again(&mut self, id: RequestId, raw: &[u8]) {
+        let request = &self.requests[id as usize];
+        match request.slot {
+            NO_SLOT => self.place_wide(id, raw),
+            slot => self.place(id, request.client, slot, raw),
+        }
     }
 
     #[cold]
-    fn place_special(&mut self, id: RequestId, raw: &[u8]) {
-        let slot = self.requests[id as usize].slot;
-        if self.routes.slots[usize::from(slot)].link == NONE {
+    fn place_special(&mut self, id: RequestId, client: ClientId, slot: Slot, raw: &[u8]) {
+        let route = self.routes.slots[usize::from(slot)];
+        if route.link == NONE {
             self.refuse(id, Counter::ErrorsNoOwner, &scatter::no_owner(slot));
-        } else {
+        } else if route.waits() || self.clients[client as usize].held_wide > 0 {
             self.hold(id, raw);
+        } else {
+            let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
+            self.put(link, id, slot, raw);
         }
     }
 

@@ -23,9 +23,9 @@ impl Route {
     const NOWHERE: Self = Self { link: NONE, held: false, settling: false };
 
     /// Whether a request cannot simply be put on the link.
-    #[inline]
+    #[inline(always)]
     pub(super) fn special(self) -> bool {
-        self.held || self.settling || self.link == NONE
+        self.held | self.settling | (self.link == NONE)
     }
 
     pub(super) fn waits(self) -> bool {
@@ -75,7 +75,7 @@ impl Default for Routes {
 }
 
 impl Routes {
-    #[inline]
+    #[inline(always)]
     pub(super) fn slot_of(&self, key: &[u8]) -> Slot {
         slot_of(key, self.tag_rule, self.slot_count)
     }

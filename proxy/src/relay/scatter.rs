@@ -35,11 +35,14 @@ impl Relay {
         let mut bytes = std::mem::take(&mut self.fan_bytes);
         let client = self.requests[id as usize].client;
         let mut waits = self.clients[client as usize].held_wide > 0;
-        let mut last = (NONE, 0);
         let mut args = Args::new(raw);
         let name = args.next().unwrap_or_default();
         let mut no_owner_of = None;
-        while let Some((key, piece)) = args.next_with_raw() {
+        // Keys that follow one another to one link are copied together.
+        let (mut last, mut from) = ((NONE, 0), args.at());
+        loop {
+            let at = args.at();
+            let Some(key) = args.next() else { break };
             let slot = self.routes.slot_of(key);
             let route = self.routes.slots[usize::from(slot)];
             if route.link == NONE {
@@ -48,17 +51,20 @@ impl Relay {
             }
             waits |= route.waits();
             if last.0 != route.link {
+                if from < at {
+                    bytes[last.1].extend_from_slice(&raw[from..at]);
+                }
                 let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
-                last = (route.link, part_of(&mut fan, link, &mut bytes));
+                (last, from) = ((route.link, part_of(&mut fan, link, &mut bytes)), at);
             }
             fan.parts[last.1].keys += 1;
             fan.order.push(last.1 as u16);
-            bytes[last.1].extend_from_slice(piece);
-            if split == Split::Mset
-                && let Some((_, value)) = args.next_with_raw()
-            {
-                bytes[last.1].extend_from_slice(value);
+            if split == Split::Mset {
+                args.next();
             }
+        }
+        if from < args.at() {
+            bytes[last.1].extend_from_slice(&raw[from..args.at()]);
         }
         let keys = fan.order.len();
         if let Some(slot) = no_owner_of {
@@ -105,7 +111,7 @@ impl Relay {
         let id = self.requests.open(NONE, command, NO_SLOT, self.now.us);
         let fragment = &mut self.requests[id as usize];
         (fragment.stage, fragment.of, fragment.generation) = (Stage::Fragment, fan_id, part as u32);
-        self.put(link, id, raw);
+        self.put(link, id, NO_SLOT, raw);
     }
 
     /// Sends the request as it is to every group that owns slots.

@@ -1,12 +1,12 @@
 //! What a relay holds, and the few moves everything else is made of: open a request, put it on a link, answer it.
 
 use super::buffer::Pool;
-use super::client::{Client, Lane};
+use super::client::Client;
 use super::command::{CommandId, count};
 use super::fan::Fan;
 use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, Settings};
 use super::link::{Link, State, whose};
-use super::request::{NO_SLOT, NONE, RequestId, Requests, SMALL_REPLY, Stage};
+use super::request::{NO_SLOT, NONE, RequestId, Requests, Stage};
 use super::route::Routes;
 use super::{ClientId, Deed, Level, LinkId, Now};
 use crate::stats::{Counter, Histogram, OfCommand, OfGroup, Stats};
@@ -182,7 +182,7 @@ impl Relay {
 
     /// Puts a request on a link, or answers why it cannot.
     #[inline(always)]
-    pub(super) fn put(&mut self, link_id: LinkId, id: RequestId, raw: &[u8]) {
+    pub(super) fn put(&mut self, link_id: LinkId, id: RequestId, slot: Slot, raw: &[u8]) {
         let link = &mut self.links[link_id as usize];
         let out = match link.state {
             State::Up => &mut link.out,
@@ -201,7 +201,7 @@ impl Relay {
         request.sent_us = self.now.us;
         request.place = link.queued;
         link.queued += raw.len() as u64;
-        if let Some(n) = self.in_flight.get_mut(usize::from(request.slot)) {
+        if let Some(n) = self.in_flight.get_mut(usize::from(slot)) {
             *n += 1;
         }
         if !link.dirty {
@@ -256,38 +256,24 @@ impl Relay {
     /// Answers a request that is on no link (any more), in its client's order, and forgets it.
     #[inline(always)]
     pub(super) fn answer(&mut self, id: RequestId, reply: &[u8]) {
-        let request = &mut self.requests[id as usize];
-        let error = reply.first() == Some(&b'-');
-        let us = self.now.us.saturating_sub(request.started_us);
-        let same = self.run.command == request.command && self.run.us == us;
-        if same {
+        let request = &self.requests[id as usize];
+        let (command, us) = (request.command, self.now.us.saturating_sub(request.started_us));
+        if self.run.command == command && self.run.us == us {
             self.run.n += 1;
         } else {
-            let command = request.command;
-            self.flush_run();
-            self.run = Run { command, us, n: 1 };
+            self.end_run(Run { command, us, n: 1 });
+        }
+        if reply.first() == Some(&b'-') {
+            self.count_error(command);
         }
         let request = &mut self.requests[id as usize];
-        if error {
-            self.stats.add(Counter::RepliesError, 1);
-            self.stats.add_of_command(request.command, OfCommand::Errors, 1);
-        }
         let client_id = request.client;
         if client_id == NONE {
             return self.forget(id);
         }
         let client = &mut self.clients[client_id as usize];
         if client.head != id {
-            request.stage = Stage::Done;
-            if reply.len() <= SMALL_REPLY {
-                request.small[..reply.len()].copy_from_slice(reply);
-                request.small_len = reply.len() as u8;
-                self.pool.give(std::mem::take(&mut request.kept));
-            } else {
-                let old = std::mem::replace(&mut request.kept, self.pool.keep(reply));
-                self.pool.give(old);
-            }
-            return;
+            return request.keep_reply(&mut self.pool, reply);
         }
         if !request.mute {
             client.out.append(&mut self.pool, reply);
@@ -301,10 +287,7 @@ impl Relay {
         let client = &mut self.clients[client_id as usize];
         let mut id = client.head;
         loop {
-            let request = &mut self.requests[id as usize];
-            if request.kept.capacity() > 0 {
-                self.pool.give(std::mem::take(&mut request.kept));
-            }
+            self.requests[id as usize].give_kept(&mut self.pool);
             client.in_flight -= 1;
             id = self.requests.close(id);
             if id == NONE {
@@ -312,21 +295,18 @@ impl Relay {
                 break;
             }
             let next = &mut self.requests[id as usize];
-            match next.stage {
-                Stage::Done if !next.mute => {
-                    let small = &next.small[..usize::from(next.small_len)];
-                    client.out.append(&mut self.pool, if next.small_len > 0 { small } else { &next.kept });
+            if next.stage != Stage::Done {
+                // The first parts of a large reply may be here already.
+                if next.stage == Stage::Sent && !next.kept.is_empty() && !next.mute {
+                    client.out.append(&mut self.pool, &next.kept);
                 }
-                Stage::Done => {}
-                Stage::Sent => {
-                    // The first parts of a large reply may be here already.
-                    if !next.mute && !next.kept.is_empty() {
-                        client.out.append(&mut self.pool, &next.kept);
-                    }
-                    self.pool.give(std::mem::take(&mut next.kept));
-                    break;
+                if next.stage == Stage::Sent {
+                    next.give_kept(&mut self.pool);
                 }
-                _ => break,
+                break;
+            }
+            if !next.mute {
+                client.out.append(&mut self.pool, next.kept_reply());
             }
         }
         client.head = id;
@@ -334,7 +314,7 @@ impl Relay {
             client.dirty = true;
             self.dirty_clients.push_back(client_id);
         }
-        if client.stopped || client.lane != Lane::Shared {
+        if client.stopped || !client.shares() {
             self.resumable.push(client_id);
         }
         if client.out.len() > self.settings.client_output_soft {
@@ -430,22 +410,25 @@ impl Relay {
 
     /// Counts a reply's time at the instance.
     #[inline(always)]
-    pub(super) fn observe_instance(&mut self, entry: usize, sent_us: u64, error: bool) {
+    pub(super) fn observe_instance(&mut self, entry: usize, sent_us: u64) {
         let us = self.now.us.saturating_sub(sent_us);
         if self.instance_run.entry == entry && self.instance_run.us == us {
             self.instance_run.n += 1;
         } else {
-            self.flush_instance_run();
-            self.instance_run = InstanceRun { entry, us, n: 1 };
-        }
-        if error && entry != usize::MAX {
-            self.stats.add_of_group(entry, OfGroup::Errors, 1);
+            self.end_instance_run(InstanceRun { entry, us, n: 1 });
         }
     }
 
+    #[cold]
+    fn count_error(&mut self, command: CommandId) {
+        self.stats.add(Counter::RepliesError, 1);
+        self.stats.add_of_command(command, OfCommand::Errors, 1);
+    }
+
+    /// Writes down what has been counted in a run; another begins.
     #[inline(never)]
-    fn flush_run(&mut self) {
-        let Run { command, us, n } = std::mem::take(&mut self.run);
+    fn end_run(&mut self, next: Run) {
+        let Run { command, us, n } = std::mem::replace(&mut self.run, next);
         if n > 0 {
             self.stats.add_of_command(command, OfCommand::Calls, n);
             self.stats.add_of_command(command, OfCommand::UsSum, us * n);
@@ -454,8 +437,8 @@ impl Relay {
     }
 
     #[inline(never)]
-    fn flush_instance_run(&mut self) {
-        let InstanceRun { entry, us, n } = std::mem::take(&mut self.instance_run);
+    fn end_instance_run(&mut self, next: InstanceRun) {
+        let InstanceRun { entry, us, n } = std::mem::replace(&mut self.instance_run, next);
         if n > 0 {
             self.stats.observe(Histogram::Instance, us, n);
             if entry != usize::MAX {
@@ -467,8 +450,8 @@ impl Relay {
 
     /// Writes down what has been counted in runs.
     pub(super) fn flush_runs(&mut self) {
-        self.flush_run();
-        self.flush_instance_run();
+        self.end_run(Run::default());
+        self.end_instance_run(InstanceRun::default());
     }
 
     /// Answers at once if nothing earlier is owed, else in turn.

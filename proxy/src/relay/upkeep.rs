@@ -116,7 +116,9 @@ impl Relay {
         }
         let plain = |(id, refused): (CommandId, &bool)| {
             let command = command::get(id);
-            command.serve == Serve::Keyed && command.keys == Keys::One { at: 1 } && !command.container && !refused
+            let declared = settings.declared_commands.iter().any(|d| d.name.eq_ignore_ascii_case(command.name));
+            let one_key = command.serve == Serve::Keyed && command.keys == Keys::One { at: 1 };
+            one_key && !command.container && !refused && !declared
         };
         self.plain = (0..).zip(&denied).map(plain).collect();
         self.denied = denied;
