@@ -60,16 +60,43 @@ fn any_line(buf: &[u8], at: usize) -> Line {
     }
 }
 
-/// The header `$n` or `$nn` at `at`: where its string starts, and how long that is. None: another header.
+/// The header `$n` or `$nn` that `buf` starts with: where its string starts, and how long that is. None: something else.
 #[inline(always)]
-pub(crate) fn short_header(buf: &[u8], at: usize) -> Option<(usize, usize)> {
-    let word = u32::from_le_bytes(*buf.get(at..)?.first_chunk::<4>()?);
-    let digit = |place: u32| (word >> place & 0xff).wrapping_sub(u32::from(b'0'));
-    if word & 0xffff_00ff == u32::from_le_bytes(*b"$\0\r\n") && digit(8) <= 9 {
-        Some((at + 4, digit(8) as usize))
-    } else if word & 0xff00_00ff == u32::from_le_bytes(*b"$\0\0\r") && digit(8) <= 9 && digit(16) <= 9 {
-        (*buf.get(at + 4)? == b'\n').then_some((at + 5, (digit(8) * 10 + digit(16)) as usize))
+pub(crate) fn short_header(buf: &[u8]) -> Option<(usize, usize)> {
+    const ONE: u32 = u32::from_le_bytes(*b"$0\r\n");
+    const TWO: u32 = u32::from_le_bytes(*b"$00\r");
+    let word = u32::from_le_bytes(*buf.first_chunk::<4>()?);
+    // The digits are the bytes whose upper half is 3, also after 6 is added.
+    if (word & 0xfff0_f0ff) == TWO && (word + 0x0006_0600) & 0xfff0_f0ff == TWO {
+        let digits = word >> 8 & 0x0f0f;
+        (*buf.get(4)? == b'\n').then_some((5, (digits * (10 << 8 | 1) >> 8 & 0xff) as usize))
+    } else if word & 0xffff_f0ff == ONE && (word + 0x0600) & 0xffff_f0ff == ONE {
+        Some((4, (word >> 8 & 15) as usize))
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_headers_are_those_of_one_or_two_digits() {
+        for n in 0..100 {
+            let text = format!("${n}\r\n");
+            assert_eq!(short_header(text.as_bytes()), Some((text.len(), n)));
+            assert_eq!(short_header(&text.as_bytes()[..text.len() - 1]), None, "cut");
+        }
+        for first in 0..=255 {
+            for second in 0..=255 {
+                let found = short_header(&[b'$', first, second, b'\r', b'\n']).is_some();
+                assert_eq!(found, first.is_ascii_digit() && second.is_ascii_digit(), "{first} {second}");
+            }
+            assert_eq!(short_header(&[b'$', first, b'\r', b'\n']).is_some(), first.is_ascii_digit(), "{first}");
+        }
+        for other in [&b"$123\r\n"[..], b"*12\r\n", b"$-1\r\n", b"$12\n\r", b"$\r\n\r\n", b"$0\r\r\n", b""] {
+            assert_eq!(short_header(other), None, "{other:?}");
+        }
     }
 }

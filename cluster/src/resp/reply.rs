@@ -59,12 +59,14 @@ impl Cursor {
                 self.bulk_left = 0;
                 self.pending -= 1;
             }
+            let mut rest = &buf[at..];
             while self.pending > 0
-                && let Some(behind) = short_bulk(buf, at)
+                && let Some(len) = short_bulk(rest)
             {
                 self.pending -= 1;
-                at = behind;
+                rest = &rest[len..];
             }
+            at = buf.len() - rest.len();
             if self.pending == 0 {
                 return Step::Done { len: at };
             }
@@ -133,28 +135,31 @@ impl Cursor {
     }
 }
 
-/// Where a bulk string of less than 100 bytes, or a nil, ends: if it is at `at`, and whole.
+/// The length of the bulk string of less than 100 bytes, or the nil, that `buf` starts with, if it is whole.
 #[inline(always)]
-fn short_bulk(buf: &[u8], at: usize) -> Option<usize> {
-    match short_header(buf, at) {
-        Some((body, len)) => Some(body + len + 2).filter(|behind| *behind <= buf.len()),
-        None => buf.get(at..)?.starts_with(b"$-1\r\n").then_some(at + 5),
+fn short_bulk(buf: &[u8]) -> Option<usize> {
+    match short_header(buf) {
+        Some((body, len)) => Some(body + len + 2).filter(|end| *end <= buf.len()),
+        None => buf.starts_with(b"$-1\r\n").then_some(5),
+    }
+}
+
+/// The same of any length.
+fn bulk(buf: &[u8]) -> Option<usize> {
+    match line(buf, 1) {
+        Line::Number(n, behind) if n >= 0 => Some(behind + n as usize + 2).filter(|end| *end <= buf.len()),
+        _ => None,
     }
 }
 
 /// The length of the whole value that `raw` starts with; None if it is not whole.
-#[inline]
+#[inline(always)]
 pub fn length(raw: &[u8]) -> Option<usize> {
-    if let Some(len) = short_bulk(raw, 0) {
-        return Some(len);
-    }
-    if raw.first() == Some(&b'$') {
-        return match line(raw, 1) {
-            Line::Number(-1, behind) => Some(behind),
-            Line::Number(n, behind) if n >= 0 => Some(behind + n as usize + 2).filter(|end| *end <= raw.len()),
-            _ => None,
-        };
-    }
+    short_bulk(raw).or_else(|| any_length(raw))
+}
+
+#[inline(never)]
+fn any_length(raw: &[u8]) -> Option<usize> {
     match Cursor::default().step(raw) {
         Step::Done { len } => Some(len),
         _ => None,
@@ -162,10 +167,10 @@ pub fn length(raw: &[u8]) -> Option<usize> {
 }
 
 /// The length of a whole short reply (a bulk string, a status, a number): nearly every one. None: `Cursor` will tell.
-#[inline]
+#[inline(always)]
 pub fn quick(raw: &[u8]) -> Option<usize> {
     match raw.first()? {
-        b'$' => length(raw),
+        b'$' => short_bulk(raw).or_else(|| bulk(raw)),
         b'+' | b':' => {
             let line = &raw[..raw.len().min(24)];
             let end = line.iter().position(|&b| b == b'\n')?;

@@ -102,7 +102,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Reads a whole request of at most `KEPT` arguments, each shorter than 100 bytes, in one go: nearly every one.
+    /// Reads a whole request of at most `KEPT` arguments in one go: nearly every one.
     /// Returns its length. None: `step` of a new frame will tell.
     #[inline(always)]
     pub fn quick(&mut self, buf: &[u8]) -> Option<usize> {
@@ -111,17 +111,18 @@ impl Frame {
         if argc == 0 || argc as usize > KEPT {
             return None;
         }
-        let mut at = 4;
+        let mut rest = &buf[4..];
         for span in &mut self.kept[..argc as usize] {
-            let (body, len) = short_header(buf, at)?;
-            *span = Span { at: body as u32, len: len as u32 };
-            at = body + len + 2;
-            if buf.get(at - 2..at)? != b"\r\n" {
+            let (body, len) = short_header(rest).or_else(|| long_header(rest))?;
+            *span = Span { at: (buf.len() - rest.len() + body) as u32, len: len as u32 };
+            let (end, behind) = rest.get(body + len..)?.split_first_chunk::<2>()?;
+            if end != b"\r\n" {
                 return None;
             }
+            rest = behind;
         }
         (self.argc, self.found) = (argc, argc);
-        Some(at)
+        Some(buf.len() - rest.len())
     }
 
     /// Goes on over `buf`, which starts at the request's first byte.
@@ -153,8 +154,8 @@ impl Frame {
             }
         }
         while self.found < self.argc {
-            let (body, len) = match short_header(buf, at) {
-                Some(short) => short,
+            let (body, len) = match short_header(&buf[at..]) {
+                Some((body, len)) => (at + body, len),
                 None => match bulk_header(buf, at, ceilings) {
                     Ok(header) => header,
                     Err(step) => return step,
@@ -181,6 +182,15 @@ impl Frame {
     #[inline]
     pub fn kept<'a>(&self, i: usize, raw: &'a [u8]) -> Option<&'a [u8]> {
         if i < KEPT && i < self.argc as usize { Some(self.kept[i].of(raw)) } else { None }
+    }
+}
+
+/// The header of a bulk string that `buf` starts with: where its string starts, and how long that is.
+#[inline(never)]
+fn long_header(buf: &[u8]) -> Option<(usize, usize)> {
+    match line(buf, 1) {
+        Line::Number(len, body) if len >= 0 && buf[0] == b'$' => Some((body, len as usize)),
+        _ => None,
     }
 }
 
@@ -224,8 +234,7 @@ fn inline_step(buf: &[u8], ceilings: &Ceilings) -> Step {
 /// The arguments of a whole request, in order, name first.
 #[derive(Debug, Clone)]
 pub struct Args<'a> {
-    raw: &'a [u8],
-    at: usize,
+    rest: &'a [u8],
     left: u32,
 }
 
@@ -233,35 +242,29 @@ impl<'a> Args<'a> {
     /// Of a request that `Frame::step` found whole.
     pub fn new(raw: &'a [u8]) -> Self {
         match line(raw, 1) {
-            Line::Number(n, behind) if n > 0 => Self { raw, at: behind, left: n as u32 },
-            _ => Self { raw, at: 0, left: 0 },
+            Line::Number(n, behind) if n > 0 => Self { rest: &raw[behind..], left: n as u32 },
+            _ => Self { rest: &[], left: 0 },
         }
     }
 
-    /// Where the next argument starts in the request, with its header.
+    /// The request's bytes from the next argument's header on.
     #[inline]
-    pub fn at(&self) -> usize {
-        self.at
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
     }
 }
 
 impl<'a> Iterator for Args<'a> {
     type Item = &'a [u8];
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<&'a [u8]> {
         if self.left == 0 {
             return None;
         }
-        let (body, len) = match short_header(self.raw, self.at) {
-            Some(short) => short,
-            None => match line(self.raw, self.at + 1) {
-                Line::Number(len, body) if len >= 0 => (body, len as usize),
-                _ => return None,
-            },
-        };
-        let arg = self.raw.get(body..body + len)?;
-        self.at = body + len + 2;
+        let (body, len) = short_header(self.rest).or_else(|| long_header(self.rest))?;
+        let arg = self.rest.get(body..)?.get(..len)?;
+        self.rest = self.rest.get(body + len + 2..).unwrap_or_default();
         self.left -= 1;
         Some(arg)
     }

@@ -38,8 +38,8 @@ pub(super) struct Fan {
     pub(super) merge: Merge,
     pub(super) pending: u32,
     pub(super) generation: u32,
-    /// For each key, which part it went to.
-    pub(super) order: Vec<u16>,
+    /// To which part how many keys went, one after another.
+    pub(super) order: Vec<(u32, u32)>,
     pub(super) parts: Vec<Part>,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
         }
         Merge::Settings => without_secrets(&fan.parts[0].reply, out),
         Merge::Values => {
-            write::array(out, fan.order.len());
+            write::array(out, fan.parts.iter().map(|p| p.keys as usize).sum());
             if values(fan, out).is_none() {
                 out.clear();
                 write::error(out, "ERR twemslot: an instance answered fewer values than it was asked for");
@@ -88,14 +88,16 @@ fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
             return None;
         }
     }
-    // Values that come one after another from one part are copied together.
-    for run in fan.order.chunk_by(|a, b| a == b) {
-        let part = &mut fan.parts[usize::from(run[0])];
-        let from = part.merged;
-        for _ in run {
-            part.merged += reply::length(part.reply.get(part.merged..)?)?;
+    for &(part, keys) in &fan.order {
+        let part = &mut fan.parts[part as usize];
+        let values = part.reply.get(part.merged..)?;
+        let mut rest = values;
+        for _ in 0..keys {
+            rest = rest.get(reply::length(rest)?..)?;
         }
-        out.extend_from_slice(&part.reply[from..part.merged]);
+        let len = values.len() - rest.len();
+        out.extend_from_slice(&values[..len]);
+        part.merged += len;
     }
     Some(())
 }

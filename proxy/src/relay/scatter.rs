@@ -39,41 +39,39 @@ impl Relay {
         let name = args.next().unwrap_or_default();
         let mut no_owner_of = None;
         // Keys that follow one another to one link are copied together.
-        let (mut last, mut from) = ((NONE, 0), args.at());
+        let (mut link, mut keys, mut run) = (NONE, 0, args.rest());
         loop {
-            let at = args.at();
+            let here = args.rest();
             let Some(key) = args.next() else { break };
             let slot = self.routes.slot_of(key);
             let route = self.routes.slots[usize::from(slot)];
-            if route.link == NONE {
-                no_owner_of = Some(slot);
-                break;
-            }
-            waits |= route.waits();
-            if last.0 != route.link {
-                if from < at {
-                    bytes[last.1].extend_from_slice(&raw[from..at]);
+            if route.special() {
+                waits = true;
+                if route.link == NONE {
+                    no_owner_of = Some(slot);
+                    break;
                 }
-                let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
-                (last, from) = ((route.link, part_of(&mut fan, link, &mut bytes)), at);
             }
-            fan.parts[last.1].keys += 1;
-            fan.order.push(last.1 as u16);
+            if link != route.link {
+                let way = self.routes.lane(link, client, self.settings.links_per_instance);
+                add_keys(&mut fan, &mut bytes, way, keys, &run[..run.len() - here.len()]);
+                (link, keys, run) = (route.link, 0, here);
+            }
+            keys += 1;
             if split == Split::Mset {
                 args.next();
             }
         }
-        if from < args.at() {
-            bytes[last.1].extend_from_slice(&raw[from..args.at()]);
-        }
-        let keys = fan.order.len();
+        let way = self.routes.lane(link, client, self.settings.links_per_instance);
+        add_keys(&mut fan, &mut bytes, way, keys, &run[..run.len() - args.rest().len()]);
+        let keys: u32 = fan.order.iter().map(|(_, keys)| keys).sum();
         if let Some(slot) = no_owner_of {
             self.drop_fan(fan);
             self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot));
         } else if waits {
             self.drop_fan(fan);
             self.hold(id, raw);
-        } else if keys > SPLIT_KEYS_MAX {
+        } else if keys as usize > SPLIT_KEYS_MAX {
             self.drop_fan(fan);
             let text = format!("ERR twemslot: {keys} keys in one command, at most {SPLIT_KEYS_MAX}");
             self.refuse(id, Counter::ErrorsNotServed, &text);
@@ -259,11 +257,19 @@ impl Relay {
     }
 }
 
-/// The part for a link, and an empty request for it in `bytes`.
-fn part_of(fan: &mut Fan, link: LinkId, bytes: &mut Vec<Vec<u8>>) -> usize {
-    if let Some(found) = fan.parts.iter().position(|p| p.link == link) {
-        return found;
+/// Adds `raw`, which is so many keys in a row, to the request for their link.
+#[inline]
+fn add_keys(fan: &mut Fan, bytes: &mut Vec<Vec<u8>>, link: LinkId, keys: u32, raw: &[u8]) {
+    if keys > 0 {
+        let part = fan.parts.iter().position(|p| p.link == link).unwrap_or_else(|| add_part(fan, bytes, link));
+        fan.parts[part].keys += keys;
+        fan.order.push((part as u32, keys));
+        bytes[part].extend_from_slice(raw);
     }
+}
+
+/// A part for a link, and an empty request for it in `bytes`.
+fn add_part(fan: &mut Fan, bytes: &mut Vec<Vec<u8>>, link: LinkId) -> usize {
     let part = fan.parts.len();
     fan.parts.push(Part { link, ..Part::default() });
     if bytes.len() == part {
