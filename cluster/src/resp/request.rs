@@ -239,18 +239,24 @@ pub struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
-    /// Of a request that `Frame::step` found whole.
+    /// Of a request that `Frame::step` found whole; of other bytes, the arguments that are there.
     pub fn new(raw: &'a [u8]) -> Self {
         match line(raw, 1) {
-            Line::Number(n, behind) if n > 0 => Self { rest: &raw[behind..], left: n as u32 },
+            Line::Number(n, behind) if n > 0 && raw[0] == b'*' => Self { rest: &raw[behind..], left: n as u32 },
             _ => Self { rest: &[], left: 0 },
         }
     }
 
-    /// The request's bytes from the next argument's header on.
+    /// What follows the last argument taken.
     #[inline]
     pub fn rest(&self) -> &'a [u8] {
         self.rest
+    }
+
+    /// How many arguments are still to come. Bytes of which nothing is known are a whole request if this reaches 0.
+    #[inline]
+    pub fn left(&self) -> u32 {
+        self.left
     }
 }
 
@@ -264,7 +270,11 @@ impl<'a> Iterator for Args<'a> {
         }
         let (body, len) = short_header(self.rest).or_else(|| long_header(self.rest))?;
         let arg = self.rest.get(body..)?.get(..len)?;
-        self.rest = self.rest.get(body + len + 2..).unwrap_or_default();
+        let (end, behind) = self.rest[body + len..].split_first_chunk::<2>()?;
+        if end != b"\r\n" {
+            return None;
+        }
+        self.rest = behind;
         self.left -= 1;
         Some(arg)
     }

@@ -6,7 +6,7 @@ use cluster::resp::{reply, write};
 use std::borrow::Cow;
 
 /// How the fragments' replies become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Merge {
     /// One array with the keys' values in their order.
     Values,
@@ -17,6 +17,7 @@ pub(super) enum Merge {
     /// The first one, less what is secret.
     Settings,
     /// The first one.
+    #[default]
     First,
 }
 
@@ -31,7 +32,7 @@ pub(super) struct Part {
 }
 
 /// A request whose fragments are under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Fan {
     /// NONE: answered already (an error, a timeout), or its client is gone.
     pub(super) parent: RequestId,

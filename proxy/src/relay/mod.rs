@@ -289,10 +289,17 @@ impl Relay {
 
     /// Takes any request from the start of `buf`, or as much of one as is there.
     fn read_request(&mut self, id: ClientId, buf: &[u8]) -> usize {
-        let client = &mut self.clients[id as usize];
+        let client = &self.clients[id as usize];
         if !client.takes_requests(self.settings.client_in_flight_max) {
             return 0;
         }
+        if client.frame.argc == 0
+            && client.authenticated
+            && let Some(len) = self.split_at_sight(id, buf)
+        {
+            return len;
+        }
+        let client = &mut self.clients[id as usize];
         let ceilings = if client.authenticated { &Ceilings::OPEN } else { &Ceilings::UNAUTHENTICATED };
         let step = client.frame.step(buf, ceilings);
         let frame = client.frame;

@@ -1,7 +1,7 @@
 //! Requests that concern several groups: split by key and merged (MGET, MSET, DEL ...), or sent to every group
 //! (FLUSHALL, DBSIZE ...). One fragment a group, however many keys.
 
-use super::LinkId;
+use super::{ClientId, LinkId};
 use super::command::{self, Fan as Kind, Serve, Split};
 use super::fan::{Fan, Merge, Part, error_of, merged};
 use super::limits::SPLIT_KEYS_MAX;
@@ -10,6 +10,7 @@ use super::state::Relay;
 use crate::stats::Counter;
 use cluster::resp::request::Args;
 use cluster::resp::write;
+use cluster::slot::Slot;
 
 /// Room before a part's keys for its header: `*` and the count, `$` and the name, with their line ends.
 const HEADER_ROOM: usize = 40;
@@ -29,33 +30,56 @@ impl Relay {
         }
     }
 
-    /// One walk over the keys: each goes, as it stands, to the request for its owner.
+    /// Takes a request to be split that is whole at the start of `buf`, in one walk; its length. None: the usual way
+    /// will tell, also what is wrong with it.
+    pub(super) fn split_at_sight(&mut self, client: ClientId, buf: &[u8]) -> Option<usize> {
+        let args = Args::new(buf);
+        let command = command::lookup(args.clone().next()?)?;
+        let Serve::Split(split) = command::get(command).serve else { return None };
+        let odd = split == Split::Mset && args.left().is_multiple_of(2);
+        let refused = self.denied[usize::from(command)] || !self.settings.declared_commands.is_empty();
+        if odd || refused || !command::get(command).takes(args.left()) {
+            return None;
+        }
+        let cut = self.cut(client, split, buf);
+        if cut.len == 0 {
+            self.drop_cut(cut);
+            return None;
+        }
+        let len = cut.len;
+        self.stats.add(Counter::Requests, 1);
+        let id = self.open_request(client, command, NO_SLOT);
+        self.send_cut(id, split, cut, &buf[..len]);
+        Some(len)
+    }
+
     fn split(&mut self, id: RequestId, split: Split, raw: &[u8]) {
-        let mut fan = self.new_fan(id, if split == Split::Mget { Merge::Values } else { merge_counts(split) });
-        let mut bytes = std::mem::take(&mut self.fan_bytes);
-        let client = self.requests[id as usize].client;
-        let mut waits = self.clients[client as usize].held_wide > 0;
+        let cut = self.cut(self.requests[id as usize].client, split, raw);
+        self.send_cut(id, split, cut, raw);
+    }
+
+    /// One walk over the keys: each goes, as it stands, to the request for its owner. Keys that follow one another to
+    /// one link are copied together.
+    fn cut(&mut self, client: ClientId, split: Split, raw: &[u8]) -> Cut {
+        let mut cut = Cut { fan: self.new_fan(), bytes: std::mem::take(&mut self.fan_bytes), ..Cut::default() };
+        cut.waits = self.clients[client as usize].held_wide > 0;
         let mut args = Args::new(raw);
-        let name = args.next().unwrap_or_default();
-        let mut no_owner_of = None;
-        // Keys that follow one another to one link are copied together.
+        args.next();
         let (mut link, mut keys, mut run) = (NONE, 0, args.rest());
         loop {
             let here = args.rest();
             let Some(key) = args.next() else { break };
-            let slot = self.routes.slot_of(key);
-            let route = self.routes.slots[usize::from(slot)];
-            if route.special() {
-                waits = true;
-                if route.link == NONE {
-                    no_owner_of = Some(slot);
-                    break;
-                }
-            }
-            if link != route.link {
+            let route = self.routes.way_of(key);
+            if route.link != link {
                 let way = self.routes.lane(link, client, self.settings.links_per_instance);
-                add_keys(&mut fan, &mut bytes, way, keys, &run[..run.len() - here.len()]);
+                cut.add(way, keys, &run[..run.len() - here.len()]);
                 (link, keys, run) = (route.link, 0, here);
+            }
+            if route.special() {
+                cut.waits = true;
+                if route.link == NONE {
+                    cut.no_owner_of = cut.no_owner_of.or(Some(self.routes.slot_of(key)));
+                }
             }
             keys += 1;
             if split == Split::Mset {
@@ -63,26 +87,38 @@ impl Relay {
             }
         }
         let way = self.routes.lane(link, client, self.settings.links_per_instance);
-        add_keys(&mut fan, &mut bytes, way, keys, &run[..run.len() - args.rest().len()]);
-        let keys: u32 = fan.order.iter().map(|(_, keys)| keys).sum();
-        if let Some(slot) = no_owner_of {
-            self.drop_fan(fan);
+        cut.add(way, keys, &run[..run.len() - args.rest().len()]);
+        if args.left() == 0 {
+            cut.len = raw.len() - args.rest().len();
+        }
+        cut
+    }
+
+    /// Sends a cut request on its ways, holds it, or answers why it has none.
+    fn send_cut(&mut self, id: RequestId, split: Split, mut cut: Cut, raw: &[u8]) {
+        let keys: u32 = cut.fan.parts.iter().map(|p| p.keys).sum();
+        if let Some(slot) = cut.no_owner_of {
             self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot));
-        } else if waits {
-            self.drop_fan(fan);
+        } else if cut.waits {
             self.hold(id, raw);
         } else if keys as usize > SPLIT_KEYS_MAX {
-            self.drop_fan(fan);
             let text = format!("ERR twemslot: {keys} keys in one command, at most {SPLIT_KEYS_MAX}");
             self.refuse(id, Counter::ErrorsNotServed, &text);
         } else {
-            self.stats.add(Counter::RequestsSplit, u64::from(fan.parts.len() > 1));
-            let fan_id = self.open_fan(id, fan);
-            self.send_parts(fan_id, name, if split == Split::Mset { 2 } else { 1 }, &mut bytes);
+            self.stats.add(Counter::RequestsSplit, u64::from(cut.fan.parts.len() > 1));
+            cut.fan.merge = if split == Split::Mget { Merge::Values } else { merge_counts(split) };
+            let fan_id = self.open_fan(id, std::mem::take(&mut cut.fan));
+            let name = Args::new(raw).next().unwrap_or_default();
+            self.send_parts(fan_id, name, if split == Split::Mset { 2 } else { 1 }, &mut cut.bytes);
         }
+        self.drop_cut(cut);
+    }
+
+    fn drop_cut(&mut self, mut cut: Cut) {
+        self.drop_fan(cut.fan);
         // What is kept for reuse stays bounded.
-        bytes.retain(|b| b.capacity() <= 1 << 20);
-        self.fan_bytes = bytes;
+        cut.bytes.retain(|b| b.capacity() <= 1 << 20);
+        self.fan_bytes = cut.bytes;
     }
 
     /// Puts each part's header before its keys and sends it.
@@ -119,7 +155,8 @@ impl Relay {
         if waits {
             return self.hold(id, raw);
         }
-        let mut fan = self.new_fan(id, merge);
+        let mut fan = self.new_fan();
+        fan.merge = merge;
         for i in 0..self.routes.targets.len() {
             let target = &self.routes.targets[i];
             if let Some(&link) = target.links.first().filter(|_| target.owns_slots) {
@@ -144,12 +181,8 @@ impl Relay {
     }
 
     /// An empty fan; its vectors come from an earlier one.
-    fn new_fan(&mut self, parent: RequestId, merge: Merge) -> Fan {
-        let generation = self.routes.generation;
-        match self.spare_fans.pop() {
-            Some(fan) => Fan { parent, merge, pending: 0, generation, ..fan },
-            None => Fan { parent, merge, pending: 0, generation, order: Vec::new(), parts: Vec::new() },
-        }
+    fn new_fan(&mut self) -> Fan {
+        Fan { generation: self.routes.generation, ..self.spare_fans.pop().unwrap_or_default() }
     }
 
     fn drop_fan(&mut self, mut fan: Fan) {
@@ -163,7 +196,7 @@ impl Relay {
     }
 
     fn open_fan(&mut self, parent: RequestId, mut fan: Fan) -> u32 {
-        fan.pending = fan.parts.len() as u32;
+        (fan.parent, fan.pending) = (parent, fan.parts.len() as u32);
         let id = self.fans.insert(fan) as u32;
         let request = &mut self.requests[parent as usize];
         request.stage = Stage::Split;
@@ -257,27 +290,41 @@ impl Relay {
     }
 }
 
-/// Adds `raw`, which is so many keys in a row, to the request for their link.
-#[inline]
-fn add_keys(fan: &mut Fan, bytes: &mut Vec<Vec<u8>>, link: LinkId, keys: u32, raw: &[u8]) {
-    if keys > 0 {
-        let part = fan.parts.iter().position(|p| p.link == link).unwrap_or_else(|| add_part(fan, bytes, link));
-        fan.parts[part].keys += keys;
-        fan.order.push((part as u32, keys));
-        bytes[part].extend_from_slice(raw);
-    }
+/// A request cut by owner, before it is sent.
+#[derive(Default)]
+struct Cut {
+    fan: Fan,
+    /// The parts' requests; room for a header is at their heads.
+    bytes: Vec<Vec<u8>>,
+    /// A slot of one of the keys is held, or is nobody's.
+    waits: bool,
+    no_owner_of: Option<Slot>,
+    /// The request's length; 0: it is not whole.
+    len: usize,
 }
 
-/// A part for a link, and an empty request for it in `bytes`.
-fn add_part(fan: &mut Fan, bytes: &mut Vec<Vec<u8>>, link: LinkId) -> usize {
-    let part = fan.parts.len();
-    fan.parts.push(Part { link, ..Part::default() });
-    if bytes.len() == part {
-        bytes.push(Vec::with_capacity(1024));
+impl Cut {
+    /// Adds `raw`, which is so many keys in a row, to the request for their link.
+    #[inline]
+    fn add(&mut self, link: LinkId, keys: u32, raw: &[u8]) {
+        if keys > 0 {
+            let part = self.fan.parts.iter().position(|p| p.link == link).unwrap_or_else(|| self.add_part(link));
+            self.fan.parts[part].keys += keys;
+            self.fan.order.push((part as u32, keys));
+            self.bytes[part].extend_from_slice(raw);
+        }
     }
-    bytes[part].clear();
-    bytes[part].resize(HEADER_ROOM, 0);
-    part
+
+    fn add_part(&mut self, link: LinkId) -> usize {
+        let part = self.fan.parts.len();
+        self.fan.parts.push(Part { link, ..Part::default() });
+        if self.bytes.len() == part {
+            self.bytes.push(Vec::with_capacity(1024));
+        }
+        self.bytes[part].clear();
+        self.bytes[part].resize(HEADER_ROOM, 0);
+        part
+    }
 }
 
 fn merge_counts(split: Split) -> Merge {
@@ -292,6 +339,6 @@ fn merge_of(kind: Kind) -> Merge {
     }
 }
 
-pub(super) fn no_owner(slot: cluster::slot::Slot) -> String {
+pub(super) fn no_owner(slot: Slot) -> String {
     format!("ERR twemslot: slot {slot} has no owner: assign it to a group")
 }
