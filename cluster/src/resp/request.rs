@@ -113,12 +113,11 @@ impl Frame {
         }
         let mut rest = &buf[4..];
         for span in &mut self.kept[..argc as usize] {
-            let (body, len) = short_header(rest).or_else(|| long_header(rest))?;
-            *span = Span { at: (buf.len() - rest.len() + body) as u32, len: len as u32 };
-            let (end, behind) = rest.get(body + len..)?.split_first_chunk::<2>()?;
-            if end != b"\r\n" {
-                return None;
-            }
+            let (arg, behind) = match short_header(rest) {
+                Some((body, len)) => string(&rest[body..], len)?,
+                None => long_string(rest)?,
+            };
+            *span = Span { at: (buf.len() - behind.len() - 2 - arg.len()) as u32, len: arg.len() as u32 };
             rest = behind;
         }
         (self.argc, self.found) = (argc, argc);
@@ -185,11 +184,19 @@ impl Frame {
     }
 }
 
-/// The header of a bulk string that `buf` starts with: where its string starts, and how long that is.
+/// The string of `len` bytes that `buf` starts with, and what is behind its line end.
+#[inline(always)]
+fn string(buf: &[u8], len: usize) -> Option<(&[u8], &[u8])> {
+    let (string, rest) = buf.split_at_checked(len)?;
+    let (end, behind) = rest.split_first_chunk::<2>()?;
+    if end == b"\r\n" { Some((string, behind)) } else { None }
+}
+
+/// The same of a bulk string with any header.
 #[inline(never)]
-fn long_header(buf: &[u8]) -> Option<(usize, usize)> {
+fn long_string(buf: &[u8]) -> Option<(&[u8], &[u8])> {
     match line(buf, 1) {
-        Line::Number(len, body) if len >= 0 && buf[0] == b'$' => Some((body, len as usize)),
+        Line::Number(len, body) if len >= 0 && buf[0] == b'$' => string(&buf[body..], len as usize),
         _ => None,
     }
 }
@@ -268,12 +275,10 @@ impl<'a> Iterator for Args<'a> {
         if self.left == 0 {
             return None;
         }
-        let (body, len) = short_header(self.rest).or_else(|| long_header(self.rest))?;
-        let arg = self.rest.get(body..)?.get(..len)?;
-        let (end, behind) = self.rest[body + len..].split_first_chunk::<2>()?;
-        if end != b"\r\n" {
-            return None;
-        }
+        let (arg, behind) = match short_header(self.rest) {
+            Some((body, len)) => string(&self.rest[body..], len)?,
+            None => long_string(self.rest)?,
+        };
         self.rest = behind;
         self.left -= 1;
         Some(arg)

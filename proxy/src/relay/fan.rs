@@ -26,6 +26,8 @@ pub(super) enum Merge {
 pub(super) struct Part {
     pub(super) link: LinkId,
     pub(super) keys: u32,
+    /// The keys' request, behind room for its header, until it is sent.
+    pub(super) request: Vec<u8>,
     pub(super) reply: Vec<u8>,
     /// How much of `reply` has been merged.
     pub(super) merged: usize,

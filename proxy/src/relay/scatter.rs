@@ -43,14 +43,14 @@ impl Relay {
         }
         let cut = self.cut(client, split, buf);
         if cut.len == 0 {
-            self.drop_cut(cut);
+            self.drop_fan(cut.fan);
             return None;
         }
-        let len = cut.len;
+        let raw = &buf[..cut.len];
         self.stats.add(Counter::Requests, 1);
         let id = self.open_request(client, command, NO_SLOT);
-        self.send_cut(id, split, cut, &buf[..len]);
-        Some(len)
+        self.send_cut(id, split, cut, raw);
+        Some(raw.len())
     }
 
     fn split(&mut self, id: RequestId, split: Split, raw: &[u8]) {
@@ -59,83 +59,101 @@ impl Relay {
     }
 
     /// One walk over the keys: each goes, as it stands, to the request for its owner. Keys that follow one another to
-    /// one link are copied together.
+    /// one link are a run, and copied together.
     fn cut(&mut self, client: ClientId, split: Split, raw: &[u8]) -> Cut {
-        let mut cut = Cut { fan: self.new_fan(), bytes: std::mem::take(&mut self.fan_bytes), ..Cut::default() };
-        cut.waits = self.clients[client as usize].held_wide > 0;
+        let waits = self.clients[client as usize].held_wide > 0;
+        let mut cut = Cut { fan: self.new_fan(), waits, unowned: false, len: 0 };
         let mut args = Args::new(raw);
         args.next();
-        let (mut link, mut keys, mut run) = (NONE, 0, args.rest());
-        loop {
-            let here = args.rest();
-            let Some(key) = args.next() else { break };
+        let mut run = Run { link: NONE, keys: 0, raw: args.rest() };
+        let mut here = args.rest();
+        while let Some(key) = args.next() {
             let route = self.routes.way_of(key);
-            if route.link != link {
-                let way = self.routes.lane(link, client, self.settings.links_per_instance);
-                cut.add(way, keys, &run[..run.len() - here.len()]);
-                (link, keys, run) = (route.link, 0, here);
+            if route.link != run.link {
+                self.add_run(&mut cut, client, &run, here);
+                run = Run { link: route.link, keys: 0, raw: here };
             }
-            if route.special() {
-                cut.waits = true;
-                if route.link == NONE {
-                    cut.no_owner_of = cut.no_owner_of.or(Some(self.routes.slot_of(key)));
-                }
-            }
-            keys += 1;
+            cut.waits |= route.waits();
+            run.keys += 1;
             if split == Split::Mset {
                 args.next();
             }
+            here = args.rest();
         }
-        let way = self.routes.lane(link, client, self.settings.links_per_instance);
-        cut.add(way, keys, &run[..run.len() - args.rest().len()]);
+        self.add_run(&mut cut, client, &run, here);
         if args.left() == 0 {
-            cut.len = raw.len() - args.rest().len();
+            cut.len = raw.len() - here.len();
         }
         cut
+    }
+
+    /// Adds a run that ends where `behind` starts to the request for its link.
+    fn add_run(&mut self, cut: &mut Cut, client: ClientId, run: &Run<'_>, behind: &[u8]) {
+        if run.keys == 0 {
+            return;
+        }
+        cut.unowned |= run.link == NONE;
+        let link = self.routes.lane(run.link, client, self.settings.links_per_instance);
+        let fan = &mut cut.fan;
+        let part = fan.parts.iter().position(|p| p.link == link).unwrap_or_else(|| {
+            let mut request = self.fan_bytes.pop().unwrap_or_default();
+            request.resize(HEADER_ROOM, 0);
+            fan.parts.push(Part { link, request, ..Part::default() });
+            fan.parts.len() - 1
+        });
+        fan.order.push((part as u32, run.keys));
+        fan.parts[part].keys += run.keys;
+        fan.parts[part].request.extend_from_slice(&run.raw[..run.raw.len() - behind.len()]);
     }
 
     /// Sends a cut request on its ways, holds it, or answers why it has none.
     fn send_cut(&mut self, id: RequestId, split: Split, mut cut: Cut, raw: &[u8]) {
         let keys: u32 = cut.fan.parts.iter().map(|p| p.keys).sum();
-        if let Some(slot) = cut.no_owner_of {
-            self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot));
-        } else if cut.waits {
-            self.hold(id, raw);
-        } else if keys as usize > SPLIT_KEYS_MAX {
-            let text = format!("ERR twemslot: {keys} keys in one command, at most {SPLIT_KEYS_MAX}");
-            self.refuse(id, Counter::ErrorsNotServed, &text);
-        } else {
+        if !cut.unowned && !cut.waits && keys as usize <= SPLIT_KEYS_MAX {
             self.stats.add(Counter::RequestsSplit, u64::from(cut.fan.parts.len() > 1));
             cut.fan.merge = if split == Split::Mget { Merge::Values } else { merge_counts(split) };
-            let fan_id = self.open_fan(id, std::mem::take(&mut cut.fan));
-            let name = Args::new(raw).next().unwrap_or_default();
-            self.send_parts(fan_id, name, if split == Split::Mset { 2 } else { 1 }, &mut cut.bytes);
+            let fan_id = self.open_fan(id, cut.fan);
+            return self.send_parts(fan_id, raw, if split == Split::Mset { 2 } else { 1 });
         }
-        self.drop_cut(cut);
-    }
-
-    fn drop_cut(&mut self, mut cut: Cut) {
         self.drop_fan(cut.fan);
-        // What is kept for reuse stays bounded.
-        cut.bytes.retain(|b| b.capacity() <= 1 << 20);
-        self.fan_bytes = cut.bytes;
+        if cut.unowned {
+            let step = if split == Split::Mset { 2 } else { 1 };
+            let mut slots = Args::new(raw).skip(1).step_by(step).map(|key| self.routes.slot_of(key));
+            let slot = slots.find(|slot| self.routes.slots[usize::from(*slot)].link == NONE);
+            self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot.unwrap_or_default()));
+        } else if cut.waits {
+            self.hold(id, raw);
+        } else {
+            let text = format!("ERR twemslot: {keys} keys in one command, at most {SPLIT_KEYS_MAX}");
+            self.refuse(id, Counter::ErrorsNotServed, &text);
+        }
     }
 
     /// Puts each part's header before its keys and sends it.
-    fn send_parts(&mut self, fan_id: u32, name: &[u8], step: usize, bytes: &mut [Vec<u8>]) {
+    fn send_parts(&mut self, fan_id: u32, raw: &[u8], step: usize) {
+        let name = Args::new(raw).next().unwrap_or_default();
         let mut header = std::mem::take(&mut self.scratch);
-        for (part, request) in bytes.iter_mut().enumerate() {
-            let Some(keys) = self.fans.get(fan_id as usize).and_then(|f| f.parts.get(part)).map(|p| p.keys) else {
-                break;
-            };
+        let mut at = 0;
+        while let Some(part) = self.fans.get_mut(fan_id as usize).and_then(|f| f.parts.get_mut(at)) {
             header.clear();
-            write::array(&mut header, keys as usize * step + 1);
+            write::array(&mut header, part.keys as usize * step + 1);
             write::bulk(&mut header, name);
             let from = HEADER_ROOM - header.len().min(HEADER_ROOM);
+            let mut request = std::mem::take(&mut part.request);
             request[from..HEADER_ROOM].copy_from_slice(&header);
-            self.send_part(fan_id, part, &request[from..]);
+            self.send_part(fan_id, at, &request[from..]);
+            self.keep_request(request);
+            at += 1;
         }
         self.scratch = header;
+    }
+
+    /// Keeps a part's buffer for the next one, as far as that stays bounded.
+    fn keep_request(&mut self, mut request: Vec<u8>) {
+        if self.fan_bytes.len() < 64 && request.capacity() <= 1 << 20 {
+            request.clear();
+            self.fan_bytes.push(request);
+        }
     }
 
     fn send_part(&mut self, fan_id: u32, part: usize, raw: &[u8]) {
@@ -188,6 +206,9 @@ impl Relay {
     fn drop_fan(&mut self, mut fan: Fan) {
         for part in fan.parts.drain(..) {
             self.pool.give(part.reply);
+            if part.request.capacity() > 0 {
+                self.keep_request(part.request);
+            }
         }
         fan.order.clear();
         if self.spare_fans.len() < 64 && fan.order.capacity() <= 4096 {
@@ -291,40 +312,20 @@ impl Relay {
 }
 
 /// A request cut by owner, before it is sent.
-#[derive(Default)]
 struct Cut {
     fan: Fan,
-    /// The parts' requests; room for a header is at their heads.
-    bytes: Vec<Vec<u8>>,
-    /// A slot of one of the keys is held, or is nobody's.
+    /// The slot of one of the keys is held, or is nobody's.
     waits: bool,
-    no_owner_of: Option<Slot>,
+    unowned: bool,
     /// The request's length; 0: it is not whole.
     len: usize,
 }
 
-impl Cut {
-    /// Adds `raw`, which is so many keys in a row, to the request for their link.
-    #[inline]
-    fn add(&mut self, link: LinkId, keys: u32, raw: &[u8]) {
-        if keys > 0 {
-            let part = self.fan.parts.iter().position(|p| p.link == link).unwrap_or_else(|| self.add_part(link));
-            self.fan.parts[part].keys += keys;
-            self.fan.order.push((part as u32, keys));
-            self.bytes[part].extend_from_slice(raw);
-        }
-    }
-
-    fn add_part(&mut self, link: LinkId) -> usize {
-        let part = self.fan.parts.len();
-        self.fan.parts.push(Part { link, ..Part::default() });
-        if self.bytes.len() == part {
-            self.bytes.push(Vec::with_capacity(1024));
-        }
-        self.bytes[part].clear();
-        self.bytes[part].resize(HEADER_ROOM, 0);
-        part
-    }
+/// Keys that follow one another to one link. They start where `raw` starts.
+struct Run<'a> {
+    link: LinkId,
+    keys: u32,
+    raw: &'a [u8],
 }
 
 fn merge_counts(split: Split) -> Merge {
