@@ -80,10 +80,15 @@ impl Routes {
         slot_of(key, self.tag_rule, self.slot_count)
     }
 
-    /// The way of a key. A call of its own: a loop over keys is quicker with few variables.
-    #[inline(never)]
-    pub(super) fn way_of(&self, key: &[u8]) -> Route {
-        self.slots[usize::from(self.slot_of(key))]
+    /// The first links of the owners of keys into `links`; whether requests for any of them must wait.
+    pub(super) fn ways_of<'a>(&self, keys: impl Iterator<Item = &'a [u8]>, links: &mut Vec<LinkId>) -> bool {
+        let mut waits = false;
+        for key in keys {
+            let route = self.slots[usize::from(self.slot_of(key))];
+            waits |= route.waits();
+            links.push(route.link);
+        }
+        waits
     }
 
     pub(super) fn slot_count(&self) -> u16 {

@@ -8,12 +8,14 @@ use super::limits::SPLIT_KEYS_MAX;
 use super::request::{NO_SLOT, NONE, RequestId, Stage};
 use super::state::Relay;
 use crate::stats::Counter;
-use cluster::resp::request::Args;
+use cluster::resp::request::{Args, Span, places};
 use cluster::resp::write;
 use cluster::slot::Slot;
 
 /// Room before a part's keys for its header: `*` and the count, `$` and the name, with their line ends.
 const HEADER_ROOM: usize = 40;
+/// Keys for which room is kept between requests.
+const REUSED_MAX: usize = 4096;
 
 impl Relay {
     /// Sends a request of several slots on its ways, or holds it.
@@ -41,97 +43,86 @@ impl Relay {
         if odd || refused || !command::get(command).takes(args.left()) {
             return None;
         }
-        let cut = self.cut(client, split, buf);
-        if cut.len == 0 {
-            self.drop_fan(cut.fan);
-            return None;
+        let mut spans = std::mem::take(&mut self.spans);
+        spans.clear();
+        let whole = places(buf, &mut spans);
+        if let Some(len) = whole {
+            self.stats.add(Counter::Requests, 1);
+            let id = self.open_request(client, command, NO_SLOT);
+            self.split_at(id, split, &buf[..len], &spans);
         }
-        let raw = &buf[..cut.len];
-        self.stats.add(Counter::Requests, 1);
-        let id = self.open_request(client, command, NO_SLOT);
-        self.send_cut(id, split, cut, raw);
-        Some(raw.len())
+        self.keep_spans(spans);
+        whole
     }
 
     fn split(&mut self, id: RequestId, split: Split, raw: &[u8]) {
-        let cut = self.cut(self.requests[id as usize].client, split, raw);
-        self.send_cut(id, split, cut, raw);
+        let mut spans = std::mem::take(&mut self.spans);
+        spans.clear();
+        places(raw, &mut spans);
+        self.split_at(id, split, raw, &spans);
+        self.keep_spans(spans);
     }
 
-    /// One walk over the keys: each goes, as it stands, to the request for its owner. Keys that follow one another to
-    /// one link are a run, and copied together.
-    fn cut(&mut self, client: ClientId, split: Split, raw: &[u8]) -> Cut {
-        let waits = self.clients[client as usize].held_wide > 0;
-        let mut cut = Cut { fan: self.new_fan(), waits, unowned: false, len: 0 };
-        let mut args = Args::new(raw);
-        args.next();
-        let mut run = Run { link: NONE, keys: 0, raw: args.rest() };
-        let mut here = args.rest();
-        while let Some(key) = args.next() {
-            let route = self.routes.way_of(key);
-            if route.link != run.link {
-                self.add_run(&mut cut, client, &run, here);
-                run = Run { link: route.link, keys: 0, raw: here };
-            }
-            cut.waits |= route.waits();
-            run.keys += 1;
-            if split == Split::Mset {
-                args.next();
-            }
-            here = args.rest();
-        }
-        self.add_run(&mut cut, client, &run, here);
-        if args.left() == 0 {
-            cut.len = raw.len() - here.len();
-        }
-        cut
-    }
-
-    /// Adds a run that ends where `behind` starts to the request for its link.
-    fn add_run(&mut self, cut: &mut Cut, client: ClientId, run: &Run<'_>, behind: &[u8]) {
-        if run.keys == 0 {
-            return;
-        }
-        cut.unowned |= run.link == NONE;
-        let link = self.routes.lane(run.link, client, self.settings.links_per_instance);
-        let fan = &mut cut.fan;
-        let part = fan.parts.iter().position(|p| p.link == link).unwrap_or_else(|| {
-            let mut request = self.fan_bytes.pop().unwrap_or_default();
-            request.resize(HEADER_ROOM, 0);
-            fan.parts.push(Part { link, request, ..Part::default() });
-            fan.parts.len() - 1
-        });
-        fan.order.push((part as u32, run.keys));
-        fan.parts[part].keys += run.keys;
-        fan.parts[part].request.extend_from_slice(&run.raw[..run.raw.len() - behind.len()]);
-    }
-
-    /// Sends a cut request on its ways, holds it, or answers why it has none.
-    fn send_cut(&mut self, id: RequestId, split: Split, mut cut: Cut, raw: &[u8]) {
-        let keys: u32 = cut.fan.parts.iter().map(|p| p.keys).sum();
-        if !cut.unowned && !cut.waits && keys as usize <= SPLIT_KEYS_MAX {
-            self.stats.add(Counter::RequestsSplit, u64::from(cut.fan.parts.len() > 1));
-            cut.fan.merge = if split == Split::Mget { Merge::Values } else { merge_counts(split) };
-            let fan_id = self.open_fan(id, cut.fan);
-            return self.send_parts(fan_id, raw, if split == Split::Mset { 2 } else { 1 });
-        }
-        self.drop_fan(cut.fan);
-        if cut.unowned {
-            let step = if split == Split::Mset { 2 } else { 1 };
-            let mut slots = Args::new(raw).skip(1).step_by(step).map(|key| self.routes.slot_of(key));
-            let slot = slots.find(|slot| self.routes.slots[usize::from(*slot)].link == NONE);
-            self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot.unwrap_or_default()));
-        } else if cut.waits {
+    /// Sends the keys of a request, whose arguments are at `spans`, on their ways, or holds it, or answers why not.
+    fn split_at(&mut self, id: RequestId, split: Split, raw: &[u8], spans: &[Span]) {
+        let client = self.requests[id as usize].client;
+        let keys = spans.iter().skip(1).step_by(step_of(split)).map(|s| s.of(raw));
+        let mut links = std::mem::take(&mut self.fan_links);
+        links.clear();
+        let waits = self.routes.ways_of(keys, &mut links) || self.clients[client as usize].held_wide > 0;
+        if let Some(at) = links.iter().position(|l| *l == NONE) {
+            let slot = self.routes.slot_of(spans[at * step_of(split) + 1].of(raw));
+            self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot));
+        } else if waits {
             self.hold(id, raw);
-        } else {
-            let text = format!("ERR twemslot: {keys} keys in one command, at most {SPLIT_KEYS_MAX}");
+        } else if links.len() > SPLIT_KEYS_MAX {
+            let text = format!("ERR twemslot: {} keys in one command, at most {SPLIT_KEYS_MAX}", links.len());
             self.refuse(id, Counter::ErrorsNotServed, &text);
+        } else {
+            let mut fan = self.cut(client, split, raw, spans, &links);
+            self.stats.add(Counter::RequestsSplit, u64::from(fan.parts.len() > 1));
+            fan.merge = if split == Split::Mget { Merge::Values } else { merge_counts(split) };
+            let fan_id = self.open_fan(id, fan);
+            self.send_parts(fan_id, spans[0].of(raw), step_of(split));
         }
+        links.shrink_to(REUSED_MAX);
+        self.fan_links = links;
+    }
+
+    /// Each key goes, as it stands, to the request for its link. Those that follow one another to one link are copied
+    /// together.
+    fn cut(&mut self, client: ClientId, split: Split, raw: &[u8], spans: &[Span], links: &[LinkId]) -> Fan {
+        let mut fan = self.new_fan();
+        let (mut at, mut behind) = (0, spans[0].behind());
+        for run in links.chunk_by(|a, b| a == b) {
+            let link = self.routes.lane(run[0], client, self.settings.links_per_instance);
+            let part = match fan.parts.iter().position(|p| p.link == link) {
+                Some(part) => part,
+                None => self.add_part(&mut fan, link),
+            };
+            at += run.len() * step_of(split);
+            let from = std::mem::replace(&mut behind, spans[at].behind());
+            fan.parts[part].keys += run.len() as u32;
+            fan.parts[part].request.extend_from_slice(&raw[from..behind]);
+            fan.order.push((part as u32, run.len() as u32));
+        }
+        fan
+    }
+
+    fn add_part(&mut self, fan: &mut Fan, link: LinkId) -> usize {
+        let mut request = self.fan_bytes.pop().unwrap_or_default();
+        request.resize(HEADER_ROOM, 0);
+        fan.parts.push(Part { link, request, ..Part::default() });
+        fan.parts.len() - 1
+    }
+
+    fn keep_spans(&mut self, mut spans: Vec<Span>) {
+        spans.shrink_to(REUSED_MAX);
+        self.spans = spans;
     }
 
     /// Puts each part's header before its keys and sends it.
-    fn send_parts(&mut self, fan_id: u32, raw: &[u8], step: usize) {
-        let name = Args::new(raw).next().unwrap_or_default();
+    fn send_parts(&mut self, fan_id: u32, name: &[u8], step: usize) {
         let mut header = std::mem::take(&mut self.scratch);
         let mut at = 0;
         while let Some(part) = self.fans.get_mut(fan_id as usize).and_then(|f| f.parts.get_mut(at)) {
@@ -311,21 +302,9 @@ impl Relay {
     }
 }
 
-/// A request cut by owner, before it is sent.
-struct Cut {
-    fan: Fan,
-    /// The slot of one of the keys is held, or is nobody's.
-    waits: bool,
-    unowned: bool,
-    /// The request's length; 0: it is not whole.
-    len: usize,
-}
-
-/// Keys that follow one another to one link. They start where `raw` starts.
-struct Run<'a> {
-    link: LinkId,
-    keys: u32,
-    raw: &'a [u8],
+/// From one key to the next, in arguments.
+fn step_of(split: Split) -> usize {
+    if split == Split::Mset { 2 } else { 1 }
 }
 
 fn merge_counts(split: Split) -> Merge {
