@@ -40,7 +40,18 @@ pub fn tag(key: &[u8], rule: TagRule) -> &[u8] {
 /// The slot of `key` in a cluster of `slot_count` slots (at least 1).
 #[inline(always)]
 pub fn slot_of(key: &[u8], rule: TagRule, slot_count: u16) -> Slot {
-    let hash = untagged(key).unwrap_or_else(|| tagged(key, rule));
+    let hash = if may_hold_brace(key) { tagged(key, rule) } else { crc32(key) };
+    slot_of_hash(hash, slot_count)
+}
+
+/// The same of a key that holds no `{`.
+#[inline(always)]
+pub fn slot_of_untagged(key: &[u8], slot_count: u16) -> Slot {
+    slot_of_hash(crc32(key), slot_count)
+}
+
+#[inline(always)]
+fn slot_of_hash(hash: u32, slot_count: u16) -> Slot {
     if slot_count.is_power_of_two() {
         (hash & (u32::from(slot_count) - 1)) as Slot
     } else {
@@ -54,33 +65,17 @@ fn tagged(key: &[u8], rule: TagRule) -> u32 {
     crc32(tag(key, rule))
 }
 
-/// The hash of a short key without a brace: nearly every key. None: look closer.
+/// Whether a key holds `{`. It may say so of bytes above 127, too, which spares a step.
 #[inline(always)]
-fn untagged(key: &[u8]) -> Option<u32> {
+fn may_hold_brace(key: &[u8]) -> bool {
     let (words, tail) = key.as_chunks::<8>();
-    if key.len() >= 64 || may_hold(words, tail, b'{') {
-        return None;
-    }
-    let mut crc = !0u32;
     for word in words {
-        crc = eight(crc, word);
-    }
-    for &byte in tail {
-        crc = one(crc, byte);
-    }
-    Some(!crc)
-}
-
-/// Whether `byte` is among the words and the tail. It may say so of bytes above 127, too, which spares a step.
-#[inline(always)]
-fn may_hold(words: &[[u8; 8]], tail: &[u8], byte: u8) -> bool {
-    for word in words {
-        let zeroed = u64::from_le_bytes(*word) ^ (ONES * u64::from(byte));
+        let zeroed = u64::from_le_bytes(*word) ^ (ONES * u64::from(b'{'));
         if zeroed.wrapping_sub(ONES) & (ONES << 7) != 0 {
             return true;
         }
     }
-    tail.contains(&byte)
+    tail.contains(&b'{')
 }
 
 /// Keys are short: eight bytes at a time beat a call to a vector search below a cache line.
@@ -111,10 +106,10 @@ fn equal_bytes(word: u64, byte: u8) -> u64 {
 
 /// CRC-32 (IEEE 802.3, reflected), as `crc32fast::hash`. Slicing-by-8 wins below 64 bytes, carry-less
 /// multiplication above.
-#[inline]
+#[inline(always)]
 pub fn crc32(bytes: &[u8]) -> u32 {
     if bytes.len() >= 64 {
-        return crc32fast::hash(bytes);
+        return long_crc32(bytes);
     }
     let mut crc = !0u32;
     let (words, tail) = bytes.as_chunks::<8>();
@@ -125,6 +120,11 @@ pub fn crc32(bytes: &[u8]) -> u32 {
         crc = one(crc, byte);
     }
     !crc
+}
+
+#[inline(never)]
+fn long_crc32(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
 }
 
 #[inline(always)]

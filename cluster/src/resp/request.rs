@@ -36,12 +36,6 @@ impl Span {
         let at = self.at as usize;
         raw.get(at..at + self.len as usize).unwrap_or_default()
     }
-
-    /// Where the line behind it ends.
-    #[inline]
-    pub fn behind(&self) -> usize {
-        self.at as usize + self.len as usize + 2
-    }
 }
 
 /// What one step of parsing found.
@@ -260,7 +254,14 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// How many arguments are still to come.
+    /// What follows the last argument taken.
+    #[inline]
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// How many arguments are still to come. Bytes of which nothing is known are a whole request if this reaches 0.
+    #[inline]
     pub fn left(&self) -> u32 {
         self.left
     }
@@ -286,25 +287,6 @@ impl<'a> Iterator for Args<'a> {
     fn size_hint(&self) -> (usize, Option<usize>) {
         (0, Some(self.left as usize))
     }
-}
-
-/// The places of all arguments of a request into `spans`, in one walk; the request's length. None: `buf` does not start
-/// with a whole request.
-pub fn places(buf: &[u8], spans: &mut Vec<Span>) -> Option<usize> {
-    let Line::Number(argc, behind) = line(buf, 1) else { return None };
-    if buf[0] != b'*' {
-        return None;
-    }
-    let mut rest = &buf[behind..];
-    for _ in 0..argc {
-        let (arg, behind) = match short_header(rest) {
-            Some((body, len)) => string(&rest[body..], len)?,
-            None => long_string(rest)?,
-        };
-        spans.push(Span { at: (buf.len() - behind.len() - 2 - arg.len()) as u32, len: arg.len() as u32 });
-        rest = behind;
-    }
-    Some(buf.len() - rest.len())
 }
 
 /// Rewrites a line typed by a person (`SET "a b" 'c'`) as a request, by Redis's quoting rules (`sdssplitargs`).
@@ -469,10 +451,6 @@ mod tests {
             }
             prop_assert!(Frame::default().quick(&raw[..raw.len() - 1]).is_none());
             prop_assert!(Args::new(&raw).eq(args.iter().map(Vec::as_slice)));
-            let mut spans = Vec::new();
-            prop_assert_eq!(places(&raw, &mut spans), Some(raw.len()));
-            prop_assert!(spans.iter().map(|s| s.of(&raw)).eq(args.iter().map(Vec::as_slice)));
-            prop_assert_eq!(places(&raw[..raw.len() - 1], &mut spans), None);
         }
 
         #[test]
@@ -480,7 +458,7 @@ mod tests {
             let _ = whole(&raw);
             let _ = Frame::default().quick(&raw);
             let _ = inline_to_resp(&raw);
-            let _ = (Args::new(&raw).count(), places(&raw, &mut Vec::new()));
+            let _ = Args::new(&raw).count();
         }
     }
 }

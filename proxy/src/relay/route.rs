@@ -3,7 +3,7 @@
 use super::request::NONE;
 use super::{ClientId, LinkId};
 use cluster::group::GroupId;
-use cluster::slot::{Slot, TagRule, slot_of};
+use cluster::slot::{Slot, TagRule, slot_of, slot_of_untagged};
 use cluster::topology::Topology;
 use std::sync::Arc;
 
@@ -80,15 +80,16 @@ impl Routes {
         slot_of(key, self.tag_rule, self.slot_count)
     }
 
-    /// The first links of the owners of keys into `links`; whether requests for any of them must wait.
-    pub(super) fn ways_of<'a>(&self, keys: impl Iterator<Item = &'a [u8]>, links: &mut Vec<LinkId>) -> bool {
-        let mut waits = false;
-        for key in keys {
-            let route = self.slots[usize::from(self.slot_of(key))];
-            waits |= route.waits();
-            links.push(route.link);
-        }
-        waits
+    /// The way of a key that holds no `{`.
+    #[inline(always)]
+    pub(super) fn way_of_untagged(&self, key: &[u8]) -> Route {
+        self.slots[usize::from(slot_of_untagged(key, self.slot_count))]
+    }
+
+    /// The way of any key.
+    #[inline(never)]
+    pub(super) fn way_of(&self, key: &[u8]) -> Route {
+        self.slots[usize::from(self.slot_of(key))]
     }
 
     pub(super) fn slot_count(&self) -> u16 {

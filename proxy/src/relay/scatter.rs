@@ -6,16 +6,17 @@ use super::command::{self, Fan as Kind, Serve, Split};
 use super::fan::{Fan, Merge, Part, error_of, merged};
 use super::limits::SPLIT_KEYS_MAX;
 use super::request::{NO_SLOT, NONE, RequestId, Stage};
+use super::route::Route;
 use super::state::Relay;
 use crate::stats::Counter;
-use cluster::resp::request::{Args, Span, places};
+use cluster::resp::request::Args;
 use cluster::resp::write;
 use cluster::slot::Slot;
 
 /// Room before a part's keys for its header: `*` and the count, `$` and the name, with their line ends.
 const HEADER_ROOM: usize = 40;
-/// Keys for which room is kept between requests.
-const REUSED_MAX: usize = 4096;
+/// Runs of keys for which room is kept between requests.
+const RUNS_KEPT: usize = 4096;
 
 impl Relay {
     /// Sends a request of several slots on its ways, or holds it.
@@ -43,70 +44,79 @@ impl Relay {
         if odd || refused || !command::get(command).takes(args.left()) {
             return None;
         }
-        let mut spans = std::mem::take(&mut self.spans);
-        spans.clear();
-        let whole = places(buf, &mut spans);
-        if let Some(len) = whole {
+        let cut = self.cut(split, buf);
+        if let Some(len) = cut.len {
             self.stats.add(Counter::Requests, 1);
             let id = self.open_request(client, command, NO_SLOT);
-            self.split_at(id, split, &buf[..len], &spans);
+            self.send_cut(id, split, &cut, &buf[..len]);
         }
-        self.keep_spans(spans);
-        whole
+        let len = cut.len;
+        self.keep_runs(cut.runs);
+        len
     }
 
     fn split(&mut self, id: RequestId, split: Split, raw: &[u8]) {
-        let mut spans = std::mem::take(&mut self.spans);
-        spans.clear();
-        places(raw, &mut spans);
-        self.split_at(id, split, raw, &spans);
-        self.keep_spans(spans);
+        let cut = self.cut(split, raw);
+        self.send_cut(id, split, &cut, raw);
+        self.keep_runs(cut.runs);
     }
 
-    /// Sends the keys of a request, whose arguments are at `spans`, on their ways, or holds it, or answers why not.
-    fn split_at(&mut self, id: RequestId, split: Split, raw: &[u8], spans: &[Span]) {
+    /// One walk over the keys of a request: where they go.
+    fn cut(&mut self, split: Split, raw: &[u8]) -> Cut {
+        let runs = std::mem::take(&mut self.runs);
+        // One look for tags in all keys is cheaper than one in each.
+        if memchr::memchr(b'{', raw).is_none() {
+            Cut::new(runs, split, raw, |key| self.routes.way_of_untagged(key))
+        } else {
+            Cut::new(runs, split, raw, |key| self.routes.way_of(key))
+        }
+    }
+
+    fn keep_runs(&mut self, mut runs: Vec<Run>) {
+        runs.clear();
+        runs.shrink_to(RUNS_KEPT);
+        self.runs = runs;
+    }
+
+    /// Sends a cut request on its ways, holds it, or answers why it has none.
+    fn send_cut(&mut self, id: RequestId, split: Split, cut: &Cut, raw: &[u8]) {
         let client = self.requests[id as usize].client;
-        let keys = spans.iter().skip(1).step_by(step_of(split)).map(|s| s.of(raw));
-        let mut links = std::mem::take(&mut self.fan_links);
-        links.clear();
-        let waits = self.routes.ways_of(keys, &mut links) || self.clients[client as usize].held_wide > 0;
-        if let Some(at) = links.iter().position(|l| *l == NONE) {
-            let slot = self.routes.slot_of(spans[at * step_of(split) + 1].of(raw));
-            self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot));
-        } else if waits {
+        let step = if split == Split::Mset { 2 } else { 1 };
+        let keys: usize = cut.runs.iter().map(|r| r.keys as usize).sum();
+        if cut.runs.iter().any(|r| r.link == NONE) {
+            let mut slots = Args::new(raw).skip(1).step_by(step).map(|key| self.routes.slot_of(key));
+            let slot = slots.find(|slot| self.routes.slots[usize::from(*slot)].link == NONE);
+            self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot.unwrap_or_default()));
+        } else if cut.waits || self.clients[client as usize].held_wide > 0 {
             self.hold(id, raw);
-        } else if links.len() > SPLIT_KEYS_MAX {
-            let text = format!("ERR twemslot: {} keys in one command, at most {SPLIT_KEYS_MAX}", links.len());
+        } else if keys > SPLIT_KEYS_MAX {
+            let text = format!("ERR twemslot: {keys} keys in one command, at most {SPLIT_KEYS_MAX}");
             self.refuse(id, Counter::ErrorsNotServed, &text);
         } else {
-            let mut fan = self.cut(client, split, raw, spans, &links);
-            self.stats.add(Counter::RequestsSplit, u64::from(fan.parts.len() > 1));
+            let mut fan = self.new_fan();
+            self.add_parts(&mut fan, client, cut, raw);
             fan.merge = if split == Split::Mget { Merge::Values } else { merge_counts(split) };
+            self.stats.add(Counter::RequestsSplit, u64::from(fan.parts.len() > 1));
             let fan_id = self.open_fan(id, fan);
-            self.send_parts(fan_id, spans[0].of(raw), step_of(split));
+            self.send_parts(fan_id, Args::new(raw).next().unwrap_or_default(), step);
         }
-        links.shrink_to(REUSED_MAX);
-        self.fan_links = links;
     }
 
-    /// Each key goes, as it stands, to the request for its link. Those that follow one another to one link are copied
-    /// together.
-    fn cut(&mut self, client: ClientId, split: Split, raw: &[u8], spans: &[Span], links: &[LinkId]) -> Fan {
-        let mut fan = self.new_fan();
-        let (mut at, mut behind) = (0, spans[0].behind());
-        for run in links.chunk_by(|a, b| a == b) {
-            let link = self.routes.lane(run[0], client, self.settings.links_per_instance);
-            let part = match fan.parts.iter().position(|p| p.link == link) {
-                Some(part) => part,
-                None => self.add_part(&mut fan, link),
+    /// Each run of keys goes, as it stands, to the request for its link.
+    fn add_parts(&mut self, fan: &mut Fan, client: ClientId, cut: &Cut, raw: &[u8]) {
+        let mut from = cut.from;
+        for run in &cut.runs {
+            let link = self.routes.lane(run.link, client, self.settings.links_per_instance);
+            let at = match fan.parts.iter().position(|p| p.link == link) {
+                Some(at) => at,
+                None => self.add_part(fan, link),
             };
-            at += run.len() * step_of(split);
-            let from = std::mem::replace(&mut behind, spans[at].behind());
-            fan.parts[part].keys += run.len() as u32;
-            fan.parts[part].request.extend_from_slice(&raw[from..behind]);
-            fan.order.push((part as u32, run.len() as u32));
+            let part = &mut fan.parts[at];
+            part.keys += run.keys;
+            part.request.extend_from_slice(&raw[from..run.end]);
+            from = run.end;
+            fan.order.push((at as u32, run.keys));
         }
-        fan
     }
 
     fn add_part(&mut self, fan: &mut Fan, link: LinkId) -> usize {
@@ -114,11 +124,6 @@ impl Relay {
         request.resize(HEADER_ROOM, 0);
         fan.parts.push(Part { link, request, ..Part::default() });
         fan.parts.len() - 1
-    }
-
-    fn keep_spans(&mut self, mut spans: Vec<Span>) {
-        spans.shrink_to(REUSED_MAX);
-        self.spans = spans;
     }
 
     /// Puts each part's header before its keys and sends it.
@@ -302,9 +307,50 @@ impl Relay {
     }
 }
 
-/// From one key to the next, in arguments.
-fn step_of(split: Split) -> usize {
-    if split == Split::Mset { 2 } else { 1 }
+/// Keys that follow one another to one owner: those from the end of the run before to `end` in the request.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// The first link to the owner; NONE: there is no owner.
+    link: LinkId,
+    keys: u32,
+    end: usize,
+}
+
+/// Where the keys of a request go.
+struct Cut {
+    runs: Vec<Run>,
+    /// Where the first key starts.
+    from: usize,
+    /// The slot of one of the keys is held or settles.
+    waits: bool,
+    /// The request's length, if it is whole.
+    len: Option<usize>,
+}
+
+impl Cut {
+    #[inline(always)]
+    fn new(mut runs: Vec<Run>, split: Split, raw: &[u8], way_of: impl Fn(&[u8]) -> Route) -> Self {
+        let mut args = Args::new(raw);
+        args.next();
+        let from = raw.len() - args.rest().len();
+        let (mut waits, mut link, mut keys, mut end) = (false, NONE, 0, from);
+        while let Some(key) = args.next() {
+            let route = way_of(key);
+            waits |= route.waits();
+            if route.link != link && keys > 0 {
+                runs.push(Run { link, keys, end });
+                keys = 0;
+            }
+            (link, keys) = (route.link, keys + 1);
+            if split == Split::Mset {
+                args.next();
+            }
+            end = raw.len() - args.rest().len();
+        }
+        runs.push(Run { link, keys, end });
+        let len = (args.left() == 0).then_some(end);
+        Self { runs, from, waits, len }
+    }
 }
 
 fn merge_counts(split: Split) -> Merge {

@@ -11,7 +11,6 @@ use super::route::Routes;
 use super::{ClientId, Deed, Level, LinkId, Now};
 use crate::stats::{Counter, Histogram, OfCommand, OfGroup, Stats};
 use cluster::instance::Addr;
-use cluster::resp::request::Span;
 use cluster::resp::write;
 use cluster::slot::Slot;
 use slab::Slab;
@@ -82,8 +81,7 @@ pub struct Relay {
     /// For reuse: fans, and the requests they send.
     pub(super) spare_fans: Vec<Fan>,
     pub(super) fan_bytes: Vec<Vec<u8>>,
-    pub(super) fan_links: Vec<LinkId>,
-    pub(super) spans: Vec<Span>,
+    pub(super) runs: Vec<super::scatter::Run>,
     /// Replies and requests are composed here before they are appended.
     pub(super) scratch: Vec<u8>,
 }
@@ -128,8 +126,7 @@ impl Relay {
             gave_back_us: now.us,
             spare_fans: Vec::new(),
             fan_bytes: Vec::new(),
-            fan_links: Vec::new(),
-            spans: Vec::new(),
+            runs: Vec::new(),
             scratch: Vec::new(),
         };
         relay.set_settings(settings);
