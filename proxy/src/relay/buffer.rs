@@ -104,6 +104,16 @@ impl Outgoing {
 
     #[inline(never)]
     fn append_slowly(&mut self, pool: &mut Pool, bytes: &[u8]) {
+        if self.len == 0 && bytes.len() <= SMALL {
+            self.len = bytes.len();
+            self.tail = pool.keep(bytes);
+        } else {
+            self.append_bulk(pool, bytes);
+        }
+    }
+
+    #[inline(never)]
+    fn append_bulk(&mut self, pool: &mut Pool, bytes: &[u8]) {
         self.len += bytes.len();
         let (now, mut bytes) = bytes.split_at(bytes.len().min(self.tail.capacity() - self.tail.len()));
         self.tail.extend_from_slice(now);
@@ -136,7 +146,7 @@ impl Outgoing {
     }
 
     /// What to write next, if it is in one piece: nearly always.
-    #[inline]
+    #[inline(always)]
     pub(super) fn piece(&self) -> Option<&[u8]> {
         if self.full.is_empty() { Some(&self.tail[self.written..]) } else { None }
     }
@@ -153,20 +163,27 @@ impl Outgoing {
     }
 
     /// `n` bytes have been written.
-    #[inline]
+    #[inline(always)]
     pub(super) fn wrote(&mut self, pool: &mut Pool, n: usize) {
         debug_assert!(n <= self.len, "more written than there was");
         self.len -= n.min(self.len);
         self.written += n;
+        if !self.full.is_empty() {
+            self.give_written(pool);
+        }
+        if self.len == 0 {
+            self.written = 0;
+            pool.give(std::mem::take(&mut self.tail));
+        }
+    }
+
+    #[inline(never)]
+    fn give_written(&mut self, pool: &mut Pool) {
         while let Some(first) = self.full.front()
             && self.written >= first.len()
         {
             self.written -= first.len();
             pool.give(self.full.pop_front().unwrap_or_default());
-        }
-        if self.len == 0 {
-            self.written = 0;
-            pool.give(std::mem::take(&mut self.tail));
         }
     }
 

@@ -33,6 +33,15 @@ pub(super) struct Part {
     pub(super) merged: usize,
 }
 
+/// Keys that follow one another to one owner: those from the end of the run before to `end` in the request.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// The first link to the owner; NONE: there is no owner.
+    pub(super) link: LinkId,
+    pub(super) keys: u32,
+    pub(super) end: usize,
+}
+
 /// A request whose fragments are under way.
 #[derive(Debug, Default)]
 pub(super) struct Fan {

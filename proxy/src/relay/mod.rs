@@ -183,6 +183,12 @@ impl Relay {
         self.resumable.retain(|&r| r != id);
     }
 
+    /// What is to be written to the client, if it is in one piece: nearly always. None: `client_output` tells.
+    #[inline]
+    pub fn client_piece(&self, id: ClientId) -> Option<&[u8]> {
+        self.clients.get(id as usize)?.out.piece()
+    }
+
     /// Fills `slices` with what is to be written to the client; returns how many. 0: nothing to write.
     pub fn client_output<'a>(&'a self, id: ClientId, slices: &mut [IoSlice<'a>]) -> usize {
         self.clients.get(id as usize).map_or(0, |c| c.out.slices(slices))
@@ -192,6 +198,16 @@ impl Relay {
         self.stats.add(Counter::ClientBytesOut, bytes as u64);
         let Some(client) = self.clients.get_mut(id as usize) else { return };
         client.out.wrote(&mut self.pool, bytes);
+        let ends = client.out.is_empty() && (client.closing | client.finished | self.draining);
+        if client.pressed | ends || !client.shares() {
+            self.wrote_unusually(id, ends);
+        }
+    }
+
+    /// A client has taken some of its output, and something waits for that.
+    #[inline(never)]
+    fn wrote_unusually(&mut self, id: ClientId, ends: bool) {
+        let client = &mut self.clients[id as usize];
         if client.pressed {
             client.progress_us = self.now.us;
             if client.out.len() <= self.settings.client_output_soft / 2 {
@@ -200,12 +216,8 @@ impl Relay {
                 self.resumable.push(id);
             }
         }
-        let client = &self.clients[id as usize];
-        if client.lane != Lane::Shared {
-            self.pace_client(id);
-        }
-        let client = &self.clients[id as usize];
-        if client.out.is_empty() && (client.closing || client.finished || self.draining) {
+        self.pace_client(id);
+        if ends {
             self.resumable.push(id);
         }
         self.go_on();
@@ -619,8 +631,17 @@ impl Relay {
     }
 
     /// Says whether the client is to be read, where that has changed.
-    #[inline]
+    #[inline(always)]
     fn gate(&mut self, id: ClientId) {
+        let client = &self.clients[id as usize];
+        if !client.stopped && client.shares() && client.takes_requests(self.settings.client_in_flight_max) {
+            return;
+        }
+        self.gate_unusually(id);
+    }
+
+    #[inline(never)]
+    fn gate_unusually(&mut self, id: ClientId) {
         let client = &self.clients[id as usize];
         let open = match client.lane {
             Lane::Shared => client.takes_requests(self.settings.client_in_flight_max),
@@ -636,8 +657,15 @@ impl Relay {
     }
 
     /// Goes on with clients for which something has changed.
-    #[inline]
+    #[inline(always)]
     fn go_on(&mut self) {
+        if !self.resumable.is_empty() {
+            self.resume_all();
+        }
+    }
+
+    #[inline(never)]
+    fn resume_all(&mut self) {
         while let Some(id) = self.resumable.pop() {
             self.resume(id);
         }

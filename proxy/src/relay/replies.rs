@@ -316,6 +316,12 @@ impl Relay {
         self.dirty_links.retain(|&d| d != id);
     }
 
+    /// As `client_piece`.
+    #[inline]
+    pub fn link_piece(&self, id: LinkId) -> Option<&[u8]> {
+        self.links.get(id as usize)?.out.piece()
+    }
+
     pub fn link_output<'a>(&'a self, id: LinkId, slices: &mut [IoSlice<'a>]) -> usize {
         self.links.get(id as usize).map_or(0, |l| l.out.slices(slices))
     }

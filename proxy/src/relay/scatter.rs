@@ -3,7 +3,7 @@
 
 use super::{ClientId, LinkId};
 use super::command::{self, Fan as Kind, Serve, Split};
-use super::fan::{Fan, Merge, Part, error_of, merged};
+use super::fan::{Fan, Merge, Part, Run, error_of, merged};
 use super::limits::SPLIT_KEYS_MAX;
 use super::request::{NO_SLOT, NONE, RequestId, Stage};
 use super::route::Route;
@@ -305,15 +305,6 @@ impl Relay {
         self.scratch = reply;
         fan
     }
-}
-
-/// Keys that follow one another to one owner: those from the end of the run before to `end` in the request.
-#[derive(Debug)]
-pub(super) struct Run {
-    /// The first link to the owner; NONE: there is no owner.
-    link: LinkId,
-    keys: u32,
-    end: usize,
 }
 
 /// Where the keys of a request go.

@@ -3,7 +3,7 @@
 use super::buffer::Pool;
 use super::client::Client;
 use super::command::{CommandId, count};
-use super::fan::Fan;
+use super::fan::{self, Fan};
 use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, Settings};
 use super::link::{Link, State, whose};
 use super::request::{NO_SLOT, NONE, RequestId, Requests, Stage};
@@ -81,7 +81,7 @@ pub struct Relay {
     /// For reuse: fans, and the requests they send.
     pub(super) spare_fans: Vec<Fan>,
     pub(super) fan_bytes: Vec<Vec<u8>>,
-    pub(super) runs: Vec<super::scatter::Run>,
+    pub(super) runs: Vec<fan::Run>,
     /// Replies and requests are composed here before they are appended.
     pub(super) scratch: Vec<u8>,
 }

@@ -117,8 +117,19 @@ impl Stream {
     }
 
     /// Whether a read is worth a call.
+    #[inline]
     pub(super) fn may_read(&self) -> bool {
-        self.readable && self.wanted && !self.ended && !self.opening
+        self.readable & self.wanted & !self.ended & !self.opening
+    }
+
+    /// Something is to be read or to be told. Nothing is: after nearly every read.
+    #[inline]
+    fn has_news(&self) -> bool {
+        if !(self.readable | self.failed | self.opening) {
+            return false;
+        }
+        let opens = self.opening && (self.writable || self.failed);
+        self.may_read() || opens || self.is_lost()
     }
 
     /// Nothing can be written any more, and nothing will be read that would tell.
@@ -170,6 +181,17 @@ impl Stream {
         self.send(&many[..count], count == SLICES_MAX)
     }
 
+    /// One write of output that is in one piece.
+    pub(super) fn write_piece(&mut self, piece: &[u8]) -> io::Result<Wrote> {
+        self.unwritten = !self.writable;
+        if self.unwritten || piece.is_empty() {
+            return Ok(Wrote::default());
+        }
+        let asked = piece.len().min(WRITE_MAX);
+        let result = self.socket.send_with_flags(&piece[..asked], MSG_NOSIGNAL);
+        self.sent(result, asked, asked < piece.len())
+    }
+
     fn send(&mut self, slices: &[IoSlice<'_>], full: bool) -> io::Result<Wrote> {
         let (count, asked) = fitting(slices);
         let result = match &slices[..count] {
@@ -177,6 +199,12 @@ impl Stream {
             [one] => self.socket.send_with_flags(&one[..asked], MSG_NOSIGNAL),
             several => writev(&self.socket, several).map_err(io::Error::from),
         };
+        self.sent(result, asked, full || count < slices.len() || asked == WRITE_MAX)
+    }
+
+    /// What became of a write of `asked` bytes; `cut`: there may be more.
+    #[inline]
+    fn sent(&mut self, result: io::Result<usize>, asked: usize, cut: bool) -> io::Result<Wrote> {
         let bytes = match result {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
@@ -189,8 +217,7 @@ impl Stream {
             self.writable = false;
             self.unwritten = true;
         }
-        let cut = count < slices.len() || asked == WRITE_MAX;
-        Ok(Wrote { bytes, called: true, more: bytes == asked && (full || cut) })
+        Ok(Wrote { bytes, called: true, more: bytes == asked && cut })
     }
 
     /// Writing failed: what the peer said before is still read, and its end then closes the socket.
@@ -275,6 +302,7 @@ impl Streams {
     }
 
     /// Sets the bits an event brought, and queues what can go on.
+    #[inline]
     pub(super) fn note(&mut self, id: u32, readiness: Readiness) {
         let Some(stream) = self.get_mut(id) else { return };
         stream.note(readiness);
@@ -285,10 +313,10 @@ impl Streams {
     }
 
     /// Queues a socket that has something to read or to tell.
+    #[inline]
     pub(super) fn queue_read(&mut self, id: u32) {
-        let Some(stream) = self.get_mut(id) else { return };
-        let opens = stream.opening && (stream.writable || stream.failed);
-        if !stream.in_ready && (stream.may_read() || opens || stream.is_lost()) {
+        let Some(stream) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
+        if !stream.in_ready && stream.has_news() {
             stream.in_ready = true;
             self.ready.push_back(id);
         }
