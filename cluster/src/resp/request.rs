@@ -102,28 +102,6 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Reads a whole request of at most `KEPT` arguments in one go: nearly every one.
-    /// Returns its length. None: `step` of a new frame will tell.
-    #[inline(always)]
-    pub fn quick(&mut self, buf: &[u8]) -> Option<usize> {
-        let &[b'*', count, b'\r', b'\n'] = buf.first_chunk::<4>()? else { return None };
-        let argc = u32::from(count.wrapping_sub(b'0'));
-        if argc == 0 || argc as usize > KEPT {
-            return None;
-        }
-        let mut rest = &buf[4..];
-        for span in &mut self.kept[..argc as usize] {
-            let (arg, behind) = match short_header(rest) {
-                Some((body, len)) => string(&rest[body..], len)?,
-                None => long_string(rest)?,
-            };
-            *span = Span { at: (buf.len() - behind.len() - 2 - arg.len()) as u32, len: arg.len() as u32 };
-            rest = behind;
-        }
-        (self.argc, self.found) = (argc, argc);
-        Some(buf.len() - rest.len())
-    }
-
     /// Goes on over `buf`, which starts at the request's first byte.
     #[inline]
     pub fn step(&mut self, buf: &[u8], ceilings: &Ceilings) -> Step {
@@ -184,6 +162,15 @@ impl Frame {
     }
 }
 
+/// The argument that `buf` starts with, and what is behind it.
+#[inline(always)]
+fn argument(buf: &[u8]) -> Option<(&[u8], &[u8])> {
+    match short_header(buf) {
+        Some((body, len)) => string(&buf[body..], len),
+        None => long_string(buf),
+    }
+}
+
 /// The string of `len` bytes that `buf` starts with, and what is behind its line end.
 #[inline(always)]
 fn string(buf: &[u8], len: usize) -> Option<(&[u8], &[u8])> {
@@ -238,6 +225,38 @@ fn inline_step(buf: &[u8], ceilings: &Ceilings) -> Step {
     }
 }
 
+/// A whole request of one to nine arguments, read in one go: nearly every one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Short<'a> {
+    pub argc: u32,
+    pub name: &'a [u8],
+    /// The first argument behind the name; empty if there is none.
+    pub key: &'a [u8],
+    pub len: usize,
+}
+
+impl<'a> Short<'a> {
+    /// The request that `buf` starts with. None: `Frame::step` will tell.
+    #[inline(always)]
+    pub fn read(buf: &'a [u8]) -> Option<Self> {
+        let (header, rest) = buf.split_first_chunk::<4>()?;
+        let header = u32::from_le_bytes(*header) ^ u32::from_le_bytes(*b"*0\r\n");
+        let argc = header >> 8;
+        if header & 0xff != 0 || !(1..=9).contains(&argc) {
+            return None;
+        }
+        let (name, mut rest) = argument(rest)?;
+        let mut key = &rest[..0];
+        if argc > 1 {
+            (key, rest) = argument(rest)?;
+        }
+        for _ in 2..argc {
+            (_, rest) = argument(rest)?;
+        }
+        Some(Self { argc, name, key, len: buf.len() - rest.len() })
+    }
+}
+
 /// The arguments of a whole request, in order, name first.
 #[derive(Debug, Clone)]
 pub struct Args<'a> {
@@ -275,10 +294,7 @@ impl<'a> Iterator for Args<'a> {
         if self.left == 0 {
             return None;
         }
-        let (arg, behind) = match short_header(self.rest) {
-            Some((body, len)) => string(&self.rest[body..], len)?,
-            None => long_string(self.rest)?,
-        };
+        let (arg, behind) = argument(self.rest)?;
         self.rest = behind;
         self.left -= 1;
         Some(arg)
@@ -443,20 +459,20 @@ mod tests {
                 }
             }
             prop_assert_eq!(frame.step(&raw, &Ceilings::OPEN), Step::Done { len: raw.len() });
-            let mut quick = Frame::default();
-            if let Some(len) = quick.quick(&raw) {
-                prop_assert_eq!((quick.argc, quick.found, quick.kept, len), (frame.argc, frame.found, frame.kept, raw.len()));
+            if let Some(short) = Short::read(&raw) {
+                prop_assert_eq!((short.argc, short.len), (frame.argc, raw.len()));
+                prop_assert_eq!((short.name, short.key), (frame.kept[0].of(&raw), frame.kept[1].of(&raw)));
             } else {
-                prop_assert!(args.len() > KEPT);
+                prop_assert!(args.len() > 9);
             }
-            prop_assert!(Frame::default().quick(&raw[..raw.len() - 1]).is_none());
+            prop_assert!(Short::read(&raw[..raw.len() - 1]).is_none());
             prop_assert!(Args::new(&raw).eq(args.iter().map(Vec::as_slice)));
         }
 
         #[test]
         fn never_panics(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = whole(&raw);
-            let _ = Frame::default().quick(&raw);
+            let _ = Short::read(&raw);
             let _ = inline_to_resp(&raw);
             let _ = Args::new(&raw).count();
         }

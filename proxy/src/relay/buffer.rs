@@ -36,7 +36,14 @@ impl Pool {
 
     /// A buffer with a copy of `bytes`.
     pub(super) fn keep(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut buffer = self.take(bytes.len());
+        let small = if bytes.len() <= SMALL { self.small.pop() } else { None };
+        let mut buffer = match small {
+            Some(small) => {
+                self.lent += SMALL;
+                small
+            }
+            None => self.take(bytes.len()),
+        };
         buffer.extend_from_slice(bytes);
         buffer
     }

@@ -37,7 +37,7 @@ pub use state::Relay;
 use crate::stats::Counter;
 use client::{Client, Lane};
 use cluster::resp::reply::Step as ReplyStep;
-use cluster::resp::request::{Args, Ceilings, Frame, Step, Wrong, inline_to_resp};
+use cluster::resp::request::{Args, Ceilings, Frame, Short, Step, Wrong, inline_to_resp};
 use cluster::resp::write;
 use cluster::slot::Slot;
 use command::{Command, CommandId, Flags, Keys, Serve};
@@ -110,7 +110,8 @@ impl Relay {
         client.heard_us = self.now.us;
         client.boundary_told = false;
         if client.input.is_empty() {
-            let used = self.feed(id, bytes);
+            let used = self.read_short_requests(id, bytes);
+            let used = if used < bytes.len() { used + self.feed(id, &bytes[used..]) } else { used };
             if used < bytes.len() {
                 let rest = self.pool.keep(&bytes[used..]);
                 self.clients[id as usize].input = rest;
@@ -281,22 +282,36 @@ impl Relay {
     }
 
     /// Takes whole short requests from the start of `buf`; how many bytes they were.
-    #[inline]
+    #[inline(never)]
     fn read_short_requests(&mut self, id: ClientId, buf: &[u8]) -> usize {
         let client = &self.clients[id as usize];
-        if client.frame.argc != 0 || !client.authenticated {
+        if client.frame.argc != 0 || !client.authenticated || !client.shares() {
             return 0;
         }
-        let (mut frame, mut at, mut taken) = (Frame::default(), 0, 0);
+        let (mut at, mut taken) = (0, 0);
         while self.clients[id as usize].takes_requests(self.settings.client_in_flight_max)
-            && let Some(len) = frame.quick(&buf[at..])
+            && let Some(short) = Short::read(&buf[at..])
         {
-            self.request(id, &frame, &buf[at..at + len]);
-            at += len;
+            let raw = &buf[at..at + short.len];
+            at += short.len;
             taken += 1;
+            if !self.plain_request(id, &short, raw) {
+                self.short_request(id, raw);
+            }
+            if at == buf.len() {
+                break;
+            }
         }
         self.stats.add(Counter::Requests, taken);
         at
+    }
+
+    #[inline(never)]
+    fn short_request(&mut self, id: ClientId, raw: &[u8]) {
+        let mut frame = Frame::default();
+        if let Step::Done { .. } = frame.step(raw, &Ceilings::OPEN) {
+            self.other_request(id, &frame, raw);
+        }
     }
 
     /// Takes any request from the start of `buf`, or as much of one as is there.
@@ -416,21 +431,21 @@ impl Relay {
         Some((command_id, command))
     }
 
-    /// One short request of a client that may ask: what it is decides which way it goes.
+    /// Sends a request of a command of one key on its way, which nearly all are. False: it is none.
     #[inline(always)]
-    fn request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
-        if let Some(command_id) = command::lookup(frame.kept[0].of(raw))
-            && self.plain[usize::from(command_id)]
-            && command::get(command_id).takes(frame.argc)
+    fn plain_request(&mut self, id: ClientId, short: &Short<'_>, raw: &[u8]) -> bool {
+        if let Some(command) = command::lookup(short.name)
+            && self.plain[usize::from(command)].takes(short.argc)
         {
-            let slot = self.routes.slot_of(frame.kept[1].of(raw));
-            let request = self.open_request(id, command_id, slot);
-            return self.place(request, id, slot, raw);
+            let slot = self.routes.slot_of(short.key);
+            let request = self.open_request(id, command, slot);
+            self.place(request, id, slot, raw);
+            return true;
         }
-        self.other_request(id, frame, raw);
+        false
     }
 
-    /// One whole request that is long, or not a command of one key.
+    /// One whole request: what it is decides which way it goes.
     #[inline(never)]
     fn other_request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
         if !self.settings.declared_commands.is_empty() && self.declared(id, frame, raw) {

@@ -2,7 +2,7 @@
 
 use super::buffer::Pool;
 use super::client::Client;
-use super::command::{CommandId, count};
+use super::command::{Arity, CommandId, count};
 use super::fan::{self, Fan};
 use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, Settings};
 use super::link::{Link, State, whose};
@@ -67,8 +67,9 @@ pub struct Relay {
     pub(super) shared_links: BTreeMap<Addr, Vec<LinkId>>,
     /// Commands refused by name (`denied_commands`).
     pub(super) denied: Vec<bool>,
-    /// Commands of one key, which is their first argument, that are served and not refused: nearly all requests.
-    pub(super) plain: Vec<bool>,
+    /// For commands of one key, which is their first argument, that are served and not refused: how many arguments
+    /// they take. Nearly all requests.
+    pub(super) plain: Vec<Arity>,
     /// Room for clients when memory was last given back: an old half of it may be free.
     pub(super) clients_room: usize,
     pub(super) next_client: u64,
@@ -116,7 +117,7 @@ impl Relay {
             wide_before: 0,
             shared_links: BTreeMap::new(),
             denied: vec![false; count()],
-            plain: vec![false; count()],
+            plain: vec![Arity::NONE; count()],
             clients_room: 0,
             next_client: 1,
             draining: false,

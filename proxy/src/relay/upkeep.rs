@@ -2,7 +2,7 @@
 //! memory.
 
 use super::client::Client;
-use super::command::{CommandId, Keys, Serve};
+use super::command::{Arity, CommandId, Keys, Serve};
 use super::limits::{
     EXCLUSIVE_IDLE_US, GIVE_BACK, GIVE_BACK_US, OVERRUN_US, REQUESTS_KEPT, STALL_US, Settings, TICK_IDLE_US, TICK_US,
     TRIM_KEEP,
@@ -118,7 +118,8 @@ impl Relay {
             let command = command::get(id);
             let declared = settings.declared_commands.iter().any(|d| d.name.eq_ignore_ascii_case(command.name));
             let one_key = command.serve == Serve::Keyed && command.keys == Keys::One { at: 1 };
-            one_key && !command.container && !refused && !declared
+            let plain = one_key && !command.container && !refused && !declared;
+            if plain { Arity::of(command) } else { Arity::NONE }
         };
         self.plain = (0..).zip(&denied).map(plain).collect();
         self.denied = denied;
