@@ -35,6 +35,7 @@ impl Pool {
     }
 
     /// A buffer with a copy of `bytes`.
+    #[inline]
     pub(super) fn keep(&mut self, bytes: &[u8]) -> Vec<u8> {
         let small = if bytes.len() <= SMALL { self.small.pop() } else { None };
         let mut buffer = match small {

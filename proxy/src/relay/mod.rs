@@ -179,7 +179,7 @@ impl Relay {
             self.pressed.retain(|&p| p != id);
         }
         if dirty {
-            self.dirty_clients.retain(|&d| d != id);
+            self.dirty_clients.remove(id);
         }
         self.resumable.retain(|&r| r != id);
     }

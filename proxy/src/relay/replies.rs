@@ -313,7 +313,7 @@ impl Relay {
     pub(super) fn remove_link(&mut self, id: LinkId) {
         let link = self.links.remove(id as usize);
         debug_assert!(link.fifo.is_empty(), "a link with requests is removed");
-        self.dirty_links.retain(|&d| d != id);
+        self.dirty_links.remove(id);
     }
 
     /// As `client_piece`.

@@ -9,6 +9,7 @@ use super::link::{Link, State, whose};
 use super::request::{NO_SLOT, NONE, RequestId, Requests, Stage};
 use super::route::Routes;
 use super::{ClientId, Deed, Level, LinkId, Now};
+use crate::queue::Queue;
 use crate::stats::{Counter, Histogram, OfCommand, OfGroup, Stats};
 use cluster::instance::Addr;
 use cluster::resp::write;
@@ -48,8 +49,8 @@ pub struct Relay {
     pub(super) run: Run,
     pub(super) instance_run: InstanceRun,
     pub(super) deeds: VecDeque<Deed>,
-    pub(super) dirty_links: VecDeque<LinkId>,
-    pub(super) dirty_clients: VecDeque<ClientId>,
+    pub(super) dirty_links: Queue,
+    pub(super) dirty_clients: Queue,
     /// Clients whose stopped requests may go on.
     pub(super) resumable: Vec<ClientId>,
     /// Requests that wait for a held slot, oldest first.
@@ -105,8 +106,8 @@ impl Relay {
             run: Run::default(),
             instance_run: InstanceRun::default(),
             deeds: VecDeque::new(),
-            dirty_links: VecDeque::new(),
-            dirty_clients: VecDeque::new(),
+            dirty_links: Queue::default(),
+            dirty_clients: Queue::default(),
             resumable: Vec::new(),
             held: VecDeque::new(),
             held_bytes: 0,
@@ -151,7 +152,7 @@ impl Relay {
         let client = &mut self.clients[id as usize];
         if !client.dirty {
             client.dirty = true;
-            self.dirty_clients.push_back(id);
+            self.dirty_clients.push(id);
         }
     }
 
@@ -160,7 +161,7 @@ impl Relay {
         let link = &mut self.links[id as usize];
         if !link.dirty {
             link.dirty = true;
-            self.dirty_links.push_back(id);
+            self.dirty_links.push(id);
         }
     }
 
@@ -209,7 +210,7 @@ impl Relay {
         }
         if !link.dirty {
             link.dirty = true;
-            self.dirty_links.push_back(link_id);
+            self.dirty_links.push(link_id);
         }
     }
 
@@ -315,7 +316,7 @@ impl Relay {
         client.head = id;
         if !client.dirty {
             client.dirty = true;
-            self.dirty_clients.push_back(client_id);
+            self.dirty_clients.push(client_id);
         }
         if client.stopped || !client.shares() {
             self.resumable.push(client_id);

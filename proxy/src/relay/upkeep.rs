@@ -312,13 +312,13 @@ impl Relay {
 
     /// The next link with new output to write; each is named once until it gets more.
     pub fn next_dirty_link(&mut self) -> Option<LinkId> {
-        let id = self.dirty_links.pop_front()?;
+        let id = self.dirty_links.pop()?;
         self.links[id as usize].dirty = false;
         Some(id)
     }
 
     pub fn next_dirty_client(&mut self) -> Option<ClientId> {
-        let id = self.dirty_clients.pop_front()?;
+        let id = self.dirty_clients.pop()?;
         self.clients[id as usize].dirty = false;
         Some(id)
     }

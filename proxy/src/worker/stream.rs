@@ -3,10 +3,10 @@
 //! connection that hangs, so no other file touches them.
 
 use super::poller::Readiness;
+use crate::queue::Queue;
 use nix::libc::MSG_NOSIGNAL;
 use nix::sys::uio::writev;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
-use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -122,14 +122,11 @@ impl Stream {
         self.readable & self.wanted & !self.ended & !self.opening
     }
 
-    /// Something is to be read or to be told. Nothing is: after nearly every read.
+    /// Something is to be read or to be told.
     #[inline]
-    fn has_news(&self) -> bool {
-        if !(self.readable | self.failed | self.opening) {
-            return false;
-        }
+    pub(super) fn has_news(&self) -> bool {
         let opens = self.opening && (self.writable || self.failed);
-        self.may_read() || opens || self.is_lost()
+        self.may_read() || (self.opening | self.failed && (opens || self.is_lost()))
     }
 
     /// Nothing can be written any more, and nothing will be read that would tell.
@@ -233,11 +230,15 @@ impl Stream {
         self.socket.into()
     }
 
+    #[inline]
     fn note(&mut self, readiness: Readiness) {
-        self.failed |= readiness.failed;
-        self.ending |= readiness.ended || readiness.failed;
-        self.readable |= readiness.readable || self.ending;
+        self.readable |= readiness.readable;
         self.writable |= readiness.writable;
+        if readiness.ended | readiness.failed {
+            self.failed |= readiness.failed;
+            self.ending = true;
+            self.readable = true;
+        }
     }
 }
 
@@ -275,9 +276,9 @@ pub(super) fn prepare_listener(socket: &Socket) -> io::Result<()> {
 pub(super) struct Streams {
     slots: Vec<Option<Stream>>,
     /// Readable and wanted; each once. What is left of one goes to the tail.
-    ready: VecDeque<u32>,
+    ready: Queue,
     /// Writable with output left; each once.
-    flush: VecDeque<u32>,
+    flush: Queue,
     /// Where the watchdog goes on.
     checked: usize,
 }
@@ -304,12 +305,16 @@ impl Streams {
     /// Sets the bits an event brought, and queues what can go on.
     #[inline]
     pub(super) fn note(&mut self, id: u32, readiness: Readiness) {
-        let Some(stream) = self.get_mut(id) else { return };
+        let Some(stream) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
         stream.note(readiness);
-        if stream.unwritten && stream.writable {
-            self.queue_flush(id);
+        if !stream.in_ready && stream.has_news() {
+            stream.in_ready = true;
+            self.ready.push(id);
         }
-        self.queue_read(id);
+        if stream.unwritten && stream.writable && !stream.in_flush {
+            stream.in_flush = true;
+            self.flush.push(id);
+        }
     }
 
     /// Queues a socket that has something to read or to tell.
@@ -318,7 +323,7 @@ impl Streams {
         let Some(stream) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
         if !stream.in_ready && stream.has_news() {
             stream.in_ready = true;
-            self.ready.push_back(id);
+            self.ready.push(id);
         }
     }
 
@@ -327,7 +332,7 @@ impl Streams {
         let Some(stream) = self.get_mut(id) else { return };
         if !stream.in_flush {
             stream.in_flush = true;
-            self.flush.push_back(id);
+            self.flush.push(id);
         }
     }
 
@@ -336,7 +341,7 @@ impl Streams {
     }
 
     pub(super) fn next_ready(&mut self) -> Option<u32> {
-        let id = self.ready.pop_front()?;
+        let id = self.ready.pop()?;
         if let Some(stream) = self.get_mut(id) {
             stream.in_ready = false;
         }
@@ -348,7 +353,7 @@ impl Streams {
     }
 
     pub(super) fn next_flush(&mut self) -> Option<u32> {
-        let id = self.flush.pop_front()?;
+        let id = self.flush.pop()?;
         if let Some(stream) = self.get_mut(id) {
             stream.in_flush = false;
         }

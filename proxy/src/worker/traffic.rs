@@ -130,8 +130,11 @@ impl Traffic {
         self.calls.reads += 1;
         match stream.read(&mut self.scratch) {
             Got::Bytes(n) => {
+                let more = stream.has_news();
                 self.relay.client_sent(client, &self.scratch[..n]);
-                self.clients.queue_read(client);
+                if more {
+                    self.clients.queue_read(client);
+                }
                 return n;
             }
             Got::Nothing => {}
