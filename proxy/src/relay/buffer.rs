@@ -26,6 +26,7 @@ impl Pool {
         self.lent
     }
 
+    #[inline(never)]
     fn take(&mut self, at_least: usize) -> Vec<u8> {
         let (free, size) = if at_least <= SMALL { (&mut self.small, SMALL) } else { (&mut self.chunks, CHUNK) };
         let buffer = if at_least <= CHUNK { free.pop() } else { None };
@@ -37,14 +38,14 @@ impl Pool {
     /// A buffer with a copy of `bytes`.
     #[inline]
     pub(super) fn keep(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let small = if bytes.len() <= SMALL { self.small.pop() } else { None };
-        let mut buffer = match small {
-            Some(small) => {
-                self.lent += SMALL;
-                small
-            }
-            None => self.take(bytes.len()),
-        };
+        if bytes.len() <= SMALL
+            && let Some(mut buffer) = self.small.pop()
+        {
+            self.lent += SMALL;
+            buffer.extend_from_slice(bytes);
+            return buffer;
+        }
+        let mut buffer = self.take(bytes.len());
         buffer.extend_from_slice(bytes);
         buffer
     }
@@ -63,13 +64,23 @@ impl Pool {
     }
 
     /// Takes a buffer back.
+    #[inline]
     pub(super) fn give(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() == SMALL && self.small.len() < SMALL_FREE_MAX {
+            self.lent = self.lent.saturating_sub(SMALL);
+            buffer.clear();
+            self.small.push(buffer);
+        } else {
+            self.give_chunk(buffer);
+        }
+    }
+
+    #[inline(never)]
+    fn give_chunk(&mut self, mut buffer: Vec<u8>) {
         self.lent = self.lent.saturating_sub(buffer.capacity());
         buffer.clear();
-        match buffer.capacity() {
-            SMALL if self.small.len() < SMALL_FREE_MAX => self.small.push(buffer),
-            CHUNK if self.chunks.len() < CHUNK_FREE_MAX => self.chunks.push(buffer),
-            _ => {}
+        if buffer.capacity() == CHUNK && self.chunks.len() < CHUNK_FREE_MAX {
+            self.chunks.push(buffer);
         }
     }
 

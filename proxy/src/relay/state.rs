@@ -270,58 +270,42 @@ impl Relay {
         if reply.first() == Some(&b'-') {
             self.count_error(command);
         }
-        let request = &mut self.requests[id as usize];
-        let client_id = request.client;
+        let client_id = self.requests[id as usize].client;
         if client_id == NONE {
             return self.forget(id);
         }
         let client = &mut self.clients[client_id as usize];
+        let request = &mut self.requests[id as usize];
         if client.head != id {
             return request.keep_reply(&mut self.pool, reply);
         }
         if !request.mute {
             client.out.append(&mut self.pool, reply);
         }
-        self.pop_head(client_id);
+        pop_answered(client, &mut self.requests, &mut self.pool);
+        if mark_popped(client, client_id, &mut self.dirty_clients, self.settings.client_output_soft) {
+            self.popped_unusually(client_id);
+        }
     }
 
     /// The head of a client's list has been answered in full: goes on with those behind it that are, too.
-    #[inline(always)]
     pub(super) fn pop_head(&mut self, client_id: ClientId) {
         let client = &mut self.clients[client_id as usize];
-        let mut id = client.head;
-        loop {
-            self.requests[id as usize].give_kept(&mut self.pool);
-            client.in_flight -= 1;
-            id = self.requests.close(id);
-            if id == NONE {
-                client.tail = NONE;
-                break;
-            }
-            let next = &mut self.requests[id as usize];
-            if next.stage != Stage::Done {
-                // The first parts of a large reply may be here already.
-                if next.stage == Stage::Sent && !next.kept.is_empty() && !next.mute {
-                    client.out.append(&mut self.pool, &next.kept);
-                }
-                if next.stage == Stage::Sent {
-                    next.give_kept(&mut self.pool);
-                }
-                break;
-            }
-            if !next.mute {
-                client.out.append(&mut self.pool, next.kept_reply());
-            }
+        pop_answered(client, &mut self.requests, &mut self.pool);
+        if mark_popped(client, client_id, &mut self.dirty_clients, self.settings.client_output_soft) {
+            self.popped_unusually(client_id);
         }
-        client.head = id;
-        if !client.dirty {
-            client.dirty = true;
-            self.dirty_clients.push(client_id);
-        }
+    }
+
+    /// A client that is not read, or passes a large request, or takes its replies too slowly, has been answered.
+    #[inline(never)]
+    fn popped_unusually(&mut self, client_id: ClientId) {
+        let client = &self.clients[client_id as usize];
+        let much = client.out.len() > self.settings.client_output_soft;
         if client.stopped || !client.shares() {
             self.resumable.push(client_id);
         }
-        if client.out.len() > self.settings.client_output_soft {
+        if much {
             self.press(client_id, 0);
         }
     }
@@ -471,4 +455,45 @@ impl Relay {
         let id = self.open_request(client, command, NO_SLOT);
         self.refuse(id, counter, text);
     }
+}
+
+/// Takes the head of a client's list out, whose reply is in the client's buffer, and then those of the answered
+/// requests right behind it, whose replies follow.
+#[inline(always)]
+fn pop_answered(client: &mut Client, requests: &mut Requests, pool: &mut Pool) {
+    let mut id = client.head;
+    loop {
+        requests[id as usize].give_kept(pool);
+        client.in_flight -= 1;
+        id = requests.close(id);
+        if id == NONE {
+            client.tail = NONE;
+            break;
+        }
+        let next = &mut requests[id as usize];
+        if next.stage != Stage::Done {
+            if next.stage == Stage::Sent {
+                // The first parts of a large reply may be here already.
+                if !next.mute {
+                    client.out.append(pool, &next.kept);
+                }
+                next.give_kept(pool);
+            }
+            break;
+        }
+        if !next.mute {
+            client.out.append(pool, next.kept_reply());
+        }
+    }
+    client.head = id;
+}
+
+/// Names a client whose requests have been answered for writing. True: something waits for that.
+#[inline(always)]
+fn mark_popped(client: &mut Client, id: ClientId, dirty: &mut Queue, soft: usize) -> bool {
+    if !client.dirty {
+        client.dirty = true;
+        dirty.push(id);
+    }
+    client.stopped | !client.shares() | (client.out.len() > soft)
 }

@@ -179,6 +179,7 @@ impl Stream {
     }
 
     /// One write of output that is in one piece.
+    #[inline]
     pub(super) fn write_piece(&mut self, piece: &[u8]) -> io::Result<Wrote> {
         self.unwritten = !self.writable;
         if self.unwritten || piece.is_empty() {
