@@ -165,26 +165,19 @@ impl Frame {
 /// The argument that `buf` starts with, and what is behind it.
 #[inline(always)]
 fn argument(buf: &[u8]) -> Option<(&[u8], &[u8])> {
-    match short_header(buf) {
-        Some((body, len)) => string(&buf[body..], len),
-        None => long_string(buf),
-    }
-}
-
-/// The string of `len` bytes that `buf` starts with, and what is behind its line end.
-#[inline(always)]
-fn string(buf: &[u8], len: usize) -> Option<(&[u8], &[u8])> {
-    let (string, rest) = buf.split_at_checked(len)?;
+    let (body, len) = short_header(buf).unwrap_or_else(|| long_header(buf));
+    let (argument, rest) = buf.get(body..)?.split_at_checked(len)?;
     let (end, behind) = rest.split_first_chunk::<2>()?;
-    if end == b"\r\n" { Some((string, behind)) } else { None }
+    if end == b"\r\n" { Some((argument, behind)) } else { None }
 }
 
-/// The same of a bulk string with any header.
+/// Any header of a bulk string, as `short_header`. If there is none, a string that is longer than any: two numbers are
+/// handed over in registers, an `Option` of them is not.
 #[inline(never)]
-fn long_string(buf: &[u8]) -> Option<(&[u8], &[u8])> {
+fn long_header(buf: &[u8]) -> (usize, usize) {
     match line(buf, 1) {
-        Line::Number(len, body) if len >= 0 && buf[0] == b'$' => string(&buf[body..], len as usize),
-        _ => None,
+        Line::Number(len, body) if len >= 0 && buf[0] == b'$' => (body, len as usize),
+        _ => (0, usize::MAX),
     }
 }
 

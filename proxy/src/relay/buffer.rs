@@ -36,7 +36,7 @@ impl Pool {
     }
 
     /// A buffer with a copy of `bytes`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn keep(&mut self, bytes: &[u8]) -> Vec<u8> {
         if bytes.len() <= SMALL
             && let Some(mut buffer) = self.small.pop()

@@ -74,7 +74,7 @@ impl Request {
             small.copy_from_slice(reply);
             self.small_len = reply.len() as u8;
         } else {
-            self.kept = pool.keep(reply);
+            self.keep_in_buffer(pool, reply);
         }
     }
 
@@ -84,12 +84,22 @@ impl Request {
         if self.small_len > 0 { &self.small[..usize::from(self.small_len)] } else { &self.kept }
     }
 
-    /// Gives the kept bytes' buffer back.
-    #[inline]
+    /// Gives the kept bytes' buffer back, which few have.
+    #[inline(always)]
     pub(super) fn give_kept(&mut self, pool: &mut Pool) {
         if self.kept.capacity() > 0 {
-            pool.give(std::mem::take(&mut self.kept));
+            self.give_buffer(pool);
         }
+    }
+
+    #[inline(never)]
+    fn give_buffer(&mut self, pool: &mut Pool) {
+        pool.give(std::mem::take(&mut self.kept));
+    }
+
+    #[inline(never)]
+    fn keep_in_buffer(&mut self, pool: &mut Pool, reply: &[u8]) {
+        self.kept = pool.keep(reply);
     }
 }
 

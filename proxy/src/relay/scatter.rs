@@ -1,13 +1,13 @@
 //! Requests that concern several groups: split by key and merged (MGET, MSET, DEL ...), or sent to every group
 //! (FLUSHALL, DBSIZE ...). One fragment a group, however many keys.
 
-use super::{ClientId, LinkId};
 use super::command::{self, Fan as Kind, Serve, Split};
 use super::fan::{Fan, Merge, Part, Run, error_of, merged};
 use super::limits::SPLIT_KEYS_MAX;
 use super::request::{NO_SLOT, NONE, RequestId, Stage};
 use super::route::Route;
 use super::state::Relay;
+use super::{ClientId, LinkId};
 use crate::stats::Counter;
 use cluster::resp::request::Args;
 use cluster::resp::write;
@@ -82,8 +82,12 @@ impl Relay {
     fn send_cut(&mut self, id: RequestId, split: Split, cut: &Cut, raw: &[u8]) {
         let client = self.requests[id as usize].client;
         let step = if split == Split::Mset { 2 } else { 1 };
-        let keys: usize = cut.runs.iter().map(|r| r.keys as usize).sum();
-        if cut.runs.iter().any(|r| r.link == NONE) {
+        let (mut keys, mut unowned) = (0, false);
+        for run in &cut.runs {
+            keys += run.keys as usize;
+            unowned |= run.link == NONE;
+        }
+        if unowned {
             let mut slots = Args::new(raw).skip(1).step_by(step).map(|key| self.routes.slot_of(key));
             let slot = slots.find(|slot| self.routes.slots[usize::from(*slot)].link == NONE);
             self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot.unwrap_or_default()));
