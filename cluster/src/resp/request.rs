@@ -6,6 +6,9 @@ use super::number::{Line, line, short_header};
 /// Arguments whose place is kept; the others are found by walking (`Args`).
 pub const KEPT: usize = 4;
 
+/// The most arguments a request may have.
+const ARGS_MAX: i64 = 1024 * 1024;
+
 /// Redis's own ceilings (`proto-max-bulk-len`, 1024*1024 arguments, 64 KiB lines), and its narrower ones for
 /// clients that have not said a password yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +22,7 @@ pub struct Ceilings {
 
 impl Ceilings {
     pub const OPEN: Self =
-        Self { args: 1024 * 1024, bulk: 512 * 1024 * 1024, inline: 64 * 1024, unauthenticated: false };
+        Self { args: ARGS_MAX as u32, bulk: 512 * 1024 * 1024, inline: 64 * 1024, unauthenticated: false };
     pub const UNAUTHENTICATED: Self = Self { args: 10, bulk: 16 * 1024, inline: 64 * 1024, unauthenticated: true };
 }
 
@@ -261,7 +264,9 @@ impl<'a> Args<'a> {
     /// Of a request that `Frame::step` found whole; of other bytes, the arguments that are there.
     pub fn new(raw: &'a [u8]) -> Self {
         match line(raw, 1) {
-            Line::Number(n, behind) if n > 0 && raw[0] == b'*' => Self { rest: &raw[behind..], left: n as u32 },
+            Line::Number(n, behind) if n > 0 && n <= ARGS_MAX && raw[0] == b'*' => {
+                Self { rest: &raw[behind..], left: n as u32 }
+            }
             _ => Self { rest: &[], left: 0 },
         }
     }
@@ -401,6 +406,8 @@ mod tests {
             (frame.kept(0, get), frame.kept(1, get), frame.kept(2, get)),
             (Some(&b"GET"[..]), Some(&b"a"[..]), None)
         );
+        let many = Args::new(b"*4294967297\r\n$3\r\nGET\r\n").count();
+        assert_eq!(many, 0, "a count beyond the ceiling is not cut to one that is below");
         assert_eq!(whole(b"*0\r\n"), Step::Nothing { len: 4 });
         assert_eq!(whole(b"*-1\r\n"), Step::Nothing { len: 5 });
         assert_eq!(whole(b"\r\n"), Step::Nothing { len: 2 });
