@@ -40,7 +40,18 @@ pub fn tag(key: &[u8], rule: TagRule) -> &[u8] {
 /// The slot of `key` in a cluster of `slot_count` slots (at least 1).
 #[inline(always)]
 pub fn slot_of(key: &[u8], rule: TagRule, slot_count: u16) -> Slot {
-    let hash = untagged(key).unwrap_or_else(|| crc32(tag(key, rule)));
+    let hash = if may_hold_brace(key) { tagged(key, rule) } else { crc32(key) };
+    slot_of_hash(hash, slot_count)
+}
+
+/// The same of a key that holds no `{`.
+#[inline(always)]
+pub fn slot_of_untagged(key: &[u8], slot_count: u16) -> Slot {
+    slot_of_hash(crc32(key), slot_count)
+}
+
+#[inline(always)]
+fn slot_of_hash(hash: u32, slot_count: u16) -> Slot {
     if slot_count.is_power_of_two() {
         (hash & (u32::from(slot_count) - 1)) as Slot
     } else {
@@ -48,28 +59,23 @@ pub fn slot_of(key: &[u8], rule: TagRule, slot_count: u16) -> Slot {
     }
 }
 
-/// The hash of a short key without a brace, in one walk: nearly every key. None: look closer.
-#[inline]
-fn untagged(key: &[u8]) -> Option<u32> {
-    if key.len() >= 64 {
-        return None;
-    }
-    let mut crc = !0u32;
+#[cold]
+#[inline(never)]
+fn tagged(key: &[u8], rule: TagRule) -> u32 {
+    crc32(tag(key, rule))
+}
+
+/// Whether a key holds `{`. It may say so of bytes above 127, too, which spares a step.
+#[inline(always)]
+fn may_hold_brace(key: &[u8]) -> bool {
     let (words, tail) = key.as_chunks::<8>();
     for word in words {
-        let word = u64::from_le_bytes(*word);
-        if equal_bytes(word, b'{') != 0 {
-            return None;
+        let zeroed = u64::from_le_bytes(*word) ^ (ONES * u64::from(b'{'));
+        if zeroed.wrapping_sub(ONES) & (ONES << 7) != 0 {
+            return true;
         }
-        crc = eight(crc, word);
     }
-    for &byte in tail {
-        if byte == b'{' {
-            return None;
-        }
-        crc = one(crc, byte);
-    }
-    Some(!crc)
+    tail.contains(&b'{')
 }
 
 /// Keys are short: eight bytes at a time beat a call to a vector search below a cache line.
@@ -88,25 +94,27 @@ fn find(bytes: &[u8], byte: u8) -> Option<usize> {
     tail.iter().position(|&b| b == byte).map(|i| words.len() * 8 + i)
 }
 
+/// A one in each byte.
+const ONES: u64 = 0x0101_0101_0101_0101;
+
 /// The lowest bit set is in the first byte of `word` that equals `byte`; 0: none does. Bits above it may mislead.
 #[inline]
 fn equal_bytes(word: u64, byte: u8) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
     let zeroed = word ^ (ONES * u64::from(byte));
     zeroed.wrapping_sub(ONES) & !zeroed & (ONES << 7)
 }
 
 /// CRC-32 (IEEE 802.3, reflected), as `crc32fast::hash`. Slicing-by-8 wins below 64 bytes, carry-less
 /// multiplication above.
-#[inline]
+#[inline(always)]
 pub fn crc32(bytes: &[u8]) -> u32 {
     if bytes.len() >= 64 {
-        return crc32fast::hash(bytes);
+        return long_crc32(bytes);
     }
     let mut crc = !0u32;
     let (words, tail) = bytes.as_chunks::<8>();
     for word in words {
-        crc = eight(crc, u64::from_le_bytes(*word));
+        crc = eight(crc, word);
     }
     for &byte in tail {
         crc = one(crc, byte);
@@ -114,17 +122,23 @@ pub fn crc32(bytes: &[u8]) -> u32 {
     !crc
 }
 
+#[inline(never)]
+fn long_crc32(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
 #[inline(always)]
-fn eight(crc: u32, word: u64) -> u32 {
-    let x = word ^ u64::from(crc);
-    TABLE[7][(x & 255) as usize]
-        ^ TABLE[6][(x >> 8 & 255) as usize]
-        ^ TABLE[5][(x >> 16 & 255) as usize]
-        ^ TABLE[4][(x >> 24 & 255) as usize]
-        ^ TABLE[3][(x >> 32 & 255) as usize]
-        ^ TABLE[2][(x >> 40 & 255) as usize]
-        ^ TABLE[1][(x >> 48 & 255) as usize]
-        ^ TABLE[0][(x >> 56) as usize]
+fn eight(crc: u32, bytes: &[u8; 8]) -> u32 {
+    let &[a, b, c, d, e, f, g, h] = bytes;
+    let first = u32::from_le_bytes([a, b, c, d]) ^ crc;
+    TABLE[7][(first & 255) as usize]
+        ^ TABLE[6][(first >> 8 & 255) as usize]
+        ^ TABLE[5][(first >> 16 & 255) as usize]
+        ^ TABLE[4][(first >> 24) as usize]
+        ^ TABLE[3][usize::from(e)]
+        ^ TABLE[2][usize::from(f)]
+        ^ TABLE[1][usize::from(g)]
+        ^ TABLE[0][usize::from(h)]
 }
 
 #[inline(always)]

@@ -10,3 +10,4 @@ pub mod log;
 pub mod os;
 pub mod relay;
 pub mod stats;
+mod queue;

@@ -168,13 +168,15 @@ pub fn bucket_end(i: usize) -> u64 {
 /// One worker's words. Groups take an entry by id the first time they are seen and keep it.
 #[derive(Debug, Clone)]
 pub struct Stats {
-    words: Vec<u64>,
+    /// An array: a place in it that is known when this is compiled needs no check.
+    words: Box<[u64; WORDS]>,
     groups: usize,
 }
 
 impl Default for Stats {
     fn default() -> Self {
-        Self { words: vec![0; WORDS], groups: 0 }
+        let words = vec![0; WORDS].into_boxed_slice().try_into();
+        Self { words: words.unwrap_or_else(|_| Box::new([0; WORDS])), groups: 0 }
     }
 }
 
@@ -218,7 +220,7 @@ impl Stats {
     }
 
     pub fn words(&self) -> &[u64] {
-        &self.words
+        &self.words[..]
     }
 
     /// How many of the words are in use: copying more is a waste.

@@ -59,3 +59,47 @@ fn any_line(buf: &[u8], at: usize) -> Line {
         Some(_) => Line::Wrong,
     }
 }
+
+/// The header `$n` or `$nn` that `buf` starts with: where its string starts, and how long that is. None: another
+/// header, or fewer than eight bytes.
+#[inline(always)]
+pub(crate) fn short_header(buf: &[u8]) -> Option<(usize, usize)> {
+    let word = u64::from_le_bytes(*buf.first_chunk::<8>()?);
+    // What is left of digits is 0 to 9: adding 6 does not reach the upper half of their byte.
+    let two = word ^ u64::from_le_bytes(*b"$00\r\n\0\0\0");
+    if (two | two.wrapping_add(0x06_0600)) & 0xff_fff0_f0ff == 0 {
+        return Some((5, usize::from(((two >> 8) as u16).wrapping_mul(10 << 8 | 1) >> 8)));
+    }
+    let one = word ^ u64::from_le_bytes(*b"$0\r\n\0\0\0\0");
+    if (one | one.wrapping_add(0x0600)) & 0xffff_f0ff == 0 { Some((4, (one as u32 >> 8) as usize)) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_headers_are_those_of_one_or_two_digits() {
+        for n in 0..100 {
+            let text = format!("${n}\r\n");
+            let eight = format!("{text}\r\nxx");
+            assert_eq!(short_header(eight.as_bytes()), Some((text.len(), n)));
+            assert_eq!(short_header(&eight.as_bytes()[..7]), None, "cut");
+        }
+        for first in 0..=255 {
+            for second in 0..=255 {
+                let found = short_header(&[b'$', first, second, b'\r', b'\n', 0xff, 0xff, 0xff]).is_some();
+                assert_eq!(found, first.is_ascii_digit() && second.is_ascii_digit(), "{first} {second}");
+            }
+            assert_eq!(
+                short_header(&[b'$', first, b'\r', b'\n', 0xff, 0xff, 0xff, 0xff]).is_some(),
+                first.is_ascii_digit(),
+                "{first}"
+            );
+        }
+        for other in [&b"$123\r\n12"[..], b"*12\r\n123", b"$-1\r\n123", b"$12\n\r123", b"$\r\n\r\n123", b"$0\r\r\n123"]
+        {
+            assert_eq!(short_header(other), None, "{other:?}");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Where a reply ends. No tree and no stack: one counter of values still to come, so depth costs nothing, and the
 //! place to go on from is that counter and the bytes left of a bulk string.
 
-use super::number::{Line, line};
+use super::number::{Line, line, short_header};
 
 /// A status or error line longer than this is not one: Redis caps its own far below.
 const LINE_MAX: usize = 64 * 1024;
@@ -59,6 +59,14 @@ impl Cursor {
                 self.bulk_left = 0;
                 self.pending -= 1;
             }
+            let mut rest = &buf[at..];
+            while self.pending > 0
+                && let Some(len) = short_bulk(rest)
+            {
+                self.pending -= 1;
+                rest = &rest[len..];
+            }
+            at = buf.len() - rest.len();
             if self.pending == 0 {
                 return Step::Done { len: at };
             }
@@ -127,16 +135,31 @@ impl Cursor {
     }
 }
 
-/// The length of the whole value that `raw` starts with; None if it is not whole.
-#[inline]
-pub fn length(raw: &[u8]) -> Option<usize> {
-    if raw.first() == Some(&b'$') {
-        return match line(raw, 1) {
-            Line::Number(-1, behind) => Some(behind),
-            Line::Number(n, behind) if n >= 0 => Some(behind + n as usize + 2).filter(|end| *end <= raw.len()),
-            _ => None,
-        };
+/// The length of the bulk string of less than 100 bytes, or the nil, that `buf` starts with, if it is whole.
+#[inline(always)]
+fn short_bulk(buf: &[u8]) -> Option<usize> {
+    match short_header(buf) {
+        Some((body, len)) => Some(body + len + 2).filter(|end| *end <= buf.len()),
+        None => buf.starts_with(b"$-1\r\n").then_some(5),
     }
+}
+
+/// The same of any length.
+fn bulk(buf: &[u8]) -> Option<usize> {
+    match line(buf, 1) {
+        Line::Number(n, behind) if n >= 0 => Some(behind + n as usize + 2).filter(|end| *end <= buf.len()),
+        _ => None,
+    }
+}
+
+/// The length of the whole value that `raw` starts with; None if it is not whole.
+#[inline(always)]
+pub fn length(raw: &[u8]) -> Option<usize> {
+    short_bulk(raw).or_else(|| any_length(raw))
+}
+
+#[inline(never)]
+fn any_length(raw: &[u8]) -> Option<usize> {
     match Cursor::default().step(raw) {
         Step::Done { len } => Some(len),
         _ => None,
@@ -144,10 +167,10 @@ pub fn length(raw: &[u8]) -> Option<usize> {
 }
 
 /// The length of a whole short reply (a bulk string, a status, a number): nearly every one. None: `Cursor` will tell.
-#[inline]
+#[inline(always)]
 pub fn quick(raw: &[u8]) -> Option<usize> {
     match raw.first()? {
-        b'$' => length(raw),
+        b'$' => short_bulk(raw).or_else(|| bulk(raw)),
         b'+' | b':' => {
             let line = &raw[..raw.len().min(24)];
             let end = line.iter().position(|&b| b == b'\n')?;

@@ -1,10 +1,13 @@
 //! Where a client's request ends. The parser can stop at any byte and go on from there; it keeps the place of the
 //! first arguments, which is all the common path looks at, and allocates nothing.
 
-use super::number::{Line, line};
+use super::number::{Line, line, short_header};
 
 /// Arguments whose place is kept; the others are found by walking (`Args`).
 pub const KEPT: usize = 4;
+
+/// The most arguments a request may have.
+const ARGS_MAX: i64 = 1024 * 1024;
 
 /// Redis's own ceilings (`proto-max-bulk-len`, 1024*1024 arguments, 64 KiB lines), and its narrower ones for
 /// clients that have not said a password yet.
@@ -19,7 +22,7 @@ pub struct Ceilings {
 
 impl Ceilings {
     pub const OPEN: Self =
-        Self { args: 1024 * 1024, bulk: 512 * 1024 * 1024, inline: 64 * 1024, unauthenticated: false };
+        Self { args: ARGS_MAX as u32, bulk: 512 * 1024 * 1024, inline: 64 * 1024, unauthenticated: false };
     pub const UNAUTHENTICATED: Self = Self { args: 10, bulk: 16 * 1024, inline: 64 * 1024, unauthenticated: true };
 }
 
@@ -102,36 +105,6 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A whole request of at most `KEPT` arguments, each shorter than 100 bytes, read in one go: nearly every one.
-    /// None: `step` will tell.
-    #[inline]
-    pub fn quick(buf: &[u8]) -> Option<(Self, usize)> {
-        let Some(&[b'*', count, b'\r', b'\n']) = buf.first_chunk::<4>() else { return None };
-        let argc = u32::from(count.wrapping_sub(b'0'));
-        if argc == 0 || argc as usize > KEPT {
-            return None;
-        }
-        let mut frame = Self { argc, found: argc, ..Self::default() };
-        let mut at = 4;
-        for span in frame.kept.iter_mut().take(argc as usize) {
-            let Some(&[b'$', first, second, third, fourth]) = buf.get(at..)?.first_chunk::<5>() else { return None };
-            let (tens, ones) = (first.wrapping_sub(b'0'), second.wrapping_sub(b'0'));
-            let (len, body) = if tens <= 9 && second == b'\r' && third == b'\n' {
-                (u32::from(tens), at + 4)
-            } else if tens <= 9 && ones <= 9 && third == b'\r' && fourth == b'\n' {
-                (u32::from(tens) * 10 + u32::from(ones), at + 5)
-            } else {
-                return None;
-            };
-            *span = Span { at: body as u32, len };
-            at = body + len as usize + 2;
-            if buf.get(at - 2..at)? != b"\r\n" {
-                return None;
-            }
-        }
-        Some((frame, at))
-    }
-
     /// Goes on over `buf`, which starts at the request's first byte.
     #[inline]
     pub fn step(&mut self, buf: &[u8], ceilings: &Ceilings) -> Step {
@@ -161,22 +134,12 @@ impl Frame {
             }
         }
         while self.found < self.argc {
-            match buf.get(at) {
-                None => return Step::More { need: at + 4 },
-                Some(b'$') => {}
-                Some(&other) => return Step::Wrong(Wrong::ExpectedDollar(other)),
-            }
-            let (len, body) = match line(buf, at + 1) {
-                Line::Number(n, behind) if n >= 0 && n <= i64::from(ceilings.bulk) => (n as usize, behind),
-                Line::Number(n, _) => {
-                    return Step::Wrong(if ceilings.unauthenticated && n > 0 {
-                        Wrong::UnauthenticatedBulk
-                    } else {
-                        Wrong::BulkLength
-                    });
-                }
-                Line::More => return Step::More { need: buf.len() + 1 },
-                Line::Wrong => return Step::Wrong(header_fault(buf, at, ceilings, true)),
+            let (body, len) = match short_header(&buf[at..]) {
+                Some((body, len)) => (at + body, len),
+                None => match bulk_header(buf, at, ceilings) {
+                    Ok(header) => header,
+                    Err(step) => return step,
+                },
             };
             let end = body + len;
             // The place of an argument is told as soon as it is announced: a large value need not be there.
@@ -202,6 +165,41 @@ impl Frame {
     }
 }
 
+/// The argument that `buf` starts with, and what is behind it.
+#[inline(always)]
+fn argument(buf: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (body, len) = short_header(buf).unwrap_or_else(|| long_header(buf));
+    let (argument, rest) = buf.get(body..)?.split_at_checked(len)?;
+    let (end, behind) = rest.split_first_chunk::<2>()?;
+    if end == b"\r\n" { Some((argument, behind)) } else { None }
+}
+
+/// Any header of a bulk string, as `short_header`. If there is none, a string that is longer than any: two numbers are
+/// handed over in registers, an `Option` of them is not.
+#[inline(never)]
+fn long_header(buf: &[u8]) -> (usize, usize) {
+    match line(buf, 1) {
+        Line::Number(len, body) if len >= 0 && buf[0] == b'$' => (body, len as usize),
+        _ => (0, usize::MAX),
+    }
+}
+
+/// The header of a bulk string at `at`: where its string starts, and how long that is; or why there is none.
+fn bulk_header(buf: &[u8], at: usize, ceilings: &Ceilings) -> Result<(usize, usize), Step> {
+    match buf.get(at) {
+        None => return Err(Step::More { need: at + 4 }),
+        Some(b'$') => {}
+        Some(&other) => return Err(Step::Wrong(Wrong::ExpectedDollar(other))),
+    }
+    match line(buf, at + 1) {
+        Line::Number(n, behind) if n >= 0 && n <= i64::from(ceilings.bulk) => Ok((behind, n as usize)),
+        Line::Number(n, _) if ceilings.unauthenticated && n > 0 => Err(Step::Wrong(Wrong::UnauthenticatedBulk)),
+        Line::Number(..) => Err(Step::Wrong(Wrong::BulkLength)),
+        Line::More => Err(Step::More { need: buf.len() + 1 }),
+        Line::Wrong => Err(Step::Wrong(header_fault(buf, at, ceilings, true))),
+    }
+}
+
 /// A header that is no number: too long, or wrong at once. Redis waits for a line end up to 64 KiB; we need not.
 fn header_fault(buf: &[u8], at: usize, ceilings: &Ceilings, bulk: bool) -> Wrong {
     let long = buf.len() - at > ceilings.inline as usize && memchr::memchr(b'\r', &buf[at..]).is_none();
@@ -223,43 +221,79 @@ fn inline_step(buf: &[u8], ceilings: &Ceilings) -> Step {
     }
 }
 
+/// A whole request of one to nine arguments, read in one go: nearly every one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Short<'a> {
+    pub argc: u32,
+    pub name: &'a [u8],
+    /// The first argument behind the name; empty if there is none.
+    pub key: &'a [u8],
+    pub len: usize,
+}
+
+impl<'a> Short<'a> {
+    /// The request that `buf` starts with. None: `Frame::step` will tell.
+    #[inline(always)]
+    pub fn read(buf: &'a [u8]) -> Option<Self> {
+        let (header, rest) = buf.split_first_chunk::<4>()?;
+        let header = u32::from_le_bytes(*header) ^ u32::from_le_bytes(*b"*0\r\n");
+        let argc = header >> 8;
+        if header & 0xff != 0 || !(1..=9).contains(&argc) {
+            return None;
+        }
+        let (name, mut rest) = argument(rest)?;
+        let mut key = &rest[..0];
+        if argc > 1 {
+            (key, rest) = argument(rest)?;
+        }
+        for _ in 2..argc {
+            (_, rest) = argument(rest)?;
+        }
+        Some(Self { argc, name, key, len: buf.len() - rest.len() })
+    }
+}
+
 /// The arguments of a whole request, in order, name first.
 #[derive(Debug, Clone)]
 pub struct Args<'a> {
-    raw: &'a [u8],
-    at: usize,
+    rest: &'a [u8],
     left: u32,
 }
 
 impl<'a> Args<'a> {
-    /// Of a request that `Frame::step` found whole.
+    /// Of a request that `Frame::step` found whole; of other bytes, the arguments that are there.
     pub fn new(raw: &'a [u8]) -> Self {
         match line(raw, 1) {
-            Line::Number(n, behind) if n > 0 => Self { raw, at: behind, left: n as u32 },
-            _ => Self { raw, at: 0, left: 0 },
+            Line::Number(n, behind) if n > 0 && n <= ARGS_MAX && raw[0] == b'*' => {
+                Self { rest: &raw[behind..], left: n as u32 }
+            }
+            _ => Self { rest: &[], left: 0 },
         }
     }
 
-    /// The next argument, and how it stands in the request: with its header and line ends.
+    /// What follows the last argument taken.
     #[inline]
-    pub fn next_with_raw(&mut self) -> Option<(&'a [u8], &'a [u8])> {
-        let from = self.at;
-        let arg = self.next()?;
-        Some((arg, self.raw.get(from..self.at)?))
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// How many arguments are still to come. Bytes of which nothing is known are a whole request if this reaches 0.
+    #[inline]
+    pub fn left(&self) -> u32 {
+        self.left
     }
 }
 
 impl<'a> Iterator for Args<'a> {
     type Item = &'a [u8];
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<&'a [u8]> {
         if self.left == 0 {
             return None;
         }
-        let Line::Number(len, body) = line(self.raw, self.at + 1) else { return None };
-        let arg = self.raw.get(body..body + len as usize)?;
-        self.at = body + len as usize + 2;
+        let (arg, behind) = argument(self.rest)?;
+        self.rest = behind;
         self.left -= 1;
         Some(arg)
     }
@@ -372,6 +406,8 @@ mod tests {
             (frame.kept(0, get), frame.kept(1, get), frame.kept(2, get)),
             (Some(&b"GET"[..]), Some(&b"a"[..]), None)
         );
+        let many = Args::new(b"*4294967297\r\n$3\r\nGET\r\n").count();
+        assert_eq!(many, 0, "a count beyond the ceiling is not cut to one that is below");
         assert_eq!(whole(b"*0\r\n"), Step::Nothing { len: 4 });
         assert_eq!(whole(b"*-1\r\n"), Step::Nothing { len: 5 });
         assert_eq!(whole(b"\r\n"), Step::Nothing { len: 2 });
@@ -423,19 +459,20 @@ mod tests {
                 }
             }
             prop_assert_eq!(frame.step(&raw, &Ceilings::OPEN), Step::Done { len: raw.len() });
-            if let Some((quick, len)) = Frame::quick(&raw) {
-                prop_assert_eq!((quick.argc, quick.found, quick.kept, len), (frame.argc, frame.found, frame.kept, raw.len()));
+            if let Some(short) = Short::read(&raw) {
+                prop_assert_eq!((short.argc, short.len), (frame.argc, raw.len()));
+                prop_assert_eq!((short.name, short.key), (frame.kept[0].of(&raw), frame.kept[1].of(&raw)));
             } else {
-                prop_assert!(args.len() > KEPT);
+                prop_assert!(args.len() > 9);
             }
-            prop_assert!(Frame::quick(&raw[..raw.len() - 1]).is_none());
+            prop_assert!(Short::read(&raw[..raw.len() - 1]).is_none());
             prop_assert!(Args::new(&raw).eq(args.iter().map(Vec::as_slice)));
         }
 
         #[test]
         fn never_panics(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = whole(&raw);
-            let _ = Frame::quick(&raw);
+            let _ = Short::read(&raw);
             let _ = inline_to_resp(&raw);
             let _ = Args::new(&raw).count();
         }

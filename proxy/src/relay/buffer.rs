@@ -26,6 +26,7 @@ impl Pool {
         self.lent
     }
 
+    #[inline(never)]
     fn take(&mut self, at_least: usize) -> Vec<u8> {
         let (free, size) = if at_least <= SMALL { (&mut self.small, SMALL) } else { (&mut self.chunks, CHUNK) };
         let buffer = if at_least <= CHUNK { free.pop() } else { None };
@@ -35,7 +36,15 @@ impl Pool {
     }
 
     /// A buffer with a copy of `bytes`.
+    #[inline(always)]
     pub(super) fn keep(&mut self, bytes: &[u8]) -> Vec<u8> {
+        if bytes.len() <= SMALL
+            && let Some(mut buffer) = self.small.pop()
+        {
+            self.lent += SMALL;
+            buffer.extend_from_slice(bytes);
+            return buffer;
+        }
         let mut buffer = self.take(bytes.len());
         buffer.extend_from_slice(bytes);
         buffer
@@ -55,13 +64,23 @@ impl Pool {
     }
 
     /// Takes a buffer back.
+    #[inline]
     pub(super) fn give(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() == SMALL && self.small.len() < SMALL_FREE_MAX {
+            self.lent = self.lent.saturating_sub(SMALL);
+            buffer.clear();
+            self.small.push(buffer);
+        } else {
+            self.give_chunk(buffer);
+        }
+    }
+
+    #[inline(never)]
+    fn give_chunk(&mut self, mut buffer: Vec<u8>) {
         self.lent = self.lent.saturating_sub(buffer.capacity());
         buffer.clear();
-        match buffer.capacity() {
-            SMALL if self.small.len() < SMALL_FREE_MAX => self.small.push(buffer),
-            CHUNK if self.chunks.len() < CHUNK_FREE_MAX => self.chunks.push(buffer),
-            _ => {}
+        if buffer.capacity() == CHUNK && self.chunks.len() < CHUNK_FREE_MAX {
+            self.chunks.push(buffer);
         }
     }
 
@@ -75,9 +94,11 @@ impl Pool {
 /// Bytes on their way to a socket.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
-    first: Vec<u8>,
-    rest: VecDeque<Vec<u8>>,
-    /// Bytes of `first` that are written.
+    /// What new bytes are appended to; it is empty only if all is.
+    tail: Vec<u8>,
+    /// Full buffers before it, none of them empty: bulk traffic only.
+    full: VecDeque<Vec<u8>>,
+    /// Bytes of the first buffer that are written.
     written: usize,
     len: usize,
 }
@@ -91,86 +112,108 @@ impl Outgoing {
         self.len == 0
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn append(&mut self, pool: &mut Pool, bytes: &[u8]) {
+        if bytes.len() > self.tail.capacity() - self.tail.len() {
+            return self.append_slowly(pool, bytes);
+        }
         self.len += bytes.len();
-        if self.rest.is_empty() && bytes.len() <= self.first.capacity() - self.first.len() {
-            self.first.extend_from_slice(bytes);
+        self.tail.extend_from_slice(bytes);
+    }
+
+    #[inline(never)]
+    fn append_slowly(&mut self, pool: &mut Pool, bytes: &[u8]) {
+        if self.len == 0 && bytes.len() <= SMALL {
+            self.len = bytes.len();
+            self.tail = pool.keep(bytes);
         } else {
-            self.append_slowly(pool, bytes);
+            self.append_bulk(pool, bytes);
         }
     }
 
-    fn append_slowly(&mut self, pool: &mut Pool, mut bytes: &[u8]) {
+    #[inline(never)]
+    fn append_bulk(&mut self, pool: &mut Pool, bytes: &[u8]) {
+        self.len += bytes.len();
+        let (now, mut bytes) = bytes.split_at(bytes.len().min(self.tail.capacity() - self.tail.len()));
+        self.tail.extend_from_slice(now);
         while !bytes.is_empty() {
-            let last = self.rest.back_mut().unwrap_or(&mut self.first);
-            let room = (last.capacity() - last.len()).min(bytes.len());
-            let (now, later) = bytes.split_at(room);
-            last.extend_from_slice(now);
+            // If the first buffer did not do, it is bulk traffic.
+            let size = if self.tail.is_empty() { bytes.len().min(CHUNK) } else { CHUNK };
+            let (now, later) = bytes.split_at(bytes.len().min(size));
+            let full = std::mem::replace(&mut self.tail, pool.take(size));
+            if !full.is_empty() {
+                self.full.push_back(full);
+            }
+            self.tail.extend_from_slice(now);
             bytes = later;
-            if bytes.is_empty() {
-                return;
-            }
-            if self.first.capacity() == 0 {
-                self.first = pool.take(bytes.len().min(CHUNK));
-            } else {
-                // The first buffer did not do: bulk traffic.
-                self.rest.push_back(pool.take(CHUNK));
-            }
         }
     }
 
-    /// Moves all of `other` behind what is here.
+    /// Moves all of `other`, of which nothing has been written, behind what is here.
     pub(super) fn append_all(&mut self, pool: &mut Pool, other: &mut Self) {
+        debug_assert_eq!(other.written, 0, "bytes would be sent twice");
         if self.len == 0 {
             self.clear(pool);
             std::mem::swap(self, other);
-            return;
+        } else if other.len > 0 {
+            self.len += other.len;
+            self.full.push_back(std::mem::take(&mut self.tail));
+            self.full.append(&mut other.full);
+            self.tail = std::mem::take(&mut other.tail);
+            *other = Self::default();
         }
-        self.len += other.len;
-        let first = std::mem::take(&mut other.first);
-        if first.len() > other.written {
-            self.rest.push_back(pool.keep(&first[other.written..]));
-        }
-        pool.give(first);
-        self.rest.append(&mut other.rest);
-        *other = Self::default();
+    }
+
+    /// What to write next, if it is in one piece: nearly always.
+    #[inline(always)]
+    pub(super) fn piece(&self) -> Option<&[u8]> {
+        if self.full.is_empty() { Some(&self.tail[self.written..]) } else { None }
     }
 
     /// What to write next, as far as `slices` has room; how many were filled.
     pub(super) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        if self.len == 0 {
-            return 0;
-        }
-        let parts = std::iter::once(&self.first[self.written..]).chain(self.rest.iter().map(Vec::as_slice));
+        let parts = self.full.iter().chain(std::iter::once(&self.tail)).filter(|p| !p.is_empty());
         let mut filled = 0;
-        for (slice, part) in slices.iter_mut().zip(parts.filter(|p| !p.is_empty())) {
-            *slice = IoSlice::new(part);
+        for (slice, part) in slices.iter_mut().zip(parts) {
+            *slice = IoSlice::new(if filled == 0 { &part[self.written..] } else { part });
             filled += 1;
         }
         filled
     }
 
     /// `n` bytes have been written.
+    #[inline(always)]
     pub(super) fn wrote(&mut self, pool: &mut Pool, n: usize) {
         debug_assert!(n <= self.len, "more written than there was");
         self.len -= n.min(self.len);
         self.written += n;
-        while self.written >= self.first.len() && self.first.capacity() > 0 {
-            self.written -= self.first.len();
-            let next = self.rest.pop_front().unwrap_or_default();
-            pool.give(std::mem::replace(&mut self.first, next));
+        if !self.full.is_empty() {
+            self.give_written(pool);
+        }
+        if self.len == 0 {
+            self.written = 0;
+            pool.give(std::mem::take(&mut self.tail));
+        }
+    }
+
+    #[inline(never)]
+    fn give_written(&mut self, pool: &mut Pool) {
+        while let Some(first) = self.full.front()
+            && self.written >= first.len()
+        {
+            self.written -= first.len();
+            pool.give(self.full.pop_front().unwrap_or_default());
         }
     }
 
     /// Forgets everything.
     pub(super) fn clear(&mut self, pool: &mut Pool) {
-        pool.give(std::mem::take(&mut self.first));
-        for chunk in self.rest.drain(..) {
+        pool.give(std::mem::take(&mut self.tail));
+        for chunk in self.full.drain(..) {
             pool.give(chunk);
         }
-        if self.rest.capacity() > 64 {
-            self.rest = VecDeque::new();
+        if self.full.capacity() > 64 {
+            self.full = VecDeque::new();
         }
         (self.written, self.len) = (0, 0);
     }
@@ -201,6 +244,7 @@ mod tests {
                 out.wrote(&mut pool, n);
                 model.drain(..n);
                 prop_assert_eq!(out.len(), model.len());
+                prop_assert!(out.piece().is_none_or(|piece| piece == model));
             }
             let n = out.len();
             out.wrote(&mut pool, n);

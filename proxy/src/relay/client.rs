@@ -109,10 +109,16 @@ impl Client {
         self.in_flight < in_flight_max && !self.closing && (!self.pressed || self.overrun)
     }
 
+    /// Whether its bytes go on shared links.
+    #[inline]
+    pub(super) fn shares(&self) -> bool {
+        matches!(self.lane, Lane::Shared)
+    }
+
     /// Between two requests: nothing asked, nothing owed, nothing half said; and not silenced, which another worker
     /// would not know.
     pub(super) fn at_boundary(&self) -> bool {
-        let between = self.head == NONE && self.out.is_empty() && self.input.is_empty() && self.lane == Lane::Shared;
+        let between = self.head == NONE && self.out.is_empty() && self.input.is_empty() && self.shares();
         between && !self.closing && !self.reply_off && self.reply_skip == 0
     }
 }

@@ -6,7 +6,7 @@ use cluster::resp::{reply, write};
 use std::borrow::Cow;
 
 /// How the fragments' replies become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Merge {
     /// One array with the keys' values in their order.
     Values,
@@ -17,6 +17,7 @@ pub(super) enum Merge {
     /// The first one, less what is secret.
     Settings,
     /// The first one.
+    #[default]
     First,
 }
 
@@ -25,21 +26,32 @@ pub(super) enum Merge {
 pub(super) struct Part {
     pub(super) link: LinkId,
     pub(super) keys: u32,
+    /// The keys' request, behind room for its header, until it is sent.
+    pub(super) request: Vec<u8>,
     pub(super) reply: Vec<u8>,
     /// How much of `reply` has been merged.
     pub(super) merged: usize,
 }
 
-/// A request whose fragments are under way.
+/// Keys that follow one another to one owner: those from the end of the run before to `end` in the request.
 #[derive(Debug)]
+pub(super) struct Run {
+    /// The first link to the owner; NONE: there is no owner.
+    pub(super) link: LinkId,
+    pub(super) keys: u32,
+    pub(super) end: usize,
+}
+
+/// A request whose fragments are under way.
+#[derive(Debug, Default)]
 pub(super) struct Fan {
     /// NONE: answered already (an error, a timeout), or its client is gone.
     pub(super) parent: RequestId,
     pub(super) merge: Merge,
     pub(super) pending: u32,
     pub(super) generation: u32,
-    /// For each key, which part it went to.
-    pub(super) order: Vec<u16>,
+    /// To which part how many keys went, one after another.
+    pub(super) order: Vec<(u32, u32)>,
     pub(super) parts: Vec<Part>,
 }
 
@@ -70,7 +82,7 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
         }
         Merge::Settings => without_secrets(&fan.parts[0].reply, out),
         Merge::Values => {
-            write::array(out, fan.order.len());
+            write::array(out, fan.parts.iter().map(|p| p.keys as usize).sum());
             if values(fan, out).is_none() {
                 out.clear();
                 write::error(out, "ERR twemslot: an instance answered fewer values than it was asked for");
@@ -88,11 +100,15 @@ fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
             return None;
         }
     }
-    for &part in &fan.order {
-        let part = &mut fan.parts[usize::from(part)];
-        let rest = part.reply.get(part.merged..)?;
-        let len = reply::length(rest)?;
-        out.extend_from_slice(&rest[..len]);
+    for &(part, keys) in &fan.order {
+        let part = &mut fan.parts[part as usize];
+        let values = part.reply.get(part.merged..)?;
+        let mut rest = values;
+        for _ in 0..keys {
+            rest = rest.get(reply::length(rest)?..)?;
+        }
+        let len = values.len() - rest.len();
+        out.extend_from_slice(&values[..len]);
         part.merged += len;
     }
     Some(())

@@ -45,7 +45,7 @@ impl Relay {
             let waited = self.now.us.saturating_sub(request.started_us);
             let raw = std::mem::take(&mut request.kept);
             let before = self.held.len();
-            self.place(id, &raw);
+            self.place_again(id, &raw);
             if self.held.len() == before {
                 self.stats.add(Counter::HeldUsSum, waited);
             }

@@ -4,15 +4,18 @@
 //! The path of a request, once down and once up:
 //!
 //! ```text
-//! client_sent -> feed -> read_requests -> request -> place -> put              (bytes are on the link's buffer)
-//! link_sent   -> read_replies -> reply -> answer                               (bytes are on the client's buffer)
+//! client_sent -> read_short_requests -> plain_request -> place -> put          (bytes are on the link's buffer)
+//! link_sent   -> read_short_replies -> request_answered -> answer              (bytes are on the client's buffer)
 //! ```
+//! What is not short or not plain, which is little, goes on to `feed -> read_request -> other_request`, and on the way
+//! back to `read_replies -> reply`.
 //! `answer` is where replies are put in order: a client's requests are a list, and only the head's reply is written.
-//! Other arms leave this path at one `match` in `request`: `local` (answered here), `scatter` (several groups),
+//! Other arms leave this path at one `match` in `other_request`: `local` (answered here), `scatter` (several groups),
 //! `hold` (waits for a slot), `exclusive` (too large to share a link).
 
 mod upkeep;
 mod replies;
+mod screen;
 mod local;
 mod exclusive;
 mod scatter;
@@ -39,10 +42,10 @@ pub use state::Relay;
 use crate::stats::Counter;
 use client::{Client, Lane};
 use cluster::resp::reply::Step as ReplyStep;
-use cluster::resp::request::{Args, Ceilings, Frame, Step, Wrong, inline_to_resp};
+use cluster::resp::request::{Ceilings, Frame, Short, Step, Wrong, inline_to_resp};
 use cluster::resp::write;
 use cluster::slot::Slot;
-use command::{Command, CommandId, Flags, Keys, Serve};
+use command::{CommandId, Keys, Serve};
 use limits::{CHUNK_KEPT, LARGE};
 use link::Use;
 use request::{NO_SLOT, NONE, RequestId, Stage};
@@ -112,7 +115,8 @@ impl Relay {
         client.heard_us = self.now.us;
         client.boundary_told = false;
         if client.input.is_empty() {
-            let used = self.feed(id, bytes);
+            let used = self.read_short_requests(id, bytes);
+            let used = if used < bytes.len() { used + self.feed(id, &bytes[used..]) } else { used };
             if used < bytes.len() {
                 let rest = self.pool.keep(&bytes[used..]);
                 self.clients[id as usize].input = rest;
@@ -180,9 +184,15 @@ impl Relay {
             self.pressed.retain(|&p| p != id);
         }
         if dirty {
-            self.dirty_clients.retain(|&d| d != id);
+            self.dirty_clients.remove(id);
         }
         self.resumable.retain(|&r| r != id);
+    }
+
+    /// What is to be written to the client, if it is in one piece: nearly always. None: `client_output` tells.
+    #[inline]
+    pub fn client_piece(&self, id: ClientId) -> Option<&[u8]> {
+        self.clients.get(id as usize)?.out.piece()
     }
 
     /// Fills `slices` with what is to be written to the client; returns how many. 0: nothing to write.
@@ -194,6 +204,16 @@ impl Relay {
         self.stats.add(Counter::ClientBytesOut, bytes as u64);
         let Some(client) = self.clients.get_mut(id as usize) else { return };
         client.out.wrote(&mut self.pool, bytes);
+        let ends = client.out.is_empty() && (client.closing | client.finished | self.draining);
+        if client.pressed | ends || !client.shares() {
+            self.wrote_unusually(id, ends);
+        }
+    }
+
+    /// A client has taken some of its output, and something waits for that.
+    #[inline(never)]
+    fn wrote_unusually(&mut self, id: ClientId, ends: bool) {
+        let client = &mut self.clients[id as usize];
         if client.pressed {
             client.progress_us = self.now.us;
             if client.out.len() <= self.settings.client_output_soft / 2 {
@@ -202,12 +222,8 @@ impl Relay {
                 self.resumable.push(id);
             }
         }
-        let client = &self.clients[id as usize];
-        if client.lane != Lane::Shared {
-            self.pace_client(id);
-        }
-        let client = &self.clients[id as usize];
-        if client.out.is_empty() && (client.closing || client.finished || self.draining) {
+        self.pace_client(id);
+        if ends {
             self.resumable.push(id);
         }
         self.go_on();
@@ -264,50 +280,86 @@ impl Relay {
         }
     }
 
-    /// Takes whole requests from `buf`; how many bytes they were.
+    /// Takes requests from `buf`; how many bytes they were. Again, if there were any.
     fn read_requests(&mut self, id: ClientId, buf: &[u8]) -> usize {
-        let mut at = 0;
-        let mut frame = std::mem::take(&mut self.clients[id as usize].frame);
-        while at < buf.len() {
-            let client = &self.clients[id as usize];
-            if !client.takes_requests(self.settings.client_in_flight_max) {
+        let used = self.read_short_requests(id, buf);
+        if used < buf.len() { used + self.read_request(id, &buf[used..]) } else { used }
+    }
+
+    /// Takes whole short requests from the start of `buf`; how many bytes they were.
+    #[inline(never)]
+    fn read_short_requests(&mut self, id: ClientId, buf: &[u8]) -> usize {
+        let client = &self.clients[id as usize];
+        if client.frame.argc != 0 || !client.authenticated || !client.shares() {
+            return 0;
+        }
+        let (mut at, mut taken) = (0, 0);
+        while self.clients[id as usize].takes_requests(self.settings.client_in_flight_max)
+            && let Some(short) = Short::read(&buf[at..])
+        {
+            let raw = &buf[at..at + short.len];
+            at += short.len;
+            taken += 1;
+            if !self.plain_request(id, &short, raw) {
+                self.short_request(id, raw);
+            }
+            if at == buf.len() {
                 break;
             }
-            if frame.argc == 0
-                && client.authenticated
-                && let Some((quick, len)) = Frame::quick(&buf[at..])
-            {
-                self.request(id, &quick, &buf[at..at + len]);
-                at += len;
-                continue;
+        }
+        self.stats.add(Counter::Requests, taken);
+        at
+    }
+
+    #[inline(never)]
+    fn short_request(&mut self, id: ClientId, raw: &[u8]) {
+        let mut frame = Frame::default();
+        if let Step::Done { .. } = frame.step(raw, &Ceilings::OPEN) {
+            self.other_request(id, &frame, raw);
+        }
+    }
+
+    /// Takes any request from the start of `buf`, or as much of one as is there.
+    fn read_request(&mut self, id: ClientId, buf: &[u8]) -> usize {
+        let client = &self.clients[id as usize];
+        if !client.takes_requests(self.settings.client_in_flight_max) {
+            return 0;
+        }
+        if client.frame.argc == 0
+            && client.authenticated
+            && let Some(len) = self.split_at_sight(id, buf)
+        {
+            return len;
+        }
+        let client = &mut self.clients[id as usize];
+        let ceilings = if client.authenticated { &Ceilings::OPEN } else { &Ceilings::UNAUTHENTICATED };
+        let step = client.frame.step(buf, ceilings);
+        let frame = client.frame;
+        if !matches!(step, Step::More { .. }) {
+            client.frame = Frame::default();
+        }
+        match step {
+            Step::Done { len } => {
+                self.stats.add(Counter::Requests, 1);
+                self.other_request(id, &frame, &buf[..len]);
+                len
             }
-            let ceilings = if client.authenticated { &Ceilings::OPEN } else { &Ceilings::UNAUTHENTICATED };
-            let rest = &buf[at..];
-            match frame.step(rest, ceilings) {
-                Step::Done { len } => {
-                    at += len;
-                    self.request(id, &frame, &rest[..len]);
-                    frame = Frame::default();
+            Step::More { need } => {
+                if need > LARGE && self.begin_large(id, &frame, buf) {
+                    self.clients[id as usize].frame = Frame::default();
                 }
-                Step::More { need } => {
-                    if need > LARGE && self.begin_large(id, &frame, rest) {
-                        frame = Frame::default();
-                    }
-                    break;
-                }
-                Step::Nothing { len } => at += len,
-                Step::Inline { len } => {
-                    at += len;
-                    self.inline(id, &rest[..len]);
-                }
-                Step::Wrong(wrong) => {
-                    self.wrong(id, wrong);
-                    break;
-                }
+                0
+            }
+            Step::Nothing { len } => len,
+            Step::Inline { len } => {
+                self.inline(id, &buf[..len]);
+                len
+            }
+            Step::Wrong(wrong) => {
+                self.wrong(id, wrong);
+                0
             }
         }
-        self.clients[id as usize].frame = frame;
-        at
     }
 
     /// A line typed by a person.
@@ -317,7 +369,8 @@ impl Relay {
             Ok(raw) => {
                 let mut frame = Frame::default();
                 if let Step::Done { .. } = frame.step(&raw, &Ceilings::OPEN) {
-                    self.request(id, &frame, &raw);
+                    self.stats.add(Counter::Requests, 1);
+                    self.other_request(id, &frame, &raw);
                 }
             }
             Err(wrong) => self.wrong(id, wrong),
@@ -344,67 +397,26 @@ impl Relay {
         self.resumable.push(id);
     }
 
-    /// Which command it is, if it may be asked; otherwise it has been answered.
-    #[inline]
-    fn screen(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) -> Option<(CommandId, &'static Command)> {
-        let name = frame.kept[0].of(raw);
-        let Some(mut command_id) = command::lookup(name) else {
-            self.unknown(id, frame, raw);
-            return None;
-        };
-        let mut command = command::get(command_id);
-        if command.container && frame.argc > 1 {
-            let Some(sub) = command::lookup_sub(command_id, frame.kept[1].of(raw)) else {
-                self.unknown(id, frame, raw);
-                return None;
-            };
-            command_id = sub;
-            command = command::get(sub);
+    /// Sends a request of a command of one key on its way, which nearly all are. False: it is none.
+    #[inline(always)]
+    fn plain_request(&mut self, id: ClientId, short: &Short<'_>, raw: &[u8]) -> bool {
+        if let Some(command) = command::lookup(short.name)
+            && self.plain[usize::from(command)].takes(short.argc)
+        {
+            let slot = self.routes.slot_of(short.key);
+            let request = self.open_request(id, command, slot);
+            self.place(request, id, slot, raw);
+            return true;
         }
-        if !self.clients[id as usize].authenticated && !command.flags.contains(Flags::NO_AUTH) {
-            self.refuse_here(id, command_id, Counter::ErrorsAuth, "NOAUTH Authentication required.");
-            return None;
-        }
-        if self.denied[usize::from(command_id)] {
-            let text = format!("ERR twemslot: '{}' is refused by denied_commands", command.name);
-            self.refuse_here(id, command_id, Counter::ErrorsNotServed, &text);
-            return None;
-        }
-        let fits = if command.arity >= 0 {
-            frame.argc == command.arity as u32
-        } else {
-            frame.argc >= u32::from(command.arity.unsigned_abs())
-        };
-        if !fits {
-            let text = format!("ERR wrong number of arguments for '{}' command", command.name);
-            self.refuse_here(id, command_id, Counter::ErrorsArity, &text);
-            return None;
-        }
-        Some((command_id, command))
+        false
     }
 
     /// One whole request: what it is decides which way it goes.
-    #[inline(always)]
-    fn request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
-        self.stats.add(Counter::Requests, 1);
+    #[inline(never)]
+    fn other_request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
         if !self.settings.declared_commands.is_empty() && self.declared(id, frame, raw) {
             return;
         }
-        if let Some(command_id) = command::lookup(frame.kept[0].of(raw))
-            && self.plain[usize::from(command_id)]
-            && command::get(command_id).takes(frame.argc)
-            && self.clients[id as usize].authenticated
-        {
-            let slot = self.routes.slot_of(frame.kept[1].of(raw));
-            let request = self.open_request(id, command_id, slot);
-            return self.place(request, raw);
-        }
-        self.other_request(id, frame, raw);
-    }
-
-    /// What is not a command of one key.
-    #[inline(never)]
-    fn other_request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
         let Some((command_id, command)) = self.screen(id, frame, raw) else { return };
         match command.serve {
             Serve::Keyed => {
@@ -418,7 +430,7 @@ impl Relay {
                     },
                 };
                 let request = self.open_request(id, command_id, slot);
-                self.place(request, raw);
+                self.place(request, id, slot, raw);
             }
             Serve::Local(local) => self.local(id, command_id, local, raw),
             Serve::Split(_) | Serve::Fan(_) => {
@@ -427,7 +439,7 @@ impl Relay {
                     return self.refuse_here(id, command_id, Counter::ErrorsArity, text);
                 }
                 let request = self.open_request(id, command_id, NO_SLOT);
-                self.place(request, raw);
+                self.place_wide(request, raw);
             }
             Serve::Later(what) => {
                 let text = format!("ERR twemslot: '{}' is not served yet ({what})", command.name);
@@ -440,161 +452,51 @@ impl Relay {
         }
     }
 
-    /// The one slot of all keys of a command, or it has been refused.
-    fn one_slot(
-        &mut self,
-        id: ClientId,
-        command_id: CommandId,
-        command: &Command,
-        argc: u32,
-        raw: &[u8],
-    ) -> Option<Slot> {
-        let mut slot = None;
-        let mut crossed = false;
-        let routes = &self.routes;
-        let found = command::for_each_key(command, argc, raw, |key| {
-            let this = routes.slot_of(key);
-            crossed |= slot.is_some_and(|s| s != this);
-            slot = Some(this);
-        });
-        if command.keys == Keys::Sort {
-            // A pattern reaches other keys: they must be in the key's slot, which only a tag can promise.
-            let one = self.routes.slot_count() == 1;
-            let same = |prefix| slot == Some(self.routes.slot_of(prefix));
-            command::sort_patterns(raw, |p| crossed |= !one && !command::fixed_prefix(p).is_some_and(same));
-        }
-        let (counter, text) = if let Err(fault) = found {
-            (Counter::ErrorsArity, fault.to_string())
-        } else if crossed {
-            (Counter::ErrorsCrossSlot, "CROSSSLOT Keys in request don't hash to the same slot".to_owned())
-        } else if command::asks_to_block(command, raw) {
-            let text = format!("ERR twemslot: '{}' with BLOCK is not served yet (blocking commands)", command.name);
-            (Counter::ErrorsNotServed, text)
-        } else if command::asks_other_database(command, raw) {
-            (Counter::ErrorsNotServed, "ERR DB index is out of range (a cluster has database 0 only)".to_owned())
-        } else if let Some(slot) = slot {
-            return Some(slot);
-        } else {
-            (Counter::ErrorsArity, format!("ERR wrong number of arguments for '{}' command", command.name))
-        };
-        self.refuse_here(id, command_id, counter, &text);
-        None
-    }
-
-    #[cold]
-    fn unknown(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
-        let show = |arg: &[u8]| String::from_utf8_lossy(&arg[..arg.len().min(128)]).into_owned();
-        let name = frame.kept[0].of(raw);
-        if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
-            // A browser made to talk to us would go on with lines that are commands: Redis's guard.
-            let client = &self.clients[id as usize];
-            let text = format!("client {} ({}) closed: it speaks HTTP", client.id, client.peer);
-            self.tell(Level::Warn, text);
-            return self.close_client(id);
-        }
-        if !self.clients[id as usize].authenticated {
-            return self.refuse_here(id, declared_id(), Counter::ErrorsAuth, "NOAUTH Authentication required.");
-        }
-        let mut text = match command::lookup(name) {
-            Some(_) => {
-                let sub = show(frame.kept[1].of(raw));
-                format!("ERR unknown subcommand '{sub}'. Try {} HELP.", show(name).to_ascii_uppercase())
-            }
-            None => format!("ERR unknown command '{}', with args beginning with: ", show(name)),
-        };
-        if command::lookup(name).is_none() {
-            for arg in Args::new(raw).skip(1) {
-                if text.len() > 128 {
-                    break;
-                }
-                text.push_str(&format!("'{}' ", show(arg)));
-            }
-        }
-        self.refuse_here(id, declared_id(), Counter::ErrorsUnknownCommand, &text);
-    }
-
-    /// A command that the operator has declared. False: it is none.
-    #[cold]
-    fn declared(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) -> bool {
-        let name = frame.kept[0].of(raw);
-        let sub = frame.kept(1, raw).unwrap_or_default();
-        let matches = |d: &&limits::Declared| match d.name.split_once(' ') {
-            Some((container, wanted)) => {
-                name.eq_ignore_ascii_case(container.as_bytes()) && sub.eq_ignore_ascii_case(wanted.as_bytes())
-            }
-            None => name.eq_ignore_ascii_case(d.name.as_bytes()),
-        };
-        let Some(declared) = self.settings.declared_commands.iter().find(matches).cloned() else { return false };
-        let command = declared_id();
-        if !self.clients[id as usize].authenticated {
-            self.refuse_here(id, command, Counter::ErrorsAuth, "NOAUTH Authentication required.");
-            return true;
-        }
-        let mut slot = None;
-        let mut crossed = false;
-        if declared.first_key > 0 {
-            let argc = i64::from(frame.argc);
-            let last =
-                if declared.last_key < 0 { argc + i64::from(declared.last_key) } else { i64::from(declared.last_key) };
-            let last = last.max(i64::from(declared.first_key));
-            let keys = Args::new(raw).take(last as usize + 1).skip(declared.first_key as usize);
-            for key in keys.step_by(declared.key_step.max(1) as usize) {
-                let this = self.routes.slot_of(key);
-                crossed |= slot.is_some_and(|s| s != this);
-                slot = Some(this);
-            }
-        }
-        let (counter, text) = match (slot, declared.all_groups) {
-            _ if crossed => {
-                (Counter::ErrorsCrossSlot, "CROSSSLOT Keys in request don't hash to the same slot".to_owned())
-            }
-            (Some(slot), _) => {
-                let request = self.open_request(id, command, slot);
-                self.place(request, raw);
-                return true;
-            }
-            (None, true) => {
-                let request = self.open_request(id, command, NO_SLOT);
-                self.place(request, raw);
-                return true;
-            }
-            (None, false) => {
-                (Counter::ErrorsArity, format!("ERR wrong number of arguments for '{}' command", declared.name))
-            }
-        };
-        self.refuse_here(id, command, counter, &text);
-        true
-    }
-
-    /// Sends a request on its way, holds it, or answers why it has none.
+    /// Sends a request of one slot on its way, holds it, or answers why it has none.
     #[inline(always)]
-    fn place(&mut self, id: RequestId, raw: &[u8]) {
-        let request = &self.requests[id as usize];
-        if request.slot == NO_SLOT {
-            return self.place_wide(id, raw);
-        }
-        let route = self.routes.slots[usize::from(request.slot)];
-        let client = request.client;
-        if route.special() || self.clients[client as usize].held_wide > 0 {
-            return self.place_special(id, raw);
+    fn place(&mut self, id: RequestId, client: ClientId, slot: Slot, raw: &[u8]) {
+        let route = self.routes.slots[usize::from(slot)];
+        if route.special() || !self.held.is_empty() {
+            return self.place_special(id, client, slot, raw);
         }
         let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
-        self.put(link, id, raw);
+        self.put(link, id, slot, raw);
+    }
+
+    /// The same for a request of any kind that has waited.
+    fn place_again(&mut self, id: RequestId, raw: &[u8]) {
+        let request = &self.requests[id as usize];
+        match request.slot {
+            NO_SLOT => self.place_wide(id, raw),
+            slot => self.place(id, request.client, slot, raw),
+        }
     }
 
     #[cold]
-    fn place_special(&mut self, id: RequestId, raw: &[u8]) {
-        let slot = self.requests[id as usize].slot;
-        if self.routes.slots[usize::from(slot)].link == NONE {
+    fn place_special(&mut self, id: RequestId, client: ClientId, slot: Slot, raw: &[u8]) {
+        let route = self.routes.slots[usize::from(slot)];
+        if route.link == NONE {
             self.refuse(id, Counter::ErrorsNoOwner, &scatter::no_owner(slot));
-        } else {
+        } else if route.waits() || self.clients[client as usize].held_wide > 0 {
             self.hold(id, raw);
+        } else {
+            let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
+            self.put(link, id, slot, raw);
         }
     }
 
     /// Says whether the client is to be read, where that has changed.
-    #[inline]
+    #[inline(always)]
     fn gate(&mut self, id: ClientId) {
+        let client = &self.clients[id as usize];
+        if !client.stopped && client.shares() && client.takes_requests(self.settings.client_in_flight_max) {
+            return;
+        }
+        self.gate_unusually(id);
+    }
+
+    #[inline(never)]
+    fn gate_unusually(&mut self, id: ClientId) {
         let client = &self.clients[id as usize];
         let open = match client.lane {
             Lane::Shared => client.takes_requests(self.settings.client_in_flight_max),
@@ -610,8 +512,15 @@ impl Relay {
     }
 
     /// Goes on with clients for which something has changed.
-    #[inline]
+    #[inline(always)]
     fn go_on(&mut self) {
+        if !self.resumable.is_empty() {
+            self.resume_all();
+        }
+    }
+
+    #[inline(never)]
+    fn resume_all(&mut self) {
         while let Some(id) = self.resumable.pop() {
             self.resume(id);
         }

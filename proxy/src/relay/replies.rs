@@ -50,21 +50,39 @@ impl Relay {
         self.go_on();
     }
 
-    /// Takes whole short replies from the start of `buf`; how many bytes they were.
+    /// Takes whole short replies from the start of `buf`, which comes from a link that all clients share; how many bytes
+    /// they were.
     #[inline]
     fn read_short_replies(&mut self, id: LinkId, buf: &[u8]) -> usize {
         let link = &self.links[id as usize];
-        if link.streamed > 0 || !link.cursor.at_start() {
+        if link.purpose != Use::Shared || link.greeting() || link.streamed > 0 || !link.cursor.at_start() {
             return 0;
         }
-        let mut at = 0;
+        let (entry, mut at) = (link.entry, 0);
         while let Some(len) = reply::quick(&buf[at..]) {
-            if !self.reply(id, &buf[at..at + len], false) {
-                return buf.len();
+            let link = &mut self.links[id as usize];
+            let Some(request_id) = link.fifo.pop_front() else { break };
+            link.expired = link.expired.saturating_sub(1);
+            if request_id != PING {
+                self.request_answered(request_id, entry, &buf[at..at + len]);
             }
             at += len;
         }
         at
+    }
+
+    /// An instance has answered a request.
+    #[inline(always)]
+    fn request_answered(&mut self, id: RequestId, entry: usize, reply: &[u8]) {
+        let request = &self.requests[id as usize];
+        let (stage, slot, sent_us) = (request.stage, request.slot, request.sent_us);
+        self.observe_instance(entry, sent_us);
+        self.left_link(slot);
+        if stage == Stage::Fragment {
+            self.fragment_reply(id, reply);
+        } else {
+            self.answer(id, reply);
+        }
     }
 
     /// Takes replies from `buf`, whose first `seen` bytes the cursor knows; what is not whole is kept.
@@ -126,7 +144,6 @@ impl Relay {
     }
 
     /// A whole reply, or the last part of a streamed one. False: the link is of no further use.
-    #[inline(always)]
     fn reply(&mut self, id: LinkId, bytes: &[u8], streamed: bool) -> bool {
         let link = &mut self.links[id as usize];
         if link.greeting() {
@@ -143,21 +160,14 @@ impl Relay {
         if request_id == PING {
             return self.own_reply(id, bytes);
         }
-        let error = bytes.first() == Some(&b'-') && !streamed;
         let entry = link.entry;
-        if error {
-            self.note_error(entry, bytes);
-        }
-        let request = &self.requests[request_id as usize];
-        let (stage, slot, sent_us) = (request.stage, request.slot, request.sent_us);
-        self.observe_instance(entry, sent_us, error);
-        self.left_link(slot);
-        if stage == Stage::Fragment {
-            self.fragment_reply(request_id, bytes);
-        } else if streamed {
-            self.answer_streamed(request_id, bytes);
+        if streamed {
+            self.streamed_reply(request_id, entry, bytes);
         } else {
-            self.answer(request_id, bytes);
+            if bytes.first() == Some(&b'-') {
+                self.note_error(entry, bytes);
+            }
+            self.request_answered(request_id, entry, bytes);
         }
         match self.links[id as usize].purpose {
             Use::Exclusive { .. } => self.large_answered(id),
@@ -179,7 +189,14 @@ impl Relay {
     }
 
     /// The last part of a streamed reply.
-    fn answer_streamed(&mut self, id: RequestId, last: &[u8]) {
+    fn streamed_reply(&mut self, id: RequestId, entry: usize, last: &[u8]) {
+        let request = &self.requests[id as usize];
+        let (stage, slot, sent_us) = (request.stage, request.slot, request.sent_us);
+        self.observe_instance(entry, sent_us);
+        self.left_link(slot);
+        if stage == Stage::Fragment {
+            return self.fragment_reply(id, last);
+        }
         self.answer_part(id, last, last.len() as u64);
         let request = &mut self.requests[id as usize];
         let client = request.client;
@@ -196,15 +213,17 @@ impl Relay {
     /// What an instance says of itself in an error is counted, and shown in the link's status.
     #[cold]
     fn note_error(&mut self, entry: usize, bytes: &[u8]) {
+        if entry == usize::MAX {
+            return;
+        }
+        self.stats.add_of_group(entry, OfGroup::Errors, 1);
         let word = match bytes {
             [b'-', b'L', b'O', b'A', b'D', b'I', b'N', b'G', ..] => OfGroup::RepliesLoading,
             [b'-', b'R', b'E', b'A', b'D', b'O', b'N', b'L', b'Y', ..] => OfGroup::RepliesReadOnly,
             [b'-', b'M', b'A', b'S', b'T', b'E', b'R', b'D', b'O', b'W', b'N', ..] => OfGroup::RepliesMasterDown,
             _ => return,
         };
-        if entry != usize::MAX {
-            self.stats.add_of_group(entry, word, 1);
-        }
+        self.stats.add_of_group(entry, word, 1);
     }
 
     #[cold]
@@ -287,7 +306,13 @@ impl Relay {
     pub(super) fn remove_link(&mut self, id: LinkId) {
         let link = self.links.remove(id as usize);
         debug_assert!(link.fifo.is_empty(), "a link with requests is removed");
-        self.dirty_links.retain(|&d| d != id);
+        self.dirty_links.remove(id);
+    }
+
+    /// As `client_piece`.
+    #[inline]
+    pub fn link_piece(&self, id: LinkId) -> Option<&[u8]> {
+        self.links.get(id as usize)?.out.piece()
     }
 
     pub fn link_output<'a>(&'a self, id: LinkId, slices: &mut [IoSlice<'a>]) -> usize {

@@ -2,6 +2,7 @@
 //! list in the order they came, a link's in-flight queue names them in the order they were sent.
 
 use super::ClientId;
+use super::buffer::Pool;
 use super::command::CommandId;
 use cluster::slot::Slot;
 
@@ -61,6 +62,45 @@ pub(super) struct Request {
     pub(super) place: u64,
     /// Its own bytes while it waits, its reply when it is done.
     pub(super) kept: Vec<u8>,
+}
+
+impl Request {
+    /// Keeps the reply until those before it are there.
+    #[inline]
+    pub(super) fn keep_reply(&mut self, pool: &mut Pool, reply: &[u8]) {
+        self.stage = Stage::Done;
+        self.give_kept(pool);
+        if let Some(small) = self.small.get_mut(..reply.len()) {
+            small.copy_from_slice(reply);
+            self.small_len = reply.len() as u8;
+        } else {
+            self.keep_in_buffer(pool, reply);
+        }
+    }
+
+    /// What `keep_reply` kept.
+    #[inline]
+    pub(super) fn kept_reply(&self) -> &[u8] {
+        if self.small_len > 0 { &self.small[..usize::from(self.small_len)] } else { &self.kept }
+    }
+
+    /// Gives the kept bytes' buffer back, which few have.
+    #[inline(always)]
+    pub(super) fn give_kept(&mut self, pool: &mut Pool) {
+        if self.kept.capacity() > 0 {
+            self.give_buffer(pool);
+        }
+    }
+
+    #[inline(never)]
+    fn give_buffer(&mut self, pool: &mut Pool) {
+        pool.give(std::mem::take(&mut self.kept));
+    }
+
+    #[inline(never)]
+    fn keep_in_buffer(&mut self, pool: &mut Pool, reply: &[u8]) {
+        self.kept = pool.keep(reply);
+    }
 }
 
 /// All requests of a worker. A closed one keeps its place, to be opened again: nothing is moved or allocated.

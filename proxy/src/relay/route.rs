@@ -3,7 +3,7 @@
 use super::request::NONE;
 use super::{ClientId, LinkId};
 use cluster::group::GroupId;
-use cluster::slot::{Slot, TagRule, slot_of};
+use cluster::slot::{Slot, TagRule, slot_of, slot_of_untagged};
 use cluster::topology::Topology;
 use std::sync::Arc;
 
@@ -23,9 +23,9 @@ impl Route {
     const NOWHERE: Self = Self { link: NONE, held: false, settling: false };
 
     /// Whether a request cannot simply be put on the link.
-    #[inline]
+    #[inline(always)]
     pub(super) fn special(self) -> bool {
-        self.held || self.settling || self.link == NONE
+        self.held | self.settling | (self.link == NONE)
     }
 
     pub(super) fn waits(self) -> bool {
@@ -78,9 +78,21 @@ impl Default for Routes {
 }
 
 impl Routes {
-    #[inline]
+    #[inline(always)]
     pub(super) fn slot_of(&self, key: &[u8]) -> Slot {
         slot_of(key, self.tag_rule, self.slot_count)
+    }
+
+    /// The way of a key that holds no `{`.
+    #[inline(always)]
+    pub(super) fn way_of_untagged(&self, key: &[u8]) -> Route {
+        self.slots[usize::from(slot_of_untagged(key, self.slot_count))]
+    }
+
+    /// The way of any key.
+    #[inline(never)]
+    pub(super) fn way_of(&self, key: &[u8]) -> Route {
+        self.slots[usize::from(self.slot_of(key))]
     }
 
     pub(super) fn slot_count(&self) -> u16 {

@@ -1,18 +1,22 @@
 //! Requests that concern several groups: split by key and merged (MGET, MSET, DEL ...), or sent to every group
 //! (FLUSHALL, DBSIZE ...). One fragment a group, however many keys.
 
-use super::LinkId;
 use super::command::{self, Fan as Kind, Serve, Split};
-use super::fan::{Fan, Merge, Part, error_of, merged};
+use super::fan::{Fan, Merge, Part, Run, error_of, merged};
 use super::limits::SPLIT_KEYS_MAX;
 use super::request::{NO_SLOT, NONE, RequestId, Stage};
+use super::route::Route;
 use super::state::Relay;
+use super::{ClientId, LinkId};
 use crate::stats::Counter;
 use cluster::resp::request::Args;
 use cluster::resp::write;
+use cluster::slot::Slot;
 
 /// Room before a part's keys for its header: `*` and the count, `$` and the name, with their line ends.
 const HEADER_ROOM: usize = 40;
+/// Runs of keys for which room is kept between requests.
+const RUNS_KEPT: usize = 4096;
 
 impl Relay {
     /// Sends a request of several slots on its ways, or holds it.
@@ -29,73 +33,127 @@ impl Relay {
         }
     }
 
-    /// One walk over the keys: each goes, as it stands, to the request for its owner.
-    fn split(&mut self, id: RequestId, split: Split, raw: &[u8]) {
-        let mut fan = self.new_fan(id, if split == Split::Mget { Merge::Values } else { merge_counts(split) });
-        let mut bytes = std::mem::take(&mut self.fan_bytes);
-        let client = self.requests[id as usize].client;
-        let mut waits = self.clients[client as usize].held_wide > 0;
-        let mut last = (NONE, 0);
-        let mut args = Args::new(raw);
-        let name = args.next().unwrap_or_default();
-        let mut no_owner_of = None;
-        while let Some((key, piece)) = args.next_with_raw() {
-            let slot = self.routes.slot_of(key);
-            let route = self.routes.slots[usize::from(slot)];
-            if route.link == NONE {
-                no_owner_of = Some(slot);
-                break;
-            }
-            waits |= route.waits();
-            if last.0 != route.link {
-                let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
-                last = (route.link, part_of(&mut fan, link, &mut bytes));
-            }
-            fan.parts[last.1].keys += 1;
-            fan.order.push(last.1 as u16);
-            bytes[last.1].extend_from_slice(piece);
-            if split == Split::Mset
-                && let Some((_, value)) = args.next_with_raw()
-            {
-                bytes[last.1].extend_from_slice(value);
-            }
+    /// Takes a request to be split that is whole at the start of `buf`, in one walk; its length. None: the usual way
+    /// will tell, also what is wrong with it.
+    pub(super) fn split_at_sight(&mut self, client: ClientId, buf: &[u8]) -> Option<usize> {
+        let args = Args::new(buf);
+        let command = command::lookup(args.clone().next()?)?;
+        let Serve::Split(split) = command::get(command).serve else { return None };
+        let odd = split == Split::Mset && args.left().is_multiple_of(2);
+        let refused = self.denied[usize::from(command)] || !self.settings.declared_commands.is_empty();
+        if odd || refused || !command::get(command).takes(args.left()) {
+            return None;
         }
-        let keys = fan.order.len();
-        if let Some(slot) = no_owner_of {
-            self.drop_fan(fan);
-            self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot));
-        } else if waits {
-            self.drop_fan(fan);
+        let cut = self.cut(split, buf);
+        if let Some(len) = cut.len {
+            self.stats.add(Counter::Requests, 1);
+            let id = self.open_request(client, command, NO_SLOT);
+            self.send_cut(id, split, &cut, &buf[..len]);
+        }
+        let len = cut.len;
+        self.keep_runs(cut.runs);
+        len
+    }
+
+    fn split(&mut self, id: RequestId, split: Split, raw: &[u8]) {
+        let cut = self.cut(split, raw);
+        self.send_cut(id, split, &cut, raw);
+        self.keep_runs(cut.runs);
+    }
+
+    /// One walk over the keys of a request: where they go.
+    fn cut(&mut self, split: Split, raw: &[u8]) -> Cut {
+        let runs = std::mem::take(&mut self.runs);
+        // One look for tags in all keys is cheaper than one in each.
+        if memchr::memchr(b'{', raw).is_none() {
+            Cut::new(runs, split, raw, |key| self.routes.way_of_untagged(key))
+        } else {
+            Cut::new(runs, split, raw, |key| self.routes.way_of(key))
+        }
+    }
+
+    fn keep_runs(&mut self, mut runs: Vec<Run>) {
+        runs.clear();
+        runs.shrink_to(RUNS_KEPT);
+        self.runs = runs;
+    }
+
+    /// Sends a cut request on its ways, holds it, or answers why it has none.
+    fn send_cut(&mut self, id: RequestId, split: Split, cut: &Cut, raw: &[u8]) {
+        let client = self.requests[id as usize].client;
+        let step = if split == Split::Mset { 2 } else { 1 };
+        let (mut keys, mut unowned) = (0, false);
+        for run in &cut.runs {
+            keys += run.keys as usize;
+            unowned |= run.link == NONE;
+        }
+        if unowned {
+            let mut slots = Args::new(raw).skip(1).step_by(step).map(|key| self.routes.slot_of(key));
+            let slot = slots.find(|slot| self.routes.slots[usize::from(*slot)].link == NONE);
+            self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot.unwrap_or_default()));
+        } else if cut.waits || self.clients[client as usize].held_wide > 0 {
             self.hold(id, raw);
         } else if keys > SPLIT_KEYS_MAX {
-            self.drop_fan(fan);
             let text = format!("ERR twemslot: {keys} keys in one command, at most {SPLIT_KEYS_MAX}");
             self.refuse(id, Counter::ErrorsNotServed, &text);
         } else {
+            let mut fan = self.new_fan();
+            self.add_parts(&mut fan, client, cut, raw);
+            fan.merge = if split == Split::Mget { Merge::Values } else { merge_counts(split) };
             self.stats.add(Counter::RequestsSplit, u64::from(fan.parts.len() > 1));
             let fan_id = self.open_fan(id, fan);
-            self.send_parts(fan_id, name, if split == Split::Mset { 2 } else { 1 }, &mut bytes);
+            self.send_parts(fan_id, Args::new(raw).next().unwrap_or_default(), step);
         }
-        // What is kept for reuse stays bounded.
-        bytes.retain(|b| b.capacity() <= 1 << 20);
-        self.fan_bytes = bytes;
+    }
+
+    /// Each run of keys goes, as it stands, to the request for its link.
+    fn add_parts(&mut self, fan: &mut Fan, client: ClientId, cut: &Cut, raw: &[u8]) {
+        let mut from = cut.from;
+        for run in &cut.runs {
+            let link = self.routes.lane(run.link, client, self.settings.links_per_instance);
+            let at = match fan.parts.iter().position(|p| p.link == link) {
+                Some(at) => at,
+                None => self.add_part(fan, link),
+            };
+            let part = &mut fan.parts[at];
+            part.keys += run.keys;
+            part.request.extend_from_slice(&raw[from..run.end]);
+            from = run.end;
+            fan.order.push((at as u32, run.keys));
+        }
+    }
+
+    fn add_part(&mut self, fan: &mut Fan, link: LinkId) -> usize {
+        let mut request = self.fan_bytes.pop().unwrap_or_default();
+        request.resize(HEADER_ROOM, 0);
+        fan.parts.push(Part { link, request, ..Part::default() });
+        fan.parts.len() - 1
     }
 
     /// Puts each part's header before its keys and sends it.
-    fn send_parts(&mut self, fan_id: u32, name: &[u8], step: usize, bytes: &mut [Vec<u8>]) {
+    fn send_parts(&mut self, fan_id: u32, name: &[u8], step: usize) {
         let mut header = std::mem::take(&mut self.scratch);
-        for (part, request) in bytes.iter_mut().enumerate() {
-            let Some(keys) = self.fans.get(fan_id as usize).and_then(|f| f.parts.get(part)).map(|p| p.keys) else {
-                break;
-            };
+        let mut at = 0;
+        while let Some(part) = self.fans.get_mut(fan_id as usize).and_then(|f| f.parts.get_mut(at)) {
             header.clear();
-            write::array(&mut header, keys as usize * step + 1);
+            write::array(&mut header, part.keys as usize * step + 1);
             write::bulk(&mut header, name);
             let from = HEADER_ROOM - header.len().min(HEADER_ROOM);
+            let mut request = std::mem::take(&mut part.request);
             request[from..HEADER_ROOM].copy_from_slice(&header);
-            self.send_part(fan_id, part, &request[from..]);
+            self.send_part(fan_id, at, &request[from..]);
+            self.keep_request(request);
+            at += 1;
         }
         self.scratch = header;
+    }
+
+    /// Keeps a part's buffer for the next one, as far as that stays bounded.
+    fn keep_request(&mut self, mut request: Vec<u8>) {
+        if self.fan_bytes.len() < 64 && request.capacity() <= 1 << 20 {
+            request.clear();
+            self.fan_bytes.push(request);
+        }
     }
 
     fn send_part(&mut self, fan_id: u32, part: usize, raw: &[u8]) {
@@ -105,7 +163,7 @@ impl Relay {
         let id = self.requests.open(NONE, command, NO_SLOT, self.now.us);
         let fragment = &mut self.requests[id as usize];
         (fragment.stage, fragment.of, fragment.generation) = (Stage::Fragment, fan_id, part as u32);
-        self.put(link, id, raw);
+        self.put(link, id, NO_SLOT, raw);
     }
 
     /// Sends the request as it is to every group that owns slots.
@@ -115,7 +173,8 @@ impl Relay {
         if waits {
             return self.hold(id, raw);
         }
-        let mut fan = self.new_fan(id, merge);
+        let mut fan = self.new_fan();
+        fan.merge = merge;
         for i in 0..self.routes.targets.len() {
             let target = &self.routes.targets[i];
             if let Some(&link) = target.links.first().filter(|_| target.owns_slots) {
@@ -140,17 +199,16 @@ impl Relay {
     }
 
     /// An empty fan; its vectors come from an earlier one.
-    fn new_fan(&mut self, parent: RequestId, merge: Merge) -> Fan {
-        let generation = self.routes.generation;
-        match self.spare_fans.pop() {
-            Some(fan) => Fan { parent, merge, pending: 0, generation, ..fan },
-            None => Fan { parent, merge, pending: 0, generation, order: Vec::new(), parts: Vec::new() },
-        }
+    fn new_fan(&mut self) -> Fan {
+        Fan { generation: self.routes.generation, ..self.spare_fans.pop().unwrap_or_default() }
     }
 
     fn drop_fan(&mut self, mut fan: Fan) {
         for part in fan.parts.drain(..) {
             self.pool.give(part.reply);
+            if part.request.capacity() > 0 {
+                self.keep_request(part.request);
+            }
         }
         fan.order.clear();
         if self.spare_fans.len() < 64 && fan.order.capacity() <= 4096 {
@@ -159,7 +217,7 @@ impl Relay {
     }
 
     fn open_fan(&mut self, parent: RequestId, mut fan: Fan) -> u32 {
-        fan.pending = fan.parts.len() as u32;
+        (fan.parent, fan.pending) = (parent, fan.parts.len() as u32);
         let id = self.fans.insert(fan) as u32;
         let request = &mut self.requests[parent as usize];
         request.stage = Stage::Split;
@@ -253,19 +311,41 @@ impl Relay {
     }
 }
 
-/// The part for a link, and an empty request for it in `bytes`.
-fn part_of(fan: &mut Fan, link: LinkId, bytes: &mut Vec<Vec<u8>>) -> usize {
-    if let Some(found) = fan.parts.iter().position(|p| p.link == link) {
-        return found;
+/// Where the keys of a request go.
+struct Cut {
+    runs: Vec<Run>,
+    /// Where the first key starts.
+    from: usize,
+    /// The slot of one of the keys is held or settles.
+    waits: bool,
+    /// The request's length, if it is whole.
+    len: Option<usize>,
+}
+
+impl Cut {
+    #[inline(always)]
+    fn new(mut runs: Vec<Run>, split: Split, raw: &[u8], way_of: impl Fn(&[u8]) -> Route) -> Self {
+        let mut args = Args::new(raw);
+        args.next();
+        let from = raw.len() - args.rest().len();
+        let (mut waits, mut link, mut keys, mut end) = (false, NONE, 0, from);
+        while let Some(key) = args.next() {
+            let route = way_of(key);
+            waits |= route.waits();
+            if route.link != link && keys > 0 {
+                runs.push(Run { link, keys, end });
+                keys = 0;
+            }
+            (link, keys) = (route.link, keys + 1);
+            if split == Split::Mset {
+                args.next();
+            }
+            end = raw.len() - args.rest().len();
+        }
+        runs.push(Run { link, keys, end });
+        let len = (args.left() == 0).then_some(end);
+        Self { runs, from, waits, len }
     }
-    let part = fan.parts.len();
-    fan.parts.push(Part { link, ..Part::default() });
-    if bytes.len() == part {
-        bytes.push(Vec::with_capacity(1024));
-    }
-    bytes[part].clear();
-    bytes[part].resize(HEADER_ROOM, 0);
-    part
 }
 
 fn merge_counts(split: Split) -> Merge {
@@ -280,6 +360,6 @@ fn merge_of(kind: Kind) -> Merge {
     }
 }
 
-pub(super) fn no_owner(slot: cluster::slot::Slot) -> String {
+pub(super) fn no_owner(slot: Slot) -> String {
     format!("ERR twemslot: slot {slot} has no owner: assign it to a group")
 }

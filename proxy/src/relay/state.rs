@@ -1,15 +1,16 @@
 //! What a relay holds, and the few moves everything else is made of: open a request, put it on a link, answer it.
 
 use super::buffer::Pool;
-use super::client::{Client, Lane};
-use super::command::{CommandId, count};
-use super::fan::Fan;
+use super::client::Client;
+use super::command::{Arity, CommandId, count};
+use super::fan::{self, Fan};
 use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, Settings};
 use super::link::{Link, State, whose};
 use super::orphan::Orphans;
-use super::request::{NO_SLOT, NONE, RequestId, Requests, SMALL_REPLY, Stage};
+use super::request::{NO_SLOT, NONE, RequestId, Requests, Stage};
 use super::route::Routes;
 use super::{ClientId, Deed, Level, LinkId, Now, Planted};
+use crate::queue::Queue;
 use crate::stats::{Counter, Histogram, OfCommand, OfGroup, Stats};
 use cluster::instance::Addr;
 use cluster::resp::write;
@@ -49,8 +50,8 @@ pub struct Relay {
     pub(super) run: Run,
     pub(super) instance_run: InstanceRun,
     pub(super) deeds: VecDeque<Deed>,
-    pub(super) dirty_links: VecDeque<LinkId>,
-    pub(super) dirty_clients: VecDeque<ClientId>,
+    pub(super) dirty_links: Queue,
+    pub(super) dirty_clients: Queue,
     /// Clients whose stopped requests may go on.
     pub(super) resumable: Vec<ClientId>,
     /// Requests that wait for a held slot, oldest first.
@@ -70,8 +71,9 @@ pub struct Relay {
     pub(super) orphans: Orphans,
     /// Commands refused by name (`denied_commands`).
     pub(super) denied: Vec<bool>,
-    /// Commands of one key, which is their first argument, that are served and not refused: nearly all requests.
-    pub(super) plain: Vec<bool>,
+    /// For commands of one key, which is their first argument, that are served and not refused: how many arguments
+    /// they take. Nearly all requests.
+    pub(super) plain: Vec<Arity>,
     /// Room for clients when memory was last given back: an old half of it may be free.
     pub(super) clients_room: usize,
     pub(super) next_client: u64,
@@ -84,6 +86,7 @@ pub struct Relay {
     /// For reuse: fans, and the requests they send.
     pub(super) spare_fans: Vec<Fan>,
     pub(super) fan_bytes: Vec<Vec<u8>>,
+    pub(super) runs: Vec<fan::Run>,
     /// Replies and requests are composed here before they are appended.
     pub(super) scratch: Vec<u8>,
     /// For the simulation alone.
@@ -108,8 +111,8 @@ impl Relay {
             run: Run::default(),
             instance_run: InstanceRun::default(),
             deeds: VecDeque::new(),
-            dirty_links: VecDeque::new(),
-            dirty_clients: VecDeque::new(),
+            dirty_links: Queue::default(),
+            dirty_clients: Queue::default(),
             resumable: Vec::new(),
             held: VecDeque::new(),
             held_bytes: 0,
@@ -121,7 +124,7 @@ impl Relay {
             shared_links: BTreeMap::new(),
             orphans: Orphans::default(),
             denied: vec![false; count()],
-            plain: vec![false; count()],
+            plain: vec![Arity::NONE; count()],
             clients_room: 0,
             next_client: 1,
             draining: false,
@@ -131,6 +134,7 @@ impl Relay {
             gave_back_us: now.us,
             spare_fans: Vec::new(),
             fan_bytes: Vec::new(),
+            runs: Vec::new(),
             scratch: Vec::new(),
             planted: None,
         };
@@ -161,7 +165,7 @@ impl Relay {
         let client = &mut self.clients[id as usize];
         if !client.dirty {
             client.dirty = true;
-            self.dirty_clients.push_back(id);
+            self.dirty_clients.push(id);
         }
     }
 
@@ -170,7 +174,7 @@ impl Relay {
         let link = &mut self.links[id as usize];
         if !link.dirty {
             link.dirty = true;
-            self.dirty_links.push_back(id);
+            self.dirty_links.push(id);
         }
     }
 
@@ -195,7 +199,7 @@ impl Relay {
 
     /// Puts a request on a link, or answers why it cannot.
     #[inline(always)]
-    pub(super) fn put(&mut self, link_id: LinkId, id: RequestId, raw: &[u8]) {
+    pub(super) fn put(&mut self, link_id: LinkId, id: RequestId, slot: Slot, raw: &[u8]) {
         let link = &mut self.links[link_id as usize];
         let out = match link.state {
             State::Up => &mut link.out,
@@ -214,12 +218,12 @@ impl Relay {
         request.sent_us = self.now.us;
         request.place = link.queued;
         link.queued += raw.len() as u64;
-        if let Some(n) = self.in_flight.get_mut(usize::from(request.slot)) {
+        if let Some(n) = self.in_flight.get_mut(usize::from(slot)) {
             *n += 1;
         }
         if !link.dirty {
             link.dirty = true;
-            self.dirty_links.push_back(link_id);
+            self.dirty_links.push(link_id);
         }
     }
 
@@ -283,88 +287,52 @@ impl Relay {
     /// Answers a request that is on no link (any more), in its client's order, and forgets it.
     #[inline(always)]
     pub(super) fn answer(&mut self, id: RequestId, reply: &[u8]) {
-        let request = &mut self.requests[id as usize];
-        let error = reply.first() == Some(&b'-');
-        let us = self.now.us.saturating_sub(request.started_us);
-        let same = self.run.command == request.command && self.run.us == us;
-        if same {
+        let request = &self.requests[id as usize];
+        let (command, us) = (request.command, self.now.us.saturating_sub(request.started_us));
+        if self.run.command == command && self.run.us == us {
             self.run.n += 1;
         } else {
-            let command = request.command;
-            self.flush_run();
-            self.run = Run { command, us, n: 1 };
+            self.end_run(Run { command, us, n: 1 });
         }
-        let request = &mut self.requests[id as usize];
-        if error {
-            self.stats.add(Counter::RepliesError, 1);
-            self.stats.add_of_command(request.command, OfCommand::Errors, 1);
+        if reply.first() == Some(&b'-') {
+            self.count_error(command);
         }
-        let client_id = request.client;
+        let client_id = self.requests[id as usize].client;
         if client_id == NONE {
             return self.forget(id);
         }
         let client = &mut self.clients[client_id as usize];
+        let request = &mut self.requests[id as usize];
         if client.head != id {
-            request.stage = Stage::Done;
-            if reply.len() <= SMALL_REPLY {
-                request.small[..reply.len()].copy_from_slice(reply);
-                request.small_len = reply.len() as u8;
-                self.pool.give(std::mem::take(&mut request.kept));
-            } else {
-                let old = std::mem::replace(&mut request.kept, self.pool.keep(reply));
-                self.pool.give(old);
-            }
-            return;
+            return request.keep_reply(&mut self.pool, reply);
         }
         if !request.mute {
             client.out.append(&mut self.pool, reply);
         }
-        self.pop_head(client_id);
+        pop_answered(client, &mut self.requests, &mut self.pool);
+        if mark_popped(client, client_id, &mut self.dirty_clients, self.settings.client_output_soft) {
+            self.popped_unusually(client_id);
+        }
     }
 
     /// The head of a client's list has been answered in full: goes on with those behind it that are, too.
-    #[inline(always)]
     pub(super) fn pop_head(&mut self, client_id: ClientId) {
         let client = &mut self.clients[client_id as usize];
-        let mut id = client.head;
-        loop {
-            let request = &mut self.requests[id as usize];
-            if request.kept.capacity() > 0 {
-                self.pool.give(std::mem::take(&mut request.kept));
-            }
-            client.in_flight -= 1;
-            id = self.requests.close(id);
-            if id == NONE {
-                client.tail = NONE;
-                break;
-            }
-            let next = &mut self.requests[id as usize];
-            match next.stage {
-                Stage::Done if !next.mute => {
-                    let small = &next.small[..usize::from(next.small_len)];
-                    client.out.append(&mut self.pool, if next.small_len > 0 { small } else { &next.kept });
-                }
-                Stage::Done => {}
-                Stage::Sent => {
-                    // The first parts of a large reply may be here already.
-                    if !next.mute && !next.kept.is_empty() {
-                        client.out.append(&mut self.pool, &next.kept);
-                    }
-                    self.pool.give(std::mem::take(&mut next.kept));
-                    break;
-                }
-                _ => break,
-            }
+        pop_answered(client, &mut self.requests, &mut self.pool);
+        if mark_popped(client, client_id, &mut self.dirty_clients, self.settings.client_output_soft) {
+            self.popped_unusually(client_id);
         }
-        client.head = id;
-        if !client.dirty {
-            client.dirty = true;
-            self.dirty_clients.push_back(client_id);
-        }
-        if client.stopped || client.lane != Lane::Shared {
+    }
+
+    /// A client that is not read, or passes a large request, or takes its replies too slowly, has been answered.
+    #[inline(never)]
+    fn popped_unusually(&mut self, client_id: ClientId) {
+        let client = &self.clients[client_id as usize];
+        let much = client.out.len() > self.settings.client_output_soft;
+        if client.stopped || !client.shares() {
             self.resumable.push(client_id);
         }
-        if client.out.len() > self.settings.client_output_soft {
+        if much {
             self.press(client_id, 0);
         }
     }
@@ -457,22 +425,25 @@ impl Relay {
 
     /// Counts a reply's time at the instance.
     #[inline(always)]
-    pub(super) fn observe_instance(&mut self, entry: usize, sent_us: u64, error: bool) {
+    pub(super) fn observe_instance(&mut self, entry: usize, sent_us: u64) {
         let us = self.now.us.saturating_sub(sent_us);
         if self.instance_run.entry == entry && self.instance_run.us == us {
             self.instance_run.n += 1;
         } else {
-            self.flush_instance_run();
-            self.instance_run = InstanceRun { entry, us, n: 1 };
-        }
-        if error && entry != usize::MAX {
-            self.stats.add_of_group(entry, OfGroup::Errors, 1);
+            self.end_instance_run(InstanceRun { entry, us, n: 1 });
         }
     }
 
+    #[cold]
+    fn count_error(&mut self, command: CommandId) {
+        self.stats.add(Counter::RepliesError, 1);
+        self.stats.add_of_command(command, OfCommand::Errors, 1);
+    }
+
+    /// Writes down what has been counted in a run; another begins.
     #[inline(never)]
-    fn flush_run(&mut self) {
-        let Run { command, us, n } = std::mem::take(&mut self.run);
+    fn end_run(&mut self, next: Run) {
+        let Run { command, us, n } = std::mem::replace(&mut self.run, next);
         if n > 0 {
             self.stats.add_of_command(command, OfCommand::Calls, n);
             self.stats.add_of_command(command, OfCommand::UsSum, us * n);
@@ -481,8 +452,8 @@ impl Relay {
     }
 
     #[inline(never)]
-    fn flush_instance_run(&mut self) {
-        let InstanceRun { entry, us, n } = std::mem::take(&mut self.instance_run);
+    fn end_instance_run(&mut self, next: InstanceRun) {
+        let InstanceRun { entry, us, n } = std::mem::replace(&mut self.instance_run, next);
         if n > 0 {
             self.stats.observe(Histogram::Instance, us, n);
             if entry != usize::MAX {
@@ -494,8 +465,8 @@ impl Relay {
 
     /// Writes down what has been counted in runs.
     pub(super) fn flush_runs(&mut self) {
-        self.flush_run();
-        self.flush_instance_run();
+        self.end_run(Run::default());
+        self.end_instance_run(InstanceRun::default());
     }
 
     /// Answers at once if nothing earlier is owed, else in turn.
@@ -511,4 +482,45 @@ impl Relay {
         let id = self.open_request(client, command, NO_SLOT);
         self.refuse(id, counter, text);
     }
+}
+
+/// Takes the head of a client's list out, whose reply is in the client's buffer, and then those of the answered
+/// requests right behind it, whose replies follow.
+#[inline(always)]
+fn pop_answered(client: &mut Client, requests: &mut Requests, pool: &mut Pool) {
+    let mut id = client.head;
+    loop {
+        requests[id as usize].give_kept(pool);
+        client.in_flight -= 1;
+        id = requests.close(id);
+        if id == NONE {
+            client.tail = NONE;
+            break;
+        }
+        let next = &mut requests[id as usize];
+        if next.stage != Stage::Done {
+            if next.stage == Stage::Sent {
+                // The first parts of a large reply may be here already.
+                if !next.mute {
+                    client.out.append(pool, &next.kept);
+                }
+                next.give_kept(pool);
+            }
+            break;
+        }
+        if !next.mute {
+            client.out.append(pool, next.kept_reply());
+        }
+    }
+    client.head = id;
+}
+
+/// Names a client whose requests have been answered for writing. True: something waits for that.
+#[inline(always)]
+fn mark_popped(client: &mut Client, id: ClientId, dirty: &mut Queue, soft: usize) -> bool {
+    if !client.dirty {
+        client.dirty = true;
+        dirty.push(id);
+    }
+    client.stopped | !client.shares() | (client.out.len() > soft)
 }

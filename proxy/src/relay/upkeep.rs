@@ -2,7 +2,7 @@
 //! memory.
 
 use super::client::Client;
-use super::command::{CommandId, Keys, Serve};
+use super::command::{Arity, CommandId, Keys, Serve};
 use super::limits::{
     EXCLUSIVE_IDLE_US, GIVE_BACK, GIVE_BACK_US, OVERRUN_US, REQUESTS_KEPT, STALL_US, Settings, TICK_IDLE_US, TICK_US,
     TRIM_KEEP,
@@ -117,7 +117,10 @@ impl Relay {
         }
         let plain = |(id, refused): (CommandId, &bool)| {
             let command = command::get(id);
-            command.serve == Serve::Keyed && command.keys == Keys::One { at: 1 } && !command.container && !refused
+            let declared = settings.declared_commands.iter().any(|d| d.name.eq_ignore_ascii_case(command.name));
+            let one_key = command.serve == Serve::Keyed && command.keys == Keys::One { at: 1 };
+            let plain = one_key && !command.container && !refused && !declared;
+            if plain { Arity::of(command) } else { Arity::NONE }
         };
         self.plain = (0..).zip(&denied).map(plain).collect();
         self.denied = denied;
@@ -313,13 +316,13 @@ impl Relay {
 
     /// The next link with new output to write; each is named once until it gets more.
     pub fn next_dirty_link(&mut self) -> Option<LinkId> {
-        let id = self.dirty_links.pop_front()?;
+        let id = self.dirty_links.pop()?;
         self.links[id as usize].dirty = false;
         Some(id)
     }
 
     pub fn next_dirty_client(&mut self) -> Option<ClientId> {
-        let id = self.dirty_clients.pop_front()?;
+        let id = self.dirty_clients.pop()?;
         self.clients[id as usize].dirty = false;
         Some(id)
     }

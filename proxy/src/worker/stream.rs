@@ -3,10 +3,10 @@
 //! connection that hangs, so no other file touches them.
 
 use super::poller::Readiness;
+use crate::queue::Queue;
 use nix::libc::MSG_NOSIGNAL;
 use nix::sys::uio::writev;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
-use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -117,8 +117,16 @@ impl Stream {
     }
 
     /// Whether a read is worth a call.
+    #[inline]
     pub(super) fn may_read(&self) -> bool {
-        self.readable && self.wanted && !self.ended && !self.opening
+        self.readable & self.wanted & !self.ended & !self.opening
+    }
+
+    /// Something is to be read or to be told.
+    #[inline]
+    pub(super) fn has_news(&self) -> bool {
+        let opens = self.opening && (self.writable || self.failed);
+        self.may_read() || (self.opening | self.failed && (opens || self.is_lost()))
     }
 
     /// Nothing can be written any more, and nothing will be read that would tell.
@@ -170,6 +178,18 @@ impl Stream {
         self.send(&many[..count], count == SLICES_MAX)
     }
 
+    /// One write of output that is in one piece.
+    #[inline]
+    pub(super) fn write_piece(&mut self, piece: &[u8]) -> io::Result<Wrote> {
+        self.unwritten = !self.writable;
+        if self.unwritten || piece.is_empty() {
+            return Ok(Wrote::default());
+        }
+        let asked = piece.len().min(WRITE_MAX);
+        let result = self.socket.send_with_flags(&piece[..asked], MSG_NOSIGNAL);
+        self.sent(result, asked, asked < piece.len())
+    }
+
     fn send(&mut self, slices: &[IoSlice<'_>], full: bool) -> io::Result<Wrote> {
         let (count, asked) = fitting(slices);
         let result = match &slices[..count] {
@@ -177,6 +197,12 @@ impl Stream {
             [one] => self.socket.send_with_flags(&one[..asked], MSG_NOSIGNAL),
             several => writev(&self.socket, several).map_err(io::Error::from),
         };
+        self.sent(result, asked, full || count < slices.len() || asked == WRITE_MAX)
+    }
+
+    /// What became of a write of `asked` bytes; `cut`: there may be more.
+    #[inline]
+    fn sent(&mut self, result: io::Result<usize>, asked: usize, cut: bool) -> io::Result<Wrote> {
         let bytes = match result {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
@@ -189,8 +215,7 @@ impl Stream {
             self.writable = false;
             self.unwritten = true;
         }
-        let cut = count < slices.len() || asked == WRITE_MAX;
-        Ok(Wrote { bytes, called: true, more: bytes == asked && (full || cut) })
+        Ok(Wrote { bytes, called: true, more: bytes == asked && cut })
     }
 
     /// Writing failed: what the peer said before is still read, and its end then closes the socket.
@@ -206,11 +231,15 @@ impl Stream {
         self.socket.into()
     }
 
+    #[inline]
     fn note(&mut self, readiness: Readiness) {
-        self.failed |= readiness.failed;
-        self.ending |= readiness.ended || readiness.failed;
-        self.readable |= readiness.readable || self.ending;
+        self.readable |= readiness.readable;
         self.writable |= readiness.writable;
+        if readiness.ended | readiness.failed {
+            self.failed |= readiness.failed;
+            self.ending = true;
+            self.readable = true;
+        }
     }
 }
 
@@ -248,9 +277,9 @@ pub(super) fn prepare_listener(socket: &Socket) -> io::Result<()> {
 pub(super) struct Streams {
     slots: Vec<Option<Stream>>,
     /// Readable and wanted; each once. What is left of one goes to the tail.
-    ready: VecDeque<u32>,
+    ready: Queue,
     /// Writable with output left; each once.
-    flush: VecDeque<u32>,
+    flush: Queue,
     /// Where the watchdog goes on.
     checked: usize,
 }
@@ -275,22 +304,27 @@ impl Streams {
     }
 
     /// Sets the bits an event brought, and queues what can go on.
+    #[inline]
     pub(super) fn note(&mut self, id: u32, readiness: Readiness) {
-        let Some(stream) = self.get_mut(id) else { return };
+        let Some(stream) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
         stream.note(readiness);
-        if stream.unwritten && stream.writable {
-            self.queue_flush(id);
+        if !stream.in_ready && stream.has_news() {
+            stream.in_ready = true;
+            self.ready.push(id);
         }
-        self.queue_read(id);
+        if stream.unwritten && stream.writable && !stream.in_flush {
+            stream.in_flush = true;
+            self.flush.push(id);
+        }
     }
 
     /// Queues a socket that has something to read or to tell.
+    #[inline]
     pub(super) fn queue_read(&mut self, id: u32) {
-        let Some(stream) = self.get_mut(id) else { return };
-        let opens = stream.opening && (stream.writable || stream.failed);
-        if !stream.in_ready && (stream.may_read() || opens || stream.is_lost()) {
+        let Some(stream) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
+        if !stream.in_ready && stream.has_news() {
             stream.in_ready = true;
-            self.ready.push_back(id);
+            self.ready.push(id);
         }
     }
 
@@ -299,7 +333,7 @@ impl Streams {
         let Some(stream) = self.get_mut(id) else { return };
         if !stream.in_flush {
             stream.in_flush = true;
-            self.flush.push_back(id);
+            self.flush.push(id);
         }
     }
 
@@ -308,7 +342,7 @@ impl Streams {
     }
 
     pub(super) fn next_ready(&mut self) -> Option<u32> {
-        let id = self.ready.pop_front()?;
+        let id = self.ready.pop()?;
         if let Some(stream) = self.get_mut(id) {
             stream.in_ready = false;
         }
@@ -320,7 +354,7 @@ impl Streams {
     }
 
     pub(super) fn next_flush(&mut self) -> Option<u32> {
-        let id = self.flush.pop_front()?;
+        let id = self.flush.pop()?;
         if let Some(stream) = self.get_mut(id) {
             stream.in_flush = false;
         }

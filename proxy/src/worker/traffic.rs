@@ -130,8 +130,11 @@ impl Traffic {
         self.calls.reads += 1;
         match stream.read(&mut self.scratch) {
             Got::Bytes(n) => {
+                let more = stream.has_news();
                 self.relay.client_sent(client, &self.scratch[..n]);
-                self.clients.queue_read(client);
+                if more {
+                    self.clients.queue_read(client);
+                }
                 return n;
             }
             Got::Nothing => {}
@@ -170,7 +173,11 @@ impl Traffic {
     fn write_client(&mut self, client: ClientId) {
         let Some(stream) = self.clients.get_mut(client) else { return };
         let (relay, calls) = (&self.relay, &mut self.calls);
-        match stream.write(|slices| relay.client_output(client, slices)) {
+        let written = match relay.client_piece(client) {
+            Some(piece) => stream.write_piece(piece),
+            None => stream.write(|slices| relay.client_output(client, slices)),
+        };
+        match written {
             Ok(wrote) => {
                 calls.writes += u64::from(wrote.called);
                 if wrote.bytes > 0 {
@@ -187,7 +194,11 @@ impl Traffic {
     fn write_link(&mut self, link: LinkId) {
         let Some(stream) = self.links.get_mut(link) else { return };
         let (relay, calls) = (&self.relay, &mut self.calls);
-        match stream.write(|slices| relay.link_output(link, slices)) {
+        let written = match relay.link_piece(link) {
+            Some(piece) => stream.write_piece(piece),
+            None => stream.write(|slices| relay.link_output(link, slices)),
+        };
+        match written {
             Ok(wrote) => {
                 calls.writes += u64::from(wrote.called);
                 if wrote.bytes > 0 {

@@ -36,10 +36,31 @@ pub struct Command {
 
 impl Command {
     /// Whether a request of `argc` arguments may be one of this command.
-    #[inline]
     pub fn takes(&self, argc: u32) -> bool {
-        let least = u32::from(self.arity.unsigned_abs());
-        if self.arity < 0 { argc >= least } else { argc == least }
+        Arity::of(self).takes(argc)
+    }
+}
+
+/// How many arguments a command takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arity {
+    least: u32,
+    beyond: u32,
+}
+
+impl Arity {
+    /// No number of arguments will do.
+    pub const NONE: Self = Self { least: 0, beyond: 0 };
+
+    pub fn of(command: &Command) -> Self {
+        let least = u32::from(command.arity.unsigned_abs());
+        Self { least, beyond: if command.arity < 0 { u32::MAX - least } else { 0 } }
+    }
+
+    /// Whether `argc` arguments, the name included, are as many as it takes.
+    #[inline]
+    pub fn takes(self, argc: u32) -> bool {
+        argc.wrapping_sub(self.least) <= self.beyond
     }
 }
 
