@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const PROXIES: usize = 200;
@@ -84,20 +85,40 @@ fn serve(stream: &TcpStream, epoch: &AtomicU64) -> Option<()> {
     }
 }
 
-/// Lets all of them send heartbeats, to any member that answers, until `stop`.
-fn beat_all(fakes: Arc<Vec<Fake>>, members: Vec<SocketAddr>, stop: Arc<AtomicBool>) {
-    std::thread::spawn(move || {
-        let mut member = 0;
-        while !stop.load(Ordering::Relaxed) {
-            let start = Instant::now();
-            for fake in fakes.iter() {
-                if fake.beat(members[member % members.len()]).is_err() {
-                    member += 1;
+/// Lets all of them send heartbeats, to any member that answers, as long as this lives: the ports are somebody else's
+/// afterwards.
+struct Beats {
+    stop: Arc<AtomicBool>,
+    work: Option<JoinHandle<()>>,
+}
+
+impl Beats {
+    fn start(fakes: Arc<Vec<Fake>>, members: Vec<SocketAddr>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let work = std::thread::spawn(move || {
+            let mut member = 0;
+            while !seen.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                for fake in fakes.iter().take_while(|_| !seen.load(Ordering::Relaxed)) {
+                    if fake.beat(members[member % members.len()]).is_err() {
+                        member += 1;
+                    }
                 }
+                std::thread::sleep(Duration::from_secs(1).saturating_sub(start.elapsed()));
             }
-            std::thread::sleep(Duration::from_secs(1).saturating_sub(start.elapsed()));
+        });
+        Self { stop, work: Some(work) }
+    }
+}
+
+impl Drop for Beats {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(work) = self.work.take() {
+            let _ = work.join();
         }
-    });
+    }
 }
 
 /// Makes a change; how long until all serve it.
@@ -128,9 +149,8 @@ fn two_hundred_proxies_are_kept_in_step() -> Result<()> {
     let options = Options { configsvrs: 3, groups: 1, replicas: 0, proxies: 0, ..Options::default() };
     let mut playground = Playground::start(options)?;
     let fakes = Arc::new((0..PROXIES).map(Fake::start).collect::<Result<Vec<_>>>()?);
-    let stop = Arc::new(AtomicBool::new(false));
     let members: Vec<SocketAddr> = playground.configsvrs().iter().map(|s| s.addr()).collect();
-    beat_all(Arc::clone(&fakes), members, Arc::clone(&stop));
+    let _beats = Beats::start(Arc::clone(&fakes), members); // ends before the playground does
     let registered = |playground: &Playground| {
         until("all are registered", LIMIT, || {
             let alive = playground.ask_control("/api/v1/proxies?alive=true")?.as_array().map_or(0, Vec::len);
@@ -145,7 +165,5 @@ fn two_hundred_proxies_are_kept_in_step() -> Result<()> {
     playground.kill_configsvr(0)?;
     let took = change_reaches_all(&playground, &fakes, "after")?;
     say(&format!("with a member killed: {took:?}"));
-    registered(&playground)?;
-    stop.store(true, Ordering::Relaxed);
-    Ok(())
+    registered(&playground)
 }
