@@ -65,6 +65,8 @@ impl Relay {
             link.expired = link.expired.saturating_sub(1);
             if request_id != PING {
                 self.request_answered(request_id, entry, &buf[at..at + len]);
+            } else if !self.own_reply(id, &buf[at..at + len]) {
+                return buf.len();
             }
             at += len;
         }

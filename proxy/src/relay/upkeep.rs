@@ -416,7 +416,9 @@ impl Relay {
             assert_eq!((n, held), (client.in_flight, client.held), "client {id}: requests and held ones");
         }
         let mut in_flight = vec![0u32; self.in_flight.len()];
-        for (_, link) in &self.links {
+        for (id, link) in &self.links {
+            let own = link.fifo.iter().filter(|&&r| r == PING).count();
+            assert_eq!(own, link.own.len(), "link {id}: our own requests, and what they are");
             for &request in link.fifo.iter().filter(|&&r| r != PING) {
                 if let Some(n) = in_flight.get_mut(usize::from(self.requests[request as usize].slot)) {
                     *n += 1;
