@@ -42,6 +42,8 @@ pub(super) struct Client {
     pub(super) out: Outgoing,
     pub(super) dirty: bool,
     pub(super) authenticated: bool,
+    /// Its requests may take the shortest way. Not while something must be looked at first: see `set_common`.
+    pub(super) common: bool,
     /// `StopReading` has been said.
     pub(super) stopped: bool,
     /// Replies pile up: no further request is taken ...
@@ -85,6 +87,7 @@ impl Client {
             out: Outgoing::default(),
             dirty: false,
             authenticated,
+            common: authenticated,
             stopped: false,
             pressed: false,
             largest: 0,
@@ -113,6 +116,11 @@ impl Client {
     #[inline]
     pub(super) fn shares(&self) -> bool {
         matches!(self.lane, Lane::Shared)
+    }
+
+    /// Call when something changes that `common` depends on.
+    pub(super) fn set_common(&mut self) {
+        self.common = self.authenticated;
     }
 
     /// Between two requests: nothing asked, nothing owed, nothing half said; and not silenced, which another worker

@@ -55,6 +55,18 @@ pub(super) enum Hello {
     Kill(i64),
 }
 
+/// What one of our own requests in a link's queue is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Own {
+    Ping,
+    /// CLIENT KILL of a connection that was lost.
+    Kill(i64),
+    /// CLIENT UNBLOCK of a connection on which a client's request blocks.
+    Unblock,
+    /// Part of a client's request whose reply is not its answer: MULTI, and what is queued before EXEC.
+    Part,
+}
+
 /// What the greeting found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Greeted {
@@ -123,8 +135,8 @@ pub(super) struct Link {
     pub(super) lost_before: u64,
     /// Why it cannot be used, as far as the greeting has shown.
     pub(super) unfit: Option<String>,
-    /// For each `PING` in `fifo`: the id of the lost connection that it kills; None: it is a ping.
-    pub(super) own: VecDeque<Option<i64>>,
+    /// For each `PING` in `fifo`: what it is.
+    pub(super) own: VecDeque<Own>,
     pub(super) version: String,
 }
 
@@ -222,7 +234,7 @@ impl Link {
         for &id in ids {
             kill_request(&mut bytes, id);
             self.fifo.push_back(PING);
-            self.own.push_back(Some(id));
+            self.own.push_back(Own::Kill(id));
         }
         self.heard_before_us = Some(self.heard_us);
         self.queued += bytes.len() as u64;
@@ -231,7 +243,7 @@ impl Link {
 
     /// When the instance last said something, as far as is known.
     pub(super) fn last_heard_us(&self) -> Option<u64> {
-        let certain = self.state == State::Up && self.own.is_empty();
+        let certain = self.state == State::Up && self.own.iter().all(|own| *own == Own::Part);
         if certain { Some(self.heard_us) } else { self.heard_before_us }
     }
 

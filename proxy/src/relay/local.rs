@@ -120,7 +120,9 @@ impl Relay {
             );
         };
         if user == b"default" && same(wanted.as_bytes(), password) {
-            self.clients[id as usize].authenticated = true;
+            let client = &mut self.clients[id as usize];
+            client.authenticated = true;
+            client.set_common();
             out.extend_from_slice(OK);
         } else {
             self.stats.add(Counter::ErrorsAuth, 1);

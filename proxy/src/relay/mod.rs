@@ -293,15 +293,16 @@ impl Relay {
         if client.frame.argc != 0 || !client.authenticated || !client.shares() {
             return 0;
         }
-        let (mut at, mut taken) = (0, 0);
+        let (mut at, mut taken, mut common) = (0, 0, client.common);
         while self.clients[id as usize].takes_requests(self.settings.client_in_flight_max)
             && let Some(short) = Short::read(&buf[at..])
         {
             let raw = &buf[at..at + short.len];
             at += short.len;
             taken += 1;
-            if !self.plain_request(id, &short, raw) {
+            if !common || !self.plain_request(id, &short, raw) {
                 self.short_request(id, raw);
+                common = self.clients[id as usize].common;
             }
             if at == buf.len() {
                 break;
@@ -326,7 +327,7 @@ impl Relay {
             return 0;
         }
         if client.frame.argc == 0
-            && client.authenticated
+            && client.common
             && let Some(len) = self.split_at_sight(id, buf)
         {
             return len;

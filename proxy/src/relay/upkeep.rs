@@ -7,7 +7,7 @@ use super::limits::{
     EXCLUSIVE_IDLE_US, GIVE_BACK, GIVE_BACK_US, OVERRUN_US, REQUESTS_KEPT, STALL_US, Settings, TICK_IDLE_US, TICK_US,
     TRIM_KEEP,
 };
-use super::link::{self, Link, State, Use};
+use super::link::{self, Link, Own, State, Use};
 use super::request::{NONE, PING, Stage};
 use super::route::Target;
 use super::state::Relay;
@@ -188,7 +188,7 @@ impl Relay {
                 link.out.append(&mut self.pool, b"*1\r\n$4\r\nPING\r\n");
                 link.queued += 14;
                 link.fifo.push_back(PING);
-                link.own.push_back(None);
+                link.own.push_back(Own::Ping);
                 // The wait for the answer starts now.
                 link.heard_before_us = Some(link.heard_us);
                 link.heard_us = now;
