@@ -5,6 +5,7 @@ use super::LinkId;
 use super::buffer::Outgoing;
 use super::command::CommandId;
 use super::request::{NONE, RequestId};
+use super::users::NOBODY;
 use cluster::resp::reply::Cursor;
 use cluster::resp::request::Frame;
 use cluster::slot::Slot;
@@ -44,6 +45,16 @@ pub(super) struct Client {
     pub(super) authenticated: bool,
     /// Its requests may take the shortest way. Not while something must be looked at first: see `set_common`.
     pub(super) common: bool,
+    /// Its user may not do everything.
+    pub(super) restricted: bool,
+    /// Somebody looks at all requests (MONITOR).
+    pub(super) watched: bool,
+    /// CLIENT NO-EVICT: when memory is short, others are closed first.
+    pub(super) no_evict: bool,
+    /// Who it is: see `Users`.
+    pub(super) user: u16,
+    /// What it is made with: see `Libraries`.
+    pub(super) library: u16,
     /// `StopReading` has been said.
     pub(super) stopped: bool,
     /// Replies pile up: no further request is taken ...
@@ -63,7 +74,8 @@ pub(super) struct Client {
     /// CLIENT REPLY OFF; and SKIP: 1 mutes the next request, 2 the one after the command itself.
     pub(super) reply_off: bool,
     pub(super) reply_skip: u8,
-    /// When it last sent something, and when it last took some of its replies.
+    /// When it came, when it last sent something, and when it last took some of its replies.
+    pub(super) opened_us: u64,
     pub(super) heard_us: u64,
     pub(super) progress_us: u64,
     /// For CLIENT ID; unique in this proxy process's life.
@@ -88,6 +100,11 @@ impl Client {
             dirty: false,
             authenticated,
             common: authenticated,
+            restricted: false,
+            watched: false,
+            no_evict: false,
+            user: NOBODY,
+            library: 0,
             stopped: false,
             pressed: false,
             largest: 0,
@@ -98,6 +115,7 @@ impl Client {
             boundary_told: false,
             reply_off: false,
             reply_skip: 0,
+            opened_us: now_us,
             heard_us: now_us,
             progress_us: now_us,
             id,
@@ -120,7 +138,7 @@ impl Client {
 
     /// Call when something changes that `common` depends on.
     pub(super) fn set_common(&mut self) {
-        self.common = self.authenticated;
+        self.common = self.authenticated && !self.restricted && !self.watched;
     }
 
     /// Between two requests: nothing asked, nothing owed, nothing half said; and not silenced, which another worker

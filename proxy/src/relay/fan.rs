@@ -16,6 +16,8 @@ pub(super) enum Merge {
     Sum,
     /// The first one, less what is secret.
     Settings,
+    /// INFO of every group: whatever they say, errors too.
+    Survey,
     /// The first one.
     #[default]
     First,
@@ -72,7 +74,7 @@ pub(super) fn error_of(fan: &Fan) -> Option<Cow<'_, [u8]>> {
 pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
     match fan.merge {
         Merge::Ok => out.extend_from_slice(b"+OK\r\n"),
-        Merge::First => out.extend_from_slice(&fan.parts[0].reply),
+        Merge::First | Merge::Survey => out.extend_from_slice(&fan.parts[0].reply),
         Merge::Sum => {
             let sums: Option<i64> = fan.parts.iter().map(|p| reply::integer(&p.reply)).sum();
             match sums {
