@@ -448,7 +448,7 @@ impl Relay {
                     }
                     _ => match self.one_slot(id, command_id, command, frame.argc, raw) {
                         Some(slot) if command::asks_to_block(command, raw) => {
-                            return self.begin_alone(id, command_id, slot, raw, 0);
+                            return self.begin_blocking(id, command_id, slot, raw);
                         }
                         Some(slot) => slot,
                         None => return,
@@ -459,7 +459,7 @@ impl Relay {
             }
             Serve::Blocking => {
                 if let Some(slot) = self.one_slot(id, command_id, command, frame.argc, raw) {
-                    self.begin_alone(id, command_id, slot, raw, 0);
+                    self.begin_blocking(id, command_id, slot, raw);
                 }
             }
             Serve::Session(asked) => self.session_request(id, command_id, asked, frame, raw),

@@ -316,6 +316,9 @@ impl Timeout {
 
     /// The same request with another timeout: `us` microseconds, at least a millisecond.
     pub fn with(&self, raw: &[u8], us: u64) -> Vec<u8> {
+        if self.us == Some(us) {
+            return raw.to_vec();
+        }
         let ms = us.div_ceil(1000).max(1);
         let text = if self.in_ms { ms.to_string() } else { format!("{}.{:03}", ms / 1000, ms % 1000) };
         let mut args: Vec<&[u8]> = Args::new(raw).collect();
