@@ -66,7 +66,7 @@ pub enum Deed {
     AtBoundary {
         client: ClientId,
     },
-    /// Ask every other worker of this proxy; then call `answered` with this ticket as answers come. Theirs come as
+    /// Ask every other worker of this proxy; then call `others_answered` with this ticket as answers come. Theirs come as
     /// `question`.
     Ask {
         ticket: u32,
@@ -111,6 +111,9 @@ pub struct ClientState {
     /// How long it has been connected.
     #[serde(default)]
     pub age_us: u64,
+    /// It speaks RESP3.
+    #[serde(default)]
+    pub resp3: bool,
 }
 
 /// How one link stands.

@@ -37,6 +37,8 @@ pub(super) enum Use {
     Exclusive { client: ClientId },
     /// Waiting for the next large request.
     Idle { since_us: u64 },
+    /// What it publishes, for all clients that have subscribed.
+    PubSub,
     /// To end what the instance may hold of lost connections, where no shared link will.
     Fence,
     /// To be forgotten once its socket is closed.
@@ -51,6 +53,8 @@ pub(super) enum Hello {
     Id,
     Role,
     Info,
+    /// RESP3 from here on.
+    Protocol,
     /// CLIENT KILL of a connection that was lost.
     Kill(i64),
 }
@@ -101,6 +105,8 @@ pub(super) struct Link {
     pub(super) run_id: Option<String>,
     pub(super) state: State,
     pub(super) purpose: Use,
+    /// It speaks RESP3, for clients that do.
+    pub(super) resp3: bool,
     /// For the shell to write.
     pub(super) out: Outgoing,
     /// Requests that came before the link was up.
@@ -156,6 +162,7 @@ impl Link {
             run_id,
             state: State::Connecting,
             purpose,
+            resp3: false,
             out: Outgoing::default(),
             queue: Outgoing::default(),
             fifo: VecDeque::new(),
@@ -214,6 +221,9 @@ impl Link {
         say(Hello::Id, &[b"CLIENT", b"ID"]);
         say(Hello::Role, &[b"ROLE"]);
         say(Hello::Info, &[b"INFO", b"server"]);
+        if self.resp3 {
+            say(Hello::Protocol, &[b"HELLO", b"3"]);
+        }
         self.out.append(pool, &bytes);
         self.state = State::Greeting;
     }
@@ -270,8 +280,11 @@ impl Link {
             }
             Hello::Info => {
                 self.introduced(reply::text(reply).unwrap_or_default());
-                return Greeted::Introduced;
+                if !self.resp3 {
+                    return Greeted::Introduced;
+                }
             }
+            Hello::Protocol => return Greeted::Introduced,
             Hello::Auth | Hello::SetName => {}
         }
         Greeted::NotYet
@@ -332,6 +345,7 @@ fn refusal(step: Hello, reply: &[u8]) -> Option<String> {
     match step {
         Hello::Auth if no_password_set => None,
         Hello::Auth => Some(format!("AUTH refused: {text}; check instance_user and instance_password")),
+        Hello::Protocol => Some(format!("it does not speak RESP3: {text}")),
         _ if text.starts_with("NOAUTH") => Some(format!("{text} (set instance_password)")),
         _ if text.starts_with("LOADING") => Some("the instance is loading its data".to_owned()),
         _ if text.starts_with("MASTERDOWN") => Some(text),

@@ -75,6 +75,7 @@ impl Relay {
             peer: client.peer.into(),
             name: client.name.into(),
             authenticated: client.authenticated,
+            resp3: client.resp3,
             user: self.users.name(client.user).to_owned(),
             library: (lib_name.to_owned(), lib_ver.to_owned()),
             no_evict: client.no_evict,

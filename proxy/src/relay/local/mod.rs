@@ -26,6 +26,14 @@ const NAME_FAULT: &str = "ERR Client names cannot contain spaces, newlines or sp
 /// The longest name we keep: it is part of every idle client's memory.
 const NAME_MAX: usize = 256;
 
+/// The header of a map of `n` pairs, which RESP2 has not: there it is a flat array.
+fn map(resp3: bool, n: usize, out: &mut Vec<u8>) {
+    match resp3 {
+        true => write::header(out, b'%', n as i64),
+        false => write::array(out, n * 2),
+    }
+}
+
 impl Relay {
     pub(super) fn local(&mut self, id: ClientId, command: CommandId, local: Local, raw: &[u8]) {
         let args: Vec<&[u8]> = Args::new(raw).collect();
@@ -79,6 +87,7 @@ impl Relay {
             Local::Hello => self.hello(id, &args[1..], out),
             Local::ClientSetname => self.set_name(id, args.get(2).copied().unwrap_or_default(), out),
             Local::ClientGetname => match &*self.clients[id as usize].name {
+                "" if self.clients[id as usize].resp3 => out.extend_from_slice(b"_\r\n"),
                 "" => out.extend_from_slice(b"$-1\r\n"),
                 name => write::bulk(out, name.as_bytes()),
             },
@@ -98,7 +107,7 @@ impl Relay {
             | Local::ClusterNodes
             | Local::ClusterShards
             | Local::ClusterSlots
-            | Local::ClusterMode => self.emulate(local, args, out),
+            | Local::ClusterMode => self.emulate(id, local, args, out),
             Local::TwemslotKey => self.where_keys_live(&args[2..], out),
             Local::TwemslotTopology => self.print_topology(out),
             _ => command::introspect(local, raw, out),
@@ -131,14 +140,16 @@ impl Relay {
         }
     }
 
-    /// HELLO [2 [AUTH user password] [SETNAME name]]: RESP2 is what is served.
+    /// HELLO [2|3 [AUTH user password] [SETNAME name]].
     fn hello(&mut self, id: ClientId, args: &[&[u8]], out: &mut Vec<u8>) {
         let mut rest = args;
+        let mut resp3 = self.clients[id as usize].resp3;
         if let Some((version, more)) = args.split_first() {
             match *version {
-                b"2" => rest = more,
+                b"2" => (rest, resp3) = (more, false),
+                b"3" if self.speaks_resp3() => (rest, resp3) = (more, true),
                 v if !v.is_empty() && v.iter().all(u8::is_ascii_digit) => {
-                    return write::error(out, "NOPROTO unsupported protocol version: this proxy speaks RESP2");
+                    return write::error(out, "NOPROTO unsupported protocol version");
                 }
                 _ => return write::error(out, "ERR Protocol version is not an integer or out of range"),
             }
@@ -177,21 +188,36 @@ impl Relay {
                 return out.extend_from_slice(&said);
             }
         }
-        write::array(out, 14);
+        let client = &mut self.clients[id as usize];
+        client.resp3 = resp3;
+        client.set_common();
+        if resp3 {
+            self.want_resp3();
+            write::header(out, b'%', 7);
+        } else {
+            write::array(out, 14);
+        }
         for (field, value) in [("server", "redis"), ("version", self.redis_version().as_str())] {
             write::bulk(out, field.as_bytes());
             write::bulk(out, value.as_bytes());
         }
         write::bulk(out, b"proto");
-        write::integer(out, 2);
+        write::integer(out, if resp3 { 3 } else { 2 });
         write::bulk(out, b"id");
         write::integer(out, self.clients[id as usize].id as i64);
-        for (field, value) in [("mode", "standalone"), ("role", "master")] {
+        let mode = if self.settings.cluster_nodes.is_empty() { "standalone" } else { "cluster" };
+        for (field, value) in [("mode", mode), ("role", "master")] {
             write::bulk(out, field.as_bytes());
             write::bulk(out, value.as_bytes());
         }
         write::bulk(out, b"modules");
         write::array(out, 0);
+    }
+
+    /// Whether every group's servers know RESP3 (Redis 6), as far as they have said.
+    fn speaks_resp3(&self) -> bool {
+        let old = |v: &str| v.split('.').next().and_then(|n| n.parse::<u32>().ok()).is_some_and(|n| n < 6);
+        !self.links.iter().any(|(_, l)| old(&l.version))
     }
 
     /// CLIENT SETINFO LIB-NAME|LIB-VER.
