@@ -1,7 +1,9 @@
 //! A request whose parts are under way to several groups, and how their replies become one.
 
 use super::LinkId;
+use super::command::Fan as Kind;
 use super::request::RequestId;
+use cluster::group::GroupId;
 use cluster::resp::{reply, write};
 use std::borrow::Cow;
 
@@ -11,14 +13,16 @@ pub(super) enum Merge {
     /// One array with the keys' values in their order.
     Values,
     /// +OK.
+    #[default]
     Ok,
     /// The sum.
     Sum,
-    /// The first one, less what is secret.
-    Settings,
-    /// The first one.
-    #[default]
-    First,
+    /// The same request to each: see `wide.rs`.
+    Groups(Kind),
+    /// RANDOMKEY, asked for the so-manieth time.
+    RandomKey { tries: u8 },
+    /// SCAN of the so-manieth group, under the owners of this hash.
+    Scan { place: usize, owners: u64 },
 }
 
 /// One fragment.
@@ -53,6 +57,8 @@ pub(super) struct Fan {
     /// To which part how many keys went, one after another.
     pub(super) order: Vec<(u32, u32)>,
     pub(super) parts: Vec<Part>,
+    /// Where the parts of one request to each group went.
+    pub(super) groups: Vec<GroupId>,
 }
 
 /// The error that stands for the whole. "Nothing was sent" is said only where it is true of every part.
@@ -72,7 +78,6 @@ pub(super) fn error_of(fan: &Fan) -> Option<Cow<'_, [u8]>> {
 pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
     match fan.merge {
         Merge::Ok => out.extend_from_slice(b"+OK\r\n"),
-        Merge::First => out.extend_from_slice(&fan.parts[0].reply),
         Merge::Sum => {
             let sums: Option<i64> = fan.parts.iter().map(|p| reply::integer(&p.reply)).sum();
             match sums {
@@ -80,7 +85,6 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
                 None => write::error(out, "ERR twemslot: an instance answered something else than a number"),
             }
         }
-        Merge::Settings => without_secrets(&fan.parts[0].reply, out),
         Merge::Values => {
             write::array(out, fan.parts.iter().map(|p| p.keys as usize).sum());
             if values(fan, out).is_none() {
@@ -88,6 +92,7 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
                 write::error(out, "ERR twemslot: an instance answered fewer values than it was asked for");
             }
         }
+        Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. } => {}
     }
 }
 
@@ -112,28 +117,4 @@ fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
         part.merged += len;
     }
     Some(())
-}
-
-/// CONFIG GET's pairs, less those whose value nobody should see.
-fn without_secrets(raw: &[u8], out: &mut Vec<u8>) {
-    const SECRETS: [&[u8]; 6] = [
-        b"requirepass",
-        b"masterauth",
-        b"primaryauth",
-        b"masteruser",
-        b"tls-key-file-pass",
-        b"tls-client-key-file-pass",
-    ];
-    let Some(elements) = reply::Elements::new(raw) else { return out.extend_from_slice(raw) };
-    let elements: Vec<&[u8]> = elements.collect();
-    let open = |pair: &&[&[u8]]| {
-        let name = reply::text(pair[0]).unwrap_or_default().to_ascii_lowercase();
-        !SECRETS.contains(&name.as_slice())
-    };
-    let pairs: Vec<&[&[u8]]> = elements.chunks_exact(2).filter(open).collect();
-    write::array(out, pairs.len() * 2);
-    for pair in pairs {
-        out.extend_from_slice(pair[0]);
-        out.extend_from_slice(pair[1]);
-    }
 }

@@ -248,9 +248,11 @@ impl World {
                     if self.greet {
                         let hello = self.link_output(&node);
                         let n = hello.windows(1).filter(|w| w == b"*").count();
-                        let auth = b"+OK\r\n".repeat(n - 4);
                         let hello = b"+OK\r\n:1\r\n*1\r\n$6\r\nmaster\r\n$0\r\n\r\n";
-                        self.relay.link_sent(link, &[&auth, &hello[..]].concat());
+                        match n.checked_sub(4) {
+                            Some(auth) => self.relay.link_sent(link, &[&b"+OK\r\n".repeat(auth), &hello[..]].concat()),
+                            None => self.relay.link_sent(link, &b"+OK\r\n".repeat(n)),
+                        }
                         while self.relay.links.get(link as usize).is_some_and(|l| l.greeting()) {
                             let kills = self.link_output(&node).windows(1).filter(|w| w == b"*").count();
                             self.relay.link_sent(link, &b":1\r\n".repeat(kills));
@@ -349,4 +351,4 @@ macro_rules! stories {
     )*};
 }
 
-stories!(order, split, held, moved, lost, large, timeout, closing);
+stories!(order, split, wide, held, moved, lost, large, timeout, closing);

@@ -83,7 +83,8 @@ fn what_is_done_with_some() {
         ("mget", Serve::Split(Split::Mget)),
         ("mset", Serve::Split(Split::Mset)),
         ("unlink", Serve::Split(Split::Count)),
-        ("function|flush", Serve::Fan(Fan::Ok)),
+        ("function|flush", Serve::Fan(Fan::Each)),
+        ("scan", Serve::Fan(Fan::Scan)),
         ("dbsize", Serve::Fan(Fan::Sum)),
         ("config|get", Serve::Fan(Fan::ConfigGet)),
         ("client|setname", Serve::Local(Local::ClientSetname)),
@@ -92,9 +93,9 @@ fn what_is_done_with_some() {
         ("multi", Serve::Later("transactions")),
         ("blpop", Serve::Later("blocking commands")),
         ("spublish", Serve::Later("pub/sub")),
-        ("eval", Serve::Later("scripts and functions")),
-        ("function|load", Serve::Later("scripts and functions")),
-        ("scan", Serve::Later("whole-key-space commands")),
+        ("evalsha_ro", Serve::Keyed),
+        ("fcall", Serve::Keyed),
+        ("script|kill", Serve::Fan(Fan::Kill)),
         ("cluster|slots", Serve::Later("cluster emulation")),
         ("shutdown", Serve::Denied("a client cannot stop the cluster")),
     ] {
@@ -362,7 +363,7 @@ fn command_tells_what_is_served() {
     assert_eq!(said("COMMAND COUNT"), format!(":{tops}"));
     assert!(said("COMMAND DOCS").starts_with(&format!("*{} $6 append *", tops * 2)));
     for (text, starts) in [
-        ("COMMAND INFO GET eval nosuch", "*3 *10 $3 get :2 *2 +readonly +fast :1 :1 :1 "),
+        ("COMMAND INFO GET multi nosuch", "*3 *10 $3 get :2 *2 +readonly +fast :1 :1 :1 "),
         ("COMMAND INFO config|GET get|key", "*2 *10 $10 config|get :-3 "),
         ("COMMAND DOCS nosuch GET", "*2 $3 get *"),
         ("COMMAND DOCS client|id", "*2 $9 client|id *"),
