@@ -39,6 +39,8 @@ pub mod limits;
 
 #[cfg(test)]
 mod stories;
+#[cfg(test)]
+mod walks;
 
 pub use deed::{ClientId, ClientState, Deed, Level, LinkId, LinkStatus, Now, Planted};
 pub use state::Relay;
