@@ -202,7 +202,7 @@ impl Relay {
             let text = format!("no byte came for {} ms while replies were owed", waited / 1000);
             return self.close_link(id, text);
         }
-        if link.shared() {
+        if link.shared() || link.purpose == Use::Errand {
             self.expire(id);
         }
     }

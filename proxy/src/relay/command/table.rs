@@ -122,7 +122,7 @@ pub(super) static COMMANDS: [Command; COUNT] = [
     Command { name: "config|set", arity: -4, flags: Flags(ADMIN | LOADING | NOSCRIPT | STALE), keys: None, serve: Serve::Denied("instances are configured at the instances"), container: false },
     Command { name: "copy", arity: -3, flags: Flags(DENYOOM | WRITE), keys: Range { first: 1, last: 2, step: 1 }, serve: Serve::Keyed, container: false },
     Command { name: "dbsize", arity: 1, flags: Flags(FAST | READONLY), keys: None, serve: Serve::Fan(Fan::Sum), container: false },
-    Command { name: "debug", arity: -2, flags: Flags(ADMIN | LOADING | NOSCRIPT | STALE), keys: None, serve: Serve::Denied("it is for one server under test, not for a cluster"), container: false },
+    Command { name: "debug", arity: -2, flags: Flags(ADMIN | LOADING | NOSCRIPT | STALE), keys: None, serve: Serve::Denied("it is for one server under test; OBJECT and MEMORY USAGE tell of a key"), container: false },
     Command { name: "decr", arity: 2, flags: Flags(DENYOOM | FAST | WRITE), keys: One { at: 1 }, serve: Serve::Keyed, container: false },
     Command { name: "decrby", arity: 3, flags: Flags(DENYOOM | FAST | WRITE), keys: One { at: 1 }, serve: Serve::Keyed, container: false },
     Command { name: "del", arity: -2, flags: Flags(WRITE), keys: Range { first: 1, last: -1, step: 1 }, serve: Serve::Split(Split::Count), container: false },

@@ -263,6 +263,8 @@ fn keys_as_commands_read_them() {
         ("ZMPOP x a MIN", "ERR numkeys should be greater than 0"),
         ("EVAL s 0 x", ""),
         ("EVAL s 2 a b c", "a b"),
+        ("EVAL s x a", "ERR value is not an integer or out of range"),
+        ("FCALL f x a", "ERR Bad number of keys provided"),
         ("EVAL s -1 a", "ERR Number of keys can't be negative"),
         ("EVAL s 3 a b", "ERR Number of keys can't be greater than number of args"),
         ("XREAD COUNT 2 STREAMS a b 0 0", "a b"),
@@ -441,5 +443,32 @@ fn the_generator_makes_this_table() {
         let here = std::fs::read(root.join("src/relay/command").join(file)).expect(file);
         let there = std::fs::read(made.path().join(file)).expect(file);
         assert!(here == there, "{file} is not what generate.py makes: run it, and look at the difference");
+    }
+    let readme = std::fs::read_to_string(root.join("../README.md")).expect("README.md");
+    let commands = std::fs::read_to_string(made.path().join("commands.md")).expect("commands.md");
+    assert!(readme.contains(&commands), "the commands in README.md are not those of the table: run generate.py");
+    every_command_is_named(&commands);
+}
+
+/// Each command stands in README's table once, and whether it is served is what the table says.
+fn every_command_is_named(commands: &str) {
+    let mut told = BTreeMap::new();
+    for row in commands.lines().filter(|line| line.contains(" | `")) {
+        let mut cells = row.split('|').map(str::trim).skip(2);
+        let (names, how) = (cells.next().expect(row), cells.next().expect(row));
+        for name in names.split(", ").map(|name| name.trim_matches('`')) {
+            assert!(told.insert(name.to_ascii_lowercase(), how.starts_with("no: ")).is_none(), "{name} stands twice");
+        }
+    }
+    for id in 0..count() as CommandId {
+        let command = get(id);
+        let whole = format!("{} ...", command.name.split('|').next().unwrap_or_default());
+        let alone = told.get(&command.name.replace('|', " "));
+        let refused = matches!(command.serve, Serve::Later(_) | Serve::Denied(_));
+        let needs_more = command.container && refused;
+        match alone.or(told.get(&whole)) {
+            Some(no) => assert_eq!(*no, refused, "{}", command.name),
+            None => assert!(needs_more, "{} is not in README's table", command.name),
+        }
     }
 }
