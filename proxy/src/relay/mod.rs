@@ -11,7 +11,7 @@
 //! back to `read_replies -> reply`.
 //! `answer` is where replies are put in order: a client's requests are a list, and only the head's reply is written.
 //! Other arms leave this path at one `match` in `other_request`: `local` (answered here), `scatter` (several groups),
-//! `hold` (waits for a slot), `exclusive` (too large to share a link).
+//! `wide` (every group, or one of no slot), `hold` (waits for a slot), `exclusive` (too large to share a link).
 
 mod upkeep;
 mod replies;
@@ -23,16 +23,20 @@ mod subscribe;
 mod alone;
 mod exclusive;
 mod scatter;
+mod wide;
 mod hold;
 mod fence;
+mod reload;
 mod state;
 mod fan;
 mod orphan;
 mod link;
+mod scripts;
 mod client;
 mod pubsub;
 mod session;
 mod route;
+mod scan;
 mod request;
 mod buffer;
 mod deed;
@@ -41,6 +45,8 @@ pub mod limits;
 
 #[cfg(test)]
 mod stories;
+#[cfg(test)]
+mod walks;
 
 pub use deed::{ClientId, ClientState, Deed, Level, LinkId, LinkStatus, Now, Planted};
 pub use state::Relay;
@@ -51,7 +57,7 @@ use cluster::resp::reply::Step as ReplyStep;
 use cluster::resp::request::{Ceilings, Frame, Short, Step, Wrong, inline_to_resp};
 use cluster::resp::write;
 use cluster::slot::Slot;
-use command::{CommandId, Keys, Serve};
+use command::{CommandId, Flags, Keys, Serve};
 use limits::{CHUNK_KEPT, LARGE};
 use link::Use;
 use request::{NO_SLOT, NONE, RequestId, Stage};
@@ -449,6 +455,9 @@ impl Relay {
                     _ => match self.one_slot(id, command_id, command, frame.argc, raw) {
                         Some(slot) if command::asks_to_block(command, raw) => {
                             return self.begin_blocking(id, command_id, slot, raw);
+                        }
+                        Some(slot) if command.flags.contains(Flags::NO_MANDATORY_KEYS) => {
+                            return self.run_script(id, command_id, slot, raw);
                         }
                         Some(slot) => slot,
                         None => return,

@@ -10,6 +10,7 @@ use super::orphan::Orphans;
 use super::pubsub::PubSub;
 use super::request::{NO_SLOT, NONE, PING, RequestId, Requests, Stage};
 use super::route::Routes;
+use super::scripts::Scripts;
 use super::{ClientId, Deed, Level, LinkId, Now, Planted};
 use crate::queue::Queue;
 use crate::stats::{Counter, Histogram, OfCommand, OfGroup, Stats};
@@ -79,6 +80,8 @@ pub struct Relay {
     pub(super) shared_links: BTreeMap<Addr, Vec<LinkId>>,
     /// What instances may still hold of lost connections.
     pub(super) orphans: Orphans,
+    /// What clients have sent with EVAL and SCRIPT LOAD.
+    pub(super) scripts: Scripts,
     /// Commands refused by name (`denied_commands`).
     pub(super) denied: Vec<bool>,
     /// For commands of one key, which is their first argument, that are served and not refused: how many arguments
@@ -138,6 +141,7 @@ impl Relay {
             wide_before: 0,
             shared_links: BTreeMap::new(),
             orphans: Orphans::default(),
+            scripts: Scripts::default(),
             denied: vec![false; count()],
             plain: vec![Arity::NONE; count()],
             clients_room: 0,
