@@ -19,11 +19,21 @@ FAN = {
     "Least": "every group; 1 where all have it",
     "Any": "every group; the first that has it",
     "First": "the first group",
+    "NumSub": "the first group, clients counted, not connections",
     "Kill": "every group, beside what runs there; OK if one says so",
     "Stats": "every group, beside what runs there; the one that is busy",
     "Keys": "every group, joined",
     "RandomKey": "every group, one by chance",
     "Scan": "one group after another",
+}
+SESSION = {
+    "Watch": "keyed, on a connection of the client's own; all keys in one slot",
+    "Exec": "in one piece to the owner of its one slot",
+    "Wait": "every group; the least",
+    "WaitAof": "every group; the least",
+    "Subscribe": "every group, once for all clients of a worker",
+    "Psubscribe": "every group, once for all clients of a worker",
+    "Ssubscribe": "every group, once for all clients of a worker",
 }
 CONTAINER = 'Denied("it needs a subcommand")'
 
@@ -34,6 +44,12 @@ def how(serve):
     text = text.removesuffix(")")
     if kind == "Keyed":
         return KEYED
+    if kind == "Blocking":
+        return "keyed, on a connection of the client's own"
+    if kind == "Publish":
+        return "the owner of the channel's slot"
+    if kind == "Session":
+        return SESSION.get(text.split("::")[1], "by the proxy, for this connection")
     if kind == "Local":
         return "by the proxy"
     if kind in ("Split", "Fan"):
