@@ -400,7 +400,7 @@ fn command_tells_what_is_served() {
         ("COMMAND GETKEYSANDFLAGS ZUNIONSTORE d 1 a", "*2 *2 $1 d *2 +OW +update *2 $1 a *2 +RO +access"),
         ("OBJECT HELP", "*11 +OBJECT <subcommand> [<arg> ...]."),
         ("COMMAND HELP", "*15 +COMMAND <subcommand>"),
-        ("CLIENT HELP", "*15 +CLIENT <subcommand>"),
+        ("CLIENT HELP", "*25 +CLIENT <subcommand>"),
     ] {
         let told = said(text);
         assert!(told.starts_with(starts), "{text}: {told}");
