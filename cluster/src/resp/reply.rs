@@ -180,7 +180,7 @@ pub fn quick(raw: &[u8]) -> Option<usize> {
     }
 }
 
-/// The elements of a whole array reply (`*n` and n whole values), each as its bytes.
+/// The elements of a whole array reply (`*n` and n whole values), each as its bytes; of a map, names and values by turns.
 #[derive(Debug, Clone)]
 pub struct Elements<'a> {
     raw: &'a [u8],
@@ -188,11 +188,14 @@ pub struct Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// None where `raw` is not an array.
+    /// None where `raw` is neither an array, a set, a push nor a map.
     pub fn new(raw: &'a [u8]) -> Option<Self> {
         match (raw.first(), line(raw, 1)) {
             (Some(b'*' | b'~' | b'>'), Line::Number(n, behind)) if n >= 0 => {
                 Some(Self { raw: &raw[behind..], left: n as u32 })
+            }
+            (Some(b'%'), Line::Number(n, behind)) if n >= 0 => {
+                Some(Self { raw: &raw[behind..], left: (n as u32).saturating_mul(2) })
             }
             _ => None,
         }

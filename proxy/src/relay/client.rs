@@ -49,6 +49,10 @@ pub(super) struct Client {
     pub(super) authenticated: bool,
     /// Its requests may take the shortest way. Not while something must be looked at first: see `set_common`.
     pub(super) common: bool,
+    /// It speaks RESP3, on links that do.
+    pub(super) resp3: bool,
+    /// What its connection carries, if it carries anything.
+    pub(super) session: Option<Box<Session>>,
     /// Its user may not do everything.
     pub(super) restricted: bool,
     /// Somebody looks at all requests (MONITOR).
@@ -59,10 +63,6 @@ pub(super) struct Client {
     pub(super) user: u16,
     /// What it is made with: see `Libraries`.
     pub(super) library: u16,
-    /// It speaks RESP3, on links that do.
-    pub(super) resp3: bool,
-    /// What its connection carries, if it carries anything.
-    pub(super) session: Option<Box<Session>>,
     /// `StopReading` has been said.
     pub(super) stopped: bool,
     /// Replies pile up: no further request is taken ...
@@ -108,13 +108,13 @@ impl Client {
             dirty: false,
             authenticated,
             common: authenticated,
+            resp3: false,
+            session: None,
             restricted: false,
             watched: false,
             no_evict: false,
             user: NOBODY,
             library: 0,
-            resp3: false,
-            session: None,
             stopped: false,
             pressed: false,
             largest: 0,
@@ -150,7 +150,7 @@ impl Client {
     pub(super) fn set_common(&mut self) {
         let queues = self.session.as_ref().is_some_and(|s| s.multi.is_some());
         let looked_at = self.restricted || self.watched;
-        self.common = self.authenticated && !looked_at && !queues && !self.listens();
+        self.common = self.authenticated && !queues && !self.listens() && !looked_at;
     }
 
     /// It has subscriptions, in RESP2: it may ask for little else.

@@ -97,6 +97,9 @@ pub struct ClientState {
     pub peer: String,
     pub name: String,
     pub authenticated: bool,
+    /// It speaks RESP3.
+    #[serde(default)]
+    pub resp3: bool,
     /// Whom it has said to be.
     #[serde(default)]
     pub user: String,
@@ -111,9 +114,6 @@ pub struct ClientState {
     /// How long it has been connected.
     #[serde(default)]
     pub age_us: u64,
-    /// It speaks RESP3.
-    #[serde(default)]
-    pub resp3: bool,
 }
 
 /// How one link stands.

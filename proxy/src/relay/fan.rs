@@ -1,7 +1,9 @@
 //! A request whose parts are under way to several groups, and how their replies become one.
 
 use super::LinkId;
+use super::command::Fan as Kind;
 use super::request::RequestId;
+use cluster::group::GroupId;
 use cluster::resp::{reply, write};
 use std::borrow::Cow;
 
@@ -11,6 +13,7 @@ pub(super) enum Merge {
     /// One array with the keys' values in their order.
     Values,
     /// +OK.
+    #[default]
     Ok,
     /// The sum.
     Sum,
@@ -19,13 +22,19 @@ pub(super) enum Merge {
     LeastOfEach,
     /// How many clients a message reached: see `PubSub`.
     Published,
-    /// The first one, less what is secret.
-    Settings,
     /// INFO of every group: whatever they say, errors too.
     Survey,
-    /// The first one.
-    #[default]
-    First,
+    /// The same request to each: see `wide.rs`.
+    Groups(Kind),
+    /// RANDOMKEY, asked for the so-manieth time.
+    RandomKey {
+        tries: u8,
+    },
+    /// SCAN of the so-manieth group, under the owners of this hash.
+    Scan {
+        place: usize,
+        owners: u64,
+    },
 }
 
 /// One fragment.
@@ -60,6 +69,8 @@ pub(super) struct Fan {
     /// To which part how many keys went, one after another.
     pub(super) order: Vec<(u32, u32)>,
     pub(super) parts: Vec<Part>,
+    /// Where the parts of one request to each group went.
+    pub(super) groups: Vec<GroupId>,
 }
 
 /// The error that stands for the whole. "Nothing was sent" is said only where it is true of every part.
@@ -79,7 +90,6 @@ pub(super) fn error_of(fan: &Fan) -> Option<Cow<'_, [u8]>> {
 pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
     match fan.merge {
         Merge::Ok => out.extend_from_slice(b"+OK\r\n"),
-        Merge::First | Merge::Published | Merge::Survey => out.extend_from_slice(&fan.parts[0].reply),
         Merge::Sum => {
             let sums: Option<i64> = fan.parts.iter().map(|p| reply::integer(&p.reply)).sum();
             match sums {
@@ -91,8 +101,7 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
             let least = fan.parts.iter().map(|p| reply::integer(&p.reply)).min().flatten();
             write::integer(out, least.unwrap_or_default());
         }
-        Merge::LeastOfEach => least_of_each(fan, out),
-        Merge::Settings => without_secrets(&fan.parts[0].reply, out),
+        Merge::LeastOfEach => least(fan, out),
         Merge::Values => {
             write::array(out, fan.parts.iter().map(|p| p.keys as usize).sum());
             if values(fan, out).is_none() {
@@ -100,6 +109,7 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
                 write::error(out, "ERR twemslot: an instance answered fewer values than it was asked for");
             }
         }
+        Merge::Published | Merge::Survey | Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. } => {}
     }
 }
 
@@ -127,36 +137,14 @@ fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
 }
 
 /// The least of the first elements, of the second ones ...
-fn least_of_each(fan: &Fan, out: &mut Vec<u8>) {
-    let numbers = |p: &Part| -> Vec<i64> {
-        reply::Elements::new(&p.reply).into_iter().flatten().filter_map(reply::integer).collect()
+pub(super) fn least(fan: &Fan, out: &mut Vec<u8>) {
+    let numbers = |raw| reply::Elements::new(raw)?.map(reply::integer).collect::<Option<Vec<i64>>>();
+    let replies: Option<Vec<Vec<i64>>> = fan.parts.iter().map(|p| numbers(&p.reply)).collect();
+    let Some(replies) = replies.filter(|all| all.iter().all(|r| r.len() == all[0].len())) else {
+        return write::error(out, "ERR twemslot: an instance answered something else than numbers");
     };
-    let least = fan.parts.iter().map(numbers).reduce(|a, b| a.into_iter().zip(b).map(|(a, b)| a.min(b)).collect());
-    let least = least.unwrap_or_default();
-    write::array(out, least.len());
-    least.into_iter().for_each(|n| write::integer(out, n));
-}
-
-/// CONFIG GET's pairs, less those whose value nobody should see.
-fn without_secrets(raw: &[u8], out: &mut Vec<u8>) {
-    const SECRETS: [&[u8]; 6] = [
-        b"requirepass",
-        b"masterauth",
-        b"primaryauth",
-        b"masteruser",
-        b"tls-key-file-pass",
-        b"tls-client-key-file-pass",
-    ];
-    let Some(elements) = reply::Elements::new(raw) else { return out.extend_from_slice(raw) };
-    let elements: Vec<&[u8]> = elements.collect();
-    let open = |pair: &&[&[u8]]| {
-        let name = reply::text(pair[0]).unwrap_or_default().to_ascii_lowercase();
-        !SECRETS.contains(&name.as_slice())
-    };
-    let pairs: Vec<&[&[u8]]> = elements.chunks_exact(2).filter(open).collect();
-    write::array(out, pairs.len() * 2);
-    for pair in pairs {
-        out.extend_from_slice(pair[0]);
-        out.extend_from_slice(pair[1]);
+    write::array(out, replies[0].len());
+    for at in 0..replies[0].len() {
+        write::integer(out, replies.iter().map(|r| r[at]).min().unwrap_or_default());
     }
 }

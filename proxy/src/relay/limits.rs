@@ -189,6 +189,19 @@ pub const GIVE_BACK_US: u64 = 1_000_000;
 /// Free buffers of each size, and requests, for which room is kept then.
 pub const TRIM_KEEP: usize = 64;
 pub const REQUESTS_KEPT: usize = 4096;
+/// Scripts remembered, so that a process which lacks one can be given it: as many as an application has, several times;
+/// compiling them all takes an instance some tens of milliseconds.
+pub const SCRIPTS_MAX: usize = 1000;
+/// Their bytes: what is written to a link before it carries requests, and it is per worker.
+pub const SCRIPTS_BYTES_MAX: usize = 4 << 20;
+/// A larger script is not remembered: it would push many others out.
+pub const SCRIPT_BYTES_MAX: usize = 256 << 10;
+/// A script that is missing is sent once in this time to one link: many requests for it may be under way.
+pub const SCRIPT_AGAIN_US: u64 = 100_000;
+/// Connections at once, per worker, for SCRIPT KILL and its likes, which must not queue behind a script that runs.
+pub const ERRANDS_MAX: usize = 64;
+/// How often RANDOMKEY asks again when all that came were copies left by a move of slots.
+pub const RANDOM_KEY_TRIES: u8 = 16;
 /// Questions to other workers, and to all groups for INFO, that wait for answers at once.
 pub const INQUIRIES_MAX: usize = 256;
 /// How long they wait; then what is there is told.

@@ -11,7 +11,7 @@
 //! back to `read_replies -> reply`.
 //! `answer` is where replies are put in order: a client's requests are a list, and only the head's reply is written.
 //! Other arms leave this path at one `match` in `other_request`: `local` (answered here), `scatter` (several groups),
-//! `hold` (waits for a slot), `exclusive` (too large to share a link).
+//! `wide` (every group, or one of no slot), `hold` (waits for a slot), `exclusive` (too large to share a link).
 
 mod upkeep;
 mod replies;
@@ -23,21 +23,25 @@ mod subscribe;
 mod alone;
 mod exclusive;
 mod scatter;
+mod wide;
 mod hold;
 mod fence;
+mod reload;
 mod state;
 mod fan;
 mod orphan;
 mod link;
+mod scripts;
 mod client;
-mod session;
 mod pubsub;
+mod session;
 mod users;
 mod library;
 mod slowlog;
 mod monitors;
 mod inquiry;
 mod route;
+mod scan;
 mod request;
 mod buffer;
 mod deed;
@@ -46,6 +50,8 @@ pub mod limits;
 
 #[cfg(test)]
 mod stories;
+#[cfg(test)]
+mod walks;
 
 pub use deed::{ClientId, ClientState, Deed, Level, LinkId, LinkStatus, Now, Planted};
 pub use inquiry::{Filter, Question, pieces};
@@ -57,7 +63,7 @@ use cluster::resp::reply::Step as ReplyStep;
 use cluster::resp::request::{Ceilings, Frame, Short, Step, Wrong, inline_to_resp};
 use cluster::resp::write;
 use cluster::slot::Slot;
-use command::{CommandId, Keys, Serve};
+use command::{CommandId, Flags, Keys, Serve};
 use limits::{CHUNK_KEPT, LARGE};
 use link::Use;
 use request::{NO_SLOT, NONE, RequestId, Stage};
@@ -95,10 +101,6 @@ impl Relay {
     pub fn client_adopted(&mut self, state: ClientState) -> ClientId {
         let client = self.clients.insert(Client::new(state.id, &state.peer, false, self.now.us));
         self.introduce(client as ClientId);
-        if state.resp3 {
-            self.clients[client].resp3 = true;
-            self.want_resp3();
-        }
         self.reintroduce(client as ClientId, state);
         if self.draining {
             self.resumable.push(client as ClientId);
@@ -458,6 +460,9 @@ impl Relay {
                     _ => match self.one_slot(id, command_id, command, frame.argc, raw) {
                         Some(slot) if command::asks_to_block(command, raw) => {
                             return self.begin_blocking(id, command_id, slot, raw);
+                        }
+                        Some(slot) if command.flags.contains(Flags::NO_MANDATORY_KEYS) => {
+                            return self.run_script(id, command_id, slot, raw);
                         }
                         Some(slot) => slot,
                         None => return,

@@ -180,11 +180,15 @@ impl Relay {
         } else {
             if bytes.first() == Some(&b'-') {
                 self.note_error(entry, bytes);
+                if bytes.starts_with(b"-NOSCRIPT") {
+                    self.script_missing(id, request_id);
+                }
             }
             self.request_answered(request_id, entry, bytes);
         }
         match self.links[id as usize].purpose {
             Use::Exclusive { .. } => self.large_answered(id),
+            Use::Errand => self.close_link(id, "its errand is done".to_owned()),
             Use::Retiring if self.links[id as usize].fifo.is_empty() => {
                 self.close_link(id, "its instance has left the topology".to_owned());
             }
@@ -246,6 +250,9 @@ impl Relay {
         match link.greeted(bytes) {
             Greeted::NotYet => true,
             Greeted::Introduced => self.introduced(id),
+            Greeted::Ready => self.greeting_done(id),
+            Greeted::Scripts => self.told_of_scripts(id, bytes),
+            Greeted::Loaded => link.greeting() || self.introduced(id),
             Greeted::Asked(orphan, killed) => self.asked_in_greeting(id, orphan, killed),
             Greeted::Refused(why) => {
                 self.close_link(id, why);
@@ -280,7 +287,9 @@ impl Relay {
             self.tell(Level::Warn, format!("the link to {whose} is down: {cause}"));
         }
         self.orphans.not_asked_on(&addr, id);
-        self.orphaned(&addr, &lost);
+        if purpose != Use::Errand {
+            self.orphaned(&addr, &lost);
+        }
         for request_id in lost.requests.into_iter().filter(|&r| r != PING) {
             let request = &self.requests[request_id as usize];
             let (slot, place) = (request.slot, request.place);

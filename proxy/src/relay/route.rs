@@ -1,6 +1,7 @@
 //! Where a slot's requests go: a flat table made from the topology, one load and one test on the common path.
 
 use super::request::NONE;
+use super::scan::Table;
 use super::{ClientId, LinkId};
 use cluster::group::GroupId;
 use cluster::slot::{Slot, TagRule, slot_of, slot_of_untagged};
@@ -68,6 +69,8 @@ pub(super) struct Routes {
     pub(super) quiet_owed: Option<u64>,
     /// The epoch for which it has been said why `Quiet` is late.
     pub(super) not_quiet_said: u64,
+    /// What SCAN's cursors rest on.
+    pub(super) table: Table,
 }
 
 impl Default for Routes {
@@ -82,6 +85,7 @@ impl Default for Routes {
             unsettled: false,
             quiet_owed: None,
             not_quiet_said: 0,
+            table: Table::default(),
         }
     }
 }
@@ -110,6 +114,16 @@ impl Routes {
 
     pub(super) fn epoch(&self) -> u64 {
         self.topology.as_ref().map_or(0, |t| t.epoch())
+    }
+
+    /// The group that owns a slot.
+    pub(super) fn owner(&self, slot: Slot) -> Option<GroupId> {
+        self.topology.as_ref()?.slots().get(usize::from(slot))?.group
+    }
+
+    /// The groups that own slots, by id.
+    pub(super) fn owners(&self) -> impl Iterator<Item = &Target> {
+        self.targets.iter().filter(|target| target.owns_slots)
     }
 
     /// The link this client uses where several lead to one instance: always the same.
@@ -157,6 +171,7 @@ impl Routes {
             let first = target.links.first().copied();
             target.owns_slots = slots.iter().any(|r| Some(r.link) == first);
         }
+        self.table = Table::new(topology.slots().iter().map(|slot| slot.group), self.owners().count());
         self.tag_rule = topology.tag_rule();
         self.slot_count = topology.slot_count();
         self.slots = slots;

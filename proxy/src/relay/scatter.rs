@@ -1,5 +1,5 @@
-//! Requests that concern several groups: split by key and merged (MGET, MSET, DEL ...), or sent to every group
-//! (FLUSHALL, DBSIZE ...). One fragment a group, however many keys.
+//! Requests that concern several groups: split by key and merged (MGET, MSET, DEL ...). One fragment a group, however
+//! many keys. What goes to every group, whatever its slots (FLUSHALL, KEYS ...), is sent by `wide.rs`.
 
 use super::command::{self, CommandId, Fan as Kind, Serve, Split};
 use super::fan::{Fan, Merge, Part, Run, error_of, merged};
@@ -27,13 +27,13 @@ impl Relay {
         let command = self.requests[id as usize].command;
         if usize::from(command) >= command::count() {
             // Declared by the operator, for all groups.
-            return self.broadcast(id, Merge::First, raw);
+            return self.ask_groups(id, Kind::Each, raw);
         }
         match command::get(command).serve {
             Serve::Split(split) => self.split(id, split, raw),
-            Serve::Fan(kind) => self.broadcast(id, merge_of(kind), raw),
+            Serve::Fan(kind) => self.ask_groups(id, kind, raw),
             Serve::Publish => self.place_publish(id, raw),
-            _ => self.broadcast(id, Merge::First, raw),
+            _ => self.ask_groups(id, Kind::Each, raw),
         }
     }
 
@@ -178,39 +178,6 @@ impl Relay {
         self.put(link, id, NO_SLOT, raw);
     }
 
-    /// Sends the request as it is to every group that owns slots.
-    fn broadcast(&mut self, id: RequestId, merge: Merge, raw: &[u8]) {
-        let client = self.requests[id as usize].client;
-        let waits = self.clients[client as usize].held_wide > 0 || self.routes.slots.iter().any(|r| r.waits());
-        if waits {
-            return self.hold(id, raw);
-        }
-        let mut fan = self.new_fan();
-        fan.merge = merge;
-        for i in 0..self.routes.targets.len() {
-            let target = &self.routes.targets[i];
-            let at = if self.clients[client as usize].resp3 { self.links_of_each } else { 0 };
-            if let Some(&link) = target.links.get(at).filter(|_| target.owns_slots) {
-                let link = self.routes.lane(link, client, self.settings.links_per_instance);
-                if !fan.parts.iter().any(|p| p.link == link) {
-                    fan.parts.push(Part { link, ..Part::default() });
-                }
-            }
-            if merge == Merge::Settings && !fan.parts.is_empty() {
-                break;
-            }
-        }
-        if fan.parts.is_empty() {
-            self.drop_fan(fan);
-            return self.refuse(id, Counter::ErrorsNoOwner, "ERR twemslot: no group owns any slot yet");
-        }
-        let parts = fan.parts.len();
-        let fan_id = self.open_fan(id, fan);
-        for part in 0..parts {
-            self.send_part(fan_id, part, raw);
-        }
-    }
-
     /// A fan of a question to every group that has slots, held or not, not sent yet; whose each part is. None: no group
     /// has any.
     pub(super) fn open_survey(&mut self, id: RequestId) -> Option<(u32, Vec<GroupId>)> {
@@ -240,7 +207,8 @@ impl Relay {
     pub(super) fn send_to_one(&mut self, client: ClientId, command: CommandId, link: LinkId, raw: &[u8]) {
         let id = self.open_request(client, command, NO_SLOT);
         let mut fan = self.new_fan();
-        fan.merge = Merge::First;
+        fan.merge = Merge::Groups(Kind::First);
+        fan.groups.clear();
         fan.parts.push(Part { link, ..Part::default() });
         let fan = self.open_fan(id, fan);
         self.send_part(fan, 0, raw);
@@ -251,7 +219,7 @@ impl Relay {
         Fan { generation: self.routes.generation, ..self.spare_fans.pop().unwrap_or_default() }
     }
 
-    fn drop_fan(&mut self, mut fan: Fan) {
+    pub(super) fn drop_fan(&mut self, mut fan: Fan) {
         for part in fan.parts.drain(..) {
             self.pool.give(part.reply);
             if part.request.capacity() > 0 {
@@ -317,11 +285,10 @@ impl Relay {
             return;
         }
         let fan = self.fans.remove(fan_id as usize);
-        if fan.generation == UNCOUNTED {
-        } else if fan.generation == self.routes.generation {
-            self.wide_now -= 1;
-        } else {
-            self.wide_before -= 1;
+        match fan.generation {
+            UNCOUNTED => {}
+            now if now == self.routes.generation => self.wide_now -= 1,
+            _ => self.wide_before -= 1,
         }
         let fan = self.merge(fan);
         self.drop_fan(fan);
@@ -359,7 +326,12 @@ impl Relay {
         let mut reply = std::mem::take(&mut self.scratch);
         reply.clear();
         // An error anywhere is the answer: half a reply would be a wrong one.
-        if let Some(error) = error_of(&fan) {
+        if matches!(fan.merge, Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. }) {
+            if !self.merge_groups(&mut fan, &mut reply) {
+                self.scratch = reply;
+                return fan;
+            }
+        } else if let Some(error) = error_of(&fan) {
             reply.extend_from_slice(&error);
         } else if fan.merge == Merge::Published {
             self.published_to(&fan, &mut reply);
@@ -414,14 +386,6 @@ impl Cut {
 
 fn merge_counts(split: Split) -> Merge {
     if split == Split::Mset { Merge::Ok } else { Merge::Sum }
-}
-
-fn merge_of(kind: Kind) -> Merge {
-    match kind {
-        Kind::Ok => Merge::Ok,
-        Kind::Sum => Merge::Sum,
-        Kind::ConfigGet => Merge::Settings,
-    }
 }
 
 pub(super) fn no_owner(slot: Slot) -> String {

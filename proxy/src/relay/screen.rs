@@ -98,6 +98,9 @@ impl Relay {
             (Counter::ErrorsNotServed, "ERR DB index is out of range (a cluster has database 0 only)".to_owned())
         } else if let Some(slot) = slot {
             return Some(slot);
+        } else if command.flags.contains(Flags::NO_MANDATORY_KEYS) {
+            // A script without keys: it must be somewhere, and always at the same place.
+            return Some(0);
         } else {
             (Counter::ErrorsArity, format!("ERR wrong number of arguments for '{}' command", command.name))
         };

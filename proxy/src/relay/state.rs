@@ -13,6 +13,7 @@ use super::orphan::Orphans;
 use super::pubsub::PubSub;
 use super::request::{NO_SLOT, NONE, PING, RequestId, Requests, Stage};
 use super::route::Routes;
+use super::scripts::Scripts;
 use super::slowlog::Slowlog;
 use super::users::Users;
 use super::{ClientId, Deed, Level, LinkId, Now, Planted};
@@ -84,6 +85,8 @@ pub struct Relay {
     pub(super) shared_links: BTreeMap<Addr, Vec<LinkId>>,
     /// What instances may still hold of lost connections.
     pub(super) orphans: Orphans,
+    /// What clients have sent with EVAL and SCRIPT LOAD.
+    pub(super) scripts: Scripts,
     /// Commands refused by name (`denied_commands`).
     pub(super) denied: Vec<bool>,
     /// For commands of one key, which is their first argument, that are served and not refused: how many arguments
@@ -154,6 +157,7 @@ impl Relay {
             wide_before: 0,
             shared_links: BTreeMap::new(),
             orphans: Orphans::default(),
+            scripts: Scripts::default(),
             denied: vec![false; count()],
             plain: vec![Arity::NONE; count()],
             clients_room: 0,

@@ -295,10 +295,15 @@ impl World {
                         let hello = self.output_of(link);
                         let n = hello.windows(1).filter(|w| w == b"*").count();
                         let resp3 = hello.windows(5).any(|w| w == b"HELLO");
-                        let auth = b"+OK\r\n".repeat(n - 4 - usize::from(resp3));
-                        let hello = b"+OK\r\n:1\r\n*1\r\n$6\r\nmaster\r\n$0\r\n\r\n";
                         let proto = if resp3 { &b"%0\r\n"[..] } else { b"" };
-                        self.relay.link_sent(link, &[&auth, &hello[..], proto].concat());
+                        let hello = b"+OK\r\n:1\r\n*1\r\n$6\r\nmaster\r\n$0\r\n\r\n";
+                        match n.checked_sub(4 + usize::from(resp3)) {
+                            Some(auth) => {
+                                let said = [&b"+OK\r\n".repeat(auth), &hello[..], proto].concat();
+                                self.relay.link_sent(link, &said);
+                            }
+                            None => self.relay.link_sent(link, &b"+OK\r\n".repeat(n)),
+                        }
                         while self.relay.links.get(link as usize).is_some_and(|l| l.greeting()) {
                             let kills = self.output_of(link).windows(1).filter(|w| w == b"*").count();
                             self.relay.link_sent(link, &b":1\r\n".repeat(kills));
@@ -412,6 +417,7 @@ macro_rules! stories {
 stories!(
     order,
     split,
+    wide,
     held,
     moved,
     lost,

@@ -232,7 +232,7 @@ impl Relay {
             let text = format!("no byte came for {} ms while replies were owed", waited / 1000);
             return self.close_link(id, text);
         }
-        if self.links[id as usize].shared() {
+        if matches!(self.links[id as usize].purpose, Use::Shared | Use::Retiring | Use::Errand) {
             self.expire(id);
         }
     }

@@ -206,15 +206,39 @@ pub enum Split {
     Count,
 }
 
-/// How the replies of all groups become one.
+/// Which groups are asked, and how their replies become one. An error says which group it is from, unless it is of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fan {
-    /// OK, or the first error.
+    /// OK, where all say so.
     Ok,
     /// Integers are summed.
     Sum,
-    /// Settings by name.
+    /// Settings by name, from the first group.
     ConfigGet,
+    /// Groups without slots are asked, too: they may get some. One reply, as all are alike.
+    Each,
+    /// As `Each`; the script is remembered.
+    ScriptLoad,
+    /// As `Each`; no script is remembered any more.
+    ScriptFlush,
+    /// Of each number in the replies the smallest.
+    Least,
+    /// The first reply that is no error.
+    Any,
+    /// The first group alone is asked.
+    First,
+    /// Asked beside what the groups are busy with. OK, where any says so.
+    Kill,
+    /// The same; the reply that tells of a script that runs.
+    Stats,
+    /// The keys that each group owns.
+    Keys,
+    /// One of the keys that groups give, of those that they own.
+    RandomKey,
+    /// One group after another, by cursor.
+    Scan,
+    /// Channels and how many listen, from one group.
+    NumSub,
 }
 
 /// What a connection carries from one request to the next.

@@ -161,28 +161,6 @@ impl Relay {
         flags
     }
 
-    /// CLIENT UNBLOCK id [TIMEOUT | ERROR].
-    fn unblock_request(&mut self, id: ClientId, command: CommandId, args: &[&[u8]]) {
-        let error = match args {
-            [_] => false,
-            [_, how] if how.eq_ignore_ascii_case(b"timeout") => false,
-            [_, how] if how.eq_ignore_ascii_case(b"error") => true,
-            _ => {
-                let text = "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR";
-                return self.refuse_here(id, command, Counter::ErrorsArity, text);
-            }
-        };
-        let Some(wanted) = number(args[0]) else {
-            let text = "ERR value is not an integer or out of range";
-            return self.refuse_here(id, command, Counter::ErrorsArity, text);
-        };
-        if self.clients.iter().any(|(_, client)| client.id == wanted) {
-            let ended = self.unblock(wanted, error);
-            return self.answer_here(id, command, if ended { b":1\r\n" } else { b":0\r\n" });
-        }
-        self.inquire(id, command, Question::Unblock { id: wanted, error }, Form::Sum, |_| String::new());
-    }
-
     pub(super) fn client_lines(&self, filter: &Filter) -> String {
         let meant = self.clients.iter().map(|(id, client)| (id as ClientId, client));
         let meant = meant.filter(|(id, client)| self.is_meant(filter, *id, client));
@@ -228,11 +206,31 @@ impl Relay {
         line
     }
 
+    /// CLIENT UNBLOCK ID [TIMEOUT|ERROR], of whichever worker.
+    fn unblock_by_request(&mut self, id: ClientId, command: CommandId, args: &[&[u8]]) {
+        let Some(target) = args.first().and_then(|a| number(a)) else {
+            let text = "ERR value is not an integer or out of range";
+            return self.refuse_here(id, command, Counter::ErrorsArity, text);
+        };
+        let error = match args.get(1).map(|how| how.to_ascii_lowercase()).as_deref() {
+            None | Some(b"timeout") => false,
+            Some(b"error") => true,
+            _ => {
+                let text = "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR";
+                return self.refuse_here(id, command, Counter::ErrorsArity, text);
+            }
+        };
+        let question = Question::Unblock { id: target, error };
+        let own = |relay: &mut Self| format!("{}\n", u8::from(relay.unblock(target, error)));
+        self.inquire(id, command, question, Form::Sum, own);
+    }
+
     /// Takes requests that others must be asked for. False: it is none of them.
     pub(super) fn asks_around(&mut self, id: ClientId, command: CommandId, local: Local, args: &[&[u8]]) -> bool {
         match local {
             Local::ClientList => self.list_clients(id, command, &args[2..]),
             Local::ClientKill => self.kill_by_request(id, command, &args[2..]),
+            Local::ClientUnblock => self.unblock_by_request(id, command, &args[2..]),
             Local::Info => self.info_request(id, command, &args[1..]),
             Local::SlowlogGet | Local::SlowlogLen | Local::SlowlogReset => {
                 self.slowlog_request(id, command, local, args)
@@ -242,7 +240,6 @@ impl Relay {
             }
             Local::TwemslotOn => self.ask_group(id, command, args),
             Local::Monitor => self.monitor(id, command),
-            Local::ClientUnblock => self.unblock_request(id, command, &args[2..]),
             _ => return false,
         }
         true

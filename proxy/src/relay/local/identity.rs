@@ -62,6 +62,10 @@ impl Relay {
         let client = &mut self.clients[id as usize];
         (client.name, client.library, client.no_evict) = (state.name.into(), library, state.no_evict);
         client.opened_us = self.now.us.saturating_sub(state.age_us);
+        if state.resp3 {
+            self.clients[id as usize].resp3 = true;
+            self.want_resp3();
+        }
         if state.monitors {
             self.start_monitoring(id);
         }

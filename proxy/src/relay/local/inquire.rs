@@ -64,9 +64,9 @@ impl Relay {
                 format!("{killed}\n")
             }
             Question::Unblock { id, error } => {
-                let ended = self.unblock(*id, *error);
+                let unblocked = self.unblock(*id, *error);
                 self.go_on();
-                format!("{}\n", u8::from(ended))
+                format!("{}\n", u8::from(unblocked))
             }
             Question::Totals => String::new(),
             Question::Slowlog { count } => self.slowlog.lines(*count),
