@@ -113,8 +113,10 @@ impl Relay {
         if link.entry != usize::MAX {
             self.stats.add_of_group(link.entry, OfGroup::LinkOpened, 1);
         }
-        if let Use::Exclusive { client } = link.purpose {
-            self.resumable.push(client);
+        match link.purpose {
+            Use::Exclusive { client } => self.resumable.push(client),
+            Use::PubSub => self.subscribe_all(id),
+            _ => {}
         }
         self.mark_link(id);
         true

@@ -38,6 +38,8 @@ pub(super) enum Use {
     Exclusive { client: ClientId },
     /// Waiting for the next large request.
     Idle { since_us: u64 },
+    /// What it publishes, for all clients that have subscribed.
+    PubSub,
     /// To end what the instance may hold of lost connections, where no shared link will.
     Fence,
     /// One request that must not queue behind others, such as SCRIPT KILL.
@@ -54,6 +56,8 @@ pub(super) enum Hello {
     Id,
     Role,
     Info,
+    /// RESP3 from here on.
+    Protocol,
     /// CLIENT KILL of a connection that was lost.
     Kill(i64),
     /// SCRIPT EXISTS of those that are known, and SCRIPT LOAD of one that it has not.
@@ -115,6 +119,8 @@ pub(super) struct Link {
     pub(super) run_id: Option<String>,
     pub(super) state: State,
     pub(super) purpose: Use,
+    /// It speaks RESP3, for clients that do.
+    pub(super) resp3: bool,
     /// For the shell to write.
     pub(super) out: Outgoing,
     /// Requests that came before the link was up.
@@ -173,6 +179,7 @@ impl Link {
             run_id,
             state: State::Connecting,
             purpose,
+            resp3: false,
             out: Outgoing::default(),
             queue: Outgoing::default(),
             fifo: VecDeque::new(),
@@ -230,15 +237,15 @@ impl Link {
             }
         }
         say(Hello::SetName, &[b"CLIENT", b"SETNAME", name.as_bytes()]);
-        if self.purpose == Use::Errand {
-            // An instance that is busy with a script answers nothing of what follows.
-            self.out.append(pool, &bytes);
-            self.state = State::Greeting;
-            return;
+        if self.purpose != Use::Errand {
+            // An instance that is busy with a script does not answer these.
+            say(Hello::Id, &[b"CLIENT", b"ID"]);
+            say(Hello::Role, &[b"ROLE"]);
+            say(Hello::Info, &[b"INFO", b"server"]);
         }
-        say(Hello::Id, &[b"CLIENT", b"ID"]);
-        say(Hello::Role, &[b"ROLE"]);
-        say(Hello::Info, &[b"INFO", b"server"]);
+        if self.resp3 {
+            say(Hello::Protocol, &[b"HELLO", b"3"]);
+        }
         self.out.append(pool, &bytes);
         self.state = State::Greeting;
     }
@@ -304,6 +311,7 @@ impl Link {
             return Greeted::Refused(why);
         }
         match step {
+            _ if self.purpose == Use::Errand && self.hello.is_empty() => return Greeted::Ready,
             Hello::Id => self.server_id = reply::integer(reply),
             Hello::Kill(id) => return Greeted::Asked(id, killed(reply)),
             Hello::Role => {
@@ -315,11 +323,13 @@ impl Link {
             }
             Hello::Info => {
                 self.introduced(reply::text(reply).unwrap_or_default());
-                return Greeted::Introduced;
+                if !self.resp3 {
+                    return Greeted::Introduced;
+                }
             }
             Hello::Scripts => return Greeted::Scripts,
             Hello::Load => return Greeted::Loaded,
-            Hello::SetName if self.purpose == Use::Errand => return Greeted::Ready,
+            Hello::Protocol => return Greeted::Introduced,
             Hello::Auth | Hello::SetName => {}
         }
         Greeted::NotYet
@@ -380,6 +390,7 @@ fn refusal(step: Hello, reply: &[u8]) -> Option<String> {
     match step {
         Hello::Auth if no_password_set => None,
         Hello::Auth => Some(format!("AUTH refused: {text}; check instance_user and instance_password")),
+        Hello::Protocol => Some(format!("it does not speak RESP3: {text}")),
         _ if text.starts_with("NOAUTH") => Some(format!("{text} (set instance_password)")),
         _ if text.starts_with("LOADING") => Some("the instance is loading its data".to_owned()),
         _ if text.starts_with("MASTERDOWN") => Some(text),

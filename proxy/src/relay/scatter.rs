@@ -15,6 +15,8 @@ use cluster::slot::Slot;
 
 /// Room before a part's keys for its header: `*` and the count, `$` and the name, with their line ends.
 const HEADER_ROOM: usize = 40;
+/// The generation of fans that no barrier waits for.
+const UNCOUNTED: u32 = u32::MAX;
 /// Runs of keys for which room is kept between requests.
 const RUNS_KEPT: usize = 4096;
 
@@ -29,6 +31,7 @@ impl Relay {
         match command::get(command).serve {
             Serve::Split(split) => self.split(id, split, raw),
             Serve::Fan(kind) => self.ask_groups(id, kind, raw),
+            Serve::Publish => self.place_publish(id, raw),
             _ => self.ask_groups(id, Kind::Each, raw),
         }
     }
@@ -44,7 +47,7 @@ impl Relay {
         if odd || refused || !command::get(command).takes(args.left()) {
             return None;
         }
-        let cut = self.cut(split, buf);
+        let cut = self.cut(client, split, buf);
         if let Some(len) = cut.len {
             self.stats.add(Counter::Requests, 1);
             let id = self.open_request(client, command, NO_SLOT);
@@ -56,14 +59,20 @@ impl Relay {
     }
 
     fn split(&mut self, id: RequestId, split: Split, raw: &[u8]) {
-        let cut = self.cut(split, raw);
+        let cut = self.cut(self.requests[id as usize].client, split, raw);
         self.send_cut(id, split, &cut, raw);
         self.keep_runs(cut.runs);
     }
 
     /// One walk over the keys of a request: where they go.
-    fn cut(&mut self, split: Split, raw: &[u8]) -> Cut {
+    fn cut(&mut self, client: ClientId, split: Split, raw: &[u8]) -> Cut {
         let runs = std::mem::take(&mut self.runs);
+        if self.clients[client as usize].resp3 {
+            return Cut::new(runs, split, raw, |key| {
+                let route = self.routes.way_of(key);
+                Route { link: if route.link == NONE { NONE } else { route.link3 }, ..route }
+            });
+        }
         // One look for tags in all keys is cheaper than one in each.
         if memchr::memchr(b'{', raw).is_none() {
             Cut::new(runs, split, raw, |key| self.routes.way_of_untagged(key))
@@ -196,6 +205,15 @@ impl Relay {
         id
     }
 
+    /// Of a request that changes nothing and may wait: it is in the way of no barrier.
+    pub(super) fn open_waiting_fan(&mut self, parent: RequestId, merge: Merge, parts: Vec<Part>) -> u32 {
+        let fan = Fan { merge, parts, ..self.new_fan() };
+        let id = self.open_fan(parent, fan);
+        self.fans[id as usize].generation = UNCOUNTED;
+        self.wide_now -= 1;
+        id
+    }
+
     /// The client of a split request is gone, or has been answered.
     pub(super) fn orphan_fan(&mut self, fan: u32) {
         self.fans[fan as usize].parent = NONE;
@@ -230,7 +248,8 @@ impl Relay {
             return;
         }
         let fan = self.fans.remove(fan_id as usize);
-        if fan.generation == self.routes.generation {
+        if fan.generation == UNCOUNTED {
+        } else if fan.generation == self.routes.generation {
             self.wide_now -= 1;
         } else {
             self.wide_before -= 1;
@@ -274,6 +293,8 @@ impl Relay {
             }
         } else if let Some(error) = error_of(&fan) {
             reply.extend_from_slice(&error);
+        } else if fan.merge == Merge::Published {
+            self.published_to(&fan, &mut reply);
         } else {
             merged(&mut fan, &mut reply);
         }

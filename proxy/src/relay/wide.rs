@@ -6,6 +6,7 @@ use super::fan::{Fan, Merge, Part};
 use super::limits::{ERRANDS_MAX, RANDOM_KEY_TRIES};
 use super::link::{Link, State, Use};
 use super::request::RequestId;
+use super::route::Target;
 use super::scan;
 use super::state::Relay;
 use super::{ClientId, Deed, LinkId};
@@ -55,8 +56,7 @@ impl Relay {
         for at in 0..self.routes.targets.len() {
             let target = &self.routes.targets[at];
             let (group, owns) = (target.group, target.owns_slots);
-            let Some(&first) = target.links.first() else { continue };
-            let link = self.routes.lane(first, client, self.settings.links_per_instance);
+            let Some(link) = self.way_to(target, client) else { continue };
             if !owns && !(for_later(kind) && self.links[link as usize].state == State::Up) {
                 continue;
             }
@@ -78,11 +78,19 @@ impl Relay {
         }
     }
 
+    /// The link that a client's requests take to a group: it speaks as the client does.
+    fn way_to(&self, target: &Target, client: ClientId) -> Option<LinkId> {
+        let at = if self.clients[client as usize].resp3 { self.links_of_each } else { 0 };
+        let first = *target.links.get(at)?;
+        Some(self.routes.lane(first, client, self.settings.links_per_instance))
+    }
+
     /// A link for one request, to where another one leads.
     fn errand(&mut self, like: LinkId) -> LinkId {
         let like = &self.links[like as usize];
         let addr = like.addr.clone();
-        let new = Link::new(addr.clone(), like.group, like.entry, None, Use::Errand, self.now.us);
+        let mut new = Link::new(addr.clone(), like.group, like.entry, None, Use::Errand, self.now.us);
+        new.resp3 = like.resp3;
         let link = self.links.insert(new) as LinkId;
         self.deeds.push_back(Deed::Connect { link, addr });
         link
@@ -98,8 +106,7 @@ impl Relay {
         let client = self.requests[id as usize].client;
         let lane = |place: usize| {
             let target = self.routes.owners().nth(place)?;
-            let link = self.routes.lane(*target.links.first()?, client, self.settings.links_per_instance);
-            Some((target.group, link))
+            Some((target.group, self.way_to(target, client)?))
         };
         let process = |place| {
             let link = &self.links[lane(place)?.1 as usize];
@@ -210,7 +217,8 @@ impl Relay {
             self.ask_each(fan.parent, Kind::RandomKey, again, b"*1\r\n$9\r\nRANDOMKEY\r\n");
             return false;
         }
-        let nil = fan.parts.iter().find(|p| reply::text(&p.reply).is_none()).map_or(&b"$-1\r\n"[..], |p| &p.reply);
+        let client = self.requests[fan.parent as usize].client;
+        let nil: &[u8] = if self.clients[client as usize].resp3 { b"_\r\n" } else { b"$-1\r\n" };
         let pick = self.random() as usize % own.len().max(1);
         out.extend_from_slice(own.get(pick).copied().unwrap_or(nil));
         true

@@ -25,6 +25,21 @@ FAN = {
     "RandomKey": "every group, one by chance",
     "Scan": "one group after another",
 }
+OWN_LINK = "keyed, on a connection of the client's own"
+IN_ONE_PIECE = "what is between them goes to the owner of its keys in one piece"
+SUBSCRIPTION = "subscribed once for all clients of a worker"
+SESSION = {
+    "Multi": IN_ONE_PIECE,
+    "Exec": IN_ONE_PIECE,
+    "Discard": IN_ONE_PIECE,
+    "Watch": OWN_LINK,
+    "Unwatch": OWN_LINK,
+    "Wait": "every group, the least",
+    "WaitAof": "every group, the least",
+    "Reset": "by the proxy",
+    **dict.fromkeys(["Subscribe", "Unsubscribe", "Psubscribe", "Punsubscribe", "Ssubscribe", "Sunsubscribe"],
+                    SUBSCRIPTION),
+}
 CONTAINER = 'Denied("it needs a subcommand")'
 
 
@@ -36,11 +51,16 @@ def how(serve):
         return KEYED
     if kind == "Local":
         return "by the proxy"
-    if kind in ("Split", "Fan"):
+    if kind == "Blocking":
+        return OWN_LINK
+    if kind == "Publish":
+        return "the group of the channel's slot"
+    if kind in ("Split", "Fan", "Session"):
+        words = {"Split": SPLIT, "Fan": FAN, "Session": SESSION}[kind]
         name = text.split("::")[1]
-        if name not in {**SPLIT, **FAN}:
+        if name not in words:
             raise SystemExit(f"compatibility.py: say what {serve} means")
-        return (SPLIT if kind == "Split" else FAN)[name]
+        return words[name]
     reason = text.strip('"')
     return f"no: not served yet ({reason})" if kind == "Later" else f"no: {reason}"
 
