@@ -88,7 +88,6 @@ pub(super) fn error_of(fan: &Fan) -> Option<Cow<'_, [u8]>> {
 pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
     match fan.merge {
         Merge::Ok => out.extend_from_slice(b"+OK\r\n"),
-        Merge::Published => out.extend_from_slice(&fan.parts[0].reply),
         Merge::Sum => {
             let sums: Option<i64> = fan.parts.iter().map(|p| reply::integer(&p.reply)).sum();
             match sums {
@@ -100,7 +99,7 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
             let least = fan.parts.iter().map(|p| reply::integer(&p.reply)).min().flatten();
             write::integer(out, least.unwrap_or_default());
         }
-        Merge::LeastOfEach => least_of_each(fan, out),
+        Merge::LeastOfEach => least(fan, out),
         Merge::Values => {
             write::array(out, fan.parts.iter().map(|p| p.keys as usize).sum());
             if values(fan, out).is_none() {
@@ -108,7 +107,7 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
                 write::error(out, "ERR twemslot: an instance answered fewer values than it was asked for");
             }
         }
-        Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. } => {}
+        Merge::Published | Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. } => {}
     }
 }
 
@@ -136,12 +135,14 @@ fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
 }
 
 /// The least of the first elements, of the second ones ...
-fn least_of_each(fan: &Fan, out: &mut Vec<u8>) {
-    let numbers = |p: &Part| -> Vec<i64> {
-        reply::Elements::new(&p.reply).into_iter().flatten().filter_map(reply::integer).collect()
+pub(super) fn least(fan: &Fan, out: &mut Vec<u8>) {
+    let numbers = |raw| reply::Elements::new(raw)?.map(reply::integer).collect::<Option<Vec<i64>>>();
+    let replies: Option<Vec<Vec<i64>>> = fan.parts.iter().map(|p| numbers(&p.reply)).collect();
+    let Some(replies) = replies.filter(|all| all.iter().all(|r| r.len() == all[0].len())) else {
+        return write::error(out, "ERR twemslot: an instance answered something else than numbers");
     };
-    let least = fan.parts.iter().map(numbers).reduce(|a, b| a.into_iter().zip(b).map(|(a, b)| a.min(b)).collect());
-    let least = least.unwrap_or_default();
-    write::array(out, least.len());
-    least.into_iter().for_each(|n| write::integer(out, n));
+    write::array(out, replies[0].len());
+    for at in 0..replies[0].len() {
+        write::integer(out, replies.iter().map(|r| r[at]).min().unwrap_or_default());
+    }
 }

@@ -248,11 +248,10 @@ impl Relay {
             return;
         }
         let fan = self.fans.remove(fan_id as usize);
-        if fan.generation == UNCOUNTED {
-        } else if fan.generation == self.routes.generation {
-            self.wide_now -= 1;
-        } else {
-            self.wide_before -= 1;
+        match fan.generation {
+            UNCOUNTED => {}
+            now if now == self.routes.generation => self.wide_now -= 1,
+            _ => self.wide_before -= 1,
         }
         let fan = self.merge(fan);
         self.drop_fan(fan);

@@ -114,7 +114,7 @@ impl Relay {
             }
         }
         self.clients[id as usize].set_common();
-        self.answer_here(id, command, &reply);
+        self.answer_aloud(id, command, &reply);
     }
 
     fn unsubscribe(&mut self, id: ClientId, command: CommandId, kind: Kind, names: &[&[u8]]) {
@@ -144,7 +144,14 @@ impl Relay {
         for topic in gone {
             self.leave(id, &topic);
         }
-        self.answer_here(id, command, &reply);
+        self.answer_aloud(id, command, &reply);
+    }
+
+    /// Notices of subscriptions are given even while CLIENT REPLY is OFF.
+    fn answer_aloud(&mut self, id: ClientId, command: CommandId, reply: &[u8]) {
+        let request = self.open_request(id, command, NO_SLOT);
+        self.requests[request as usize].mute = false;
+        self.answer(request, reply);
     }
 
     /// Takes back what a request to subscribe that failed had begun.

@@ -2,7 +2,7 @@
 //! tells of keys tells of those alone whose slots the answering group owns: while slots move there are copies elsewhere.
 
 use super::command::Fan as Kind;
-use super::fan::{Fan, Merge, Part};
+use super::fan::{Fan, Merge, Part, least};
 use super::limits::{ERRANDS_MAX, RANDOM_KEY_TRIES};
 use super::link::{Link, State, Use};
 use super::request::RequestId;
@@ -291,18 +291,6 @@ fn sum(fan: &Fan, out: &mut Vec<u8>) {
     match fan.parts.iter().map(|p| reply::integer(&p.reply)).sum::<Option<i64>>() {
         Some(sum) => write::integer(out, sum),
         None => write::error(out, "ERR twemslot: an instance answered something else than a number"),
-    }
-}
-
-fn least(fan: &Fan, out: &mut Vec<u8>) {
-    let numbers = |raw| reply::Elements::new(raw)?.map(reply::integer).collect::<Option<Vec<i64>>>();
-    let replies: Option<Vec<Vec<i64>>> = fan.parts.iter().map(|p| numbers(&p.reply)).collect();
-    let Some(replies) = replies.filter(|all| all.iter().all(|r| r.len() == all[0].len())) else {
-        return write::error(out, "ERR twemslot: an instance answered something else than numbers");
-    };
-    write::array(out, replies[0].len());
-    for at in 0..replies[0].len() {
-        write::integer(out, replies.iter().map(|r| r[at]).min().unwrap_or_default());
     }
 }
 
