@@ -5,7 +5,7 @@ use super::command::Fan as Kind;
 use super::fan::{Fan, Merge, Part, least};
 use super::limits::{ERRANDS_MAX, RANDOM_KEY_TRIES};
 use super::link::{Link, State, Use};
-use super::request::RequestId;
+use super::request::{RequestId, Stage};
 use super::route::Target;
 use super::scan;
 use super::state::Relay;
@@ -15,6 +15,7 @@ use cluster::group::GroupId;
 use cluster::resp::request::Args;
 use cluster::resp::{reply, write};
 
+const RANDOMKEY: &[u8] = b"*1\r\n$9\r\nRANDOMKEY\r\n";
 const NOBODY: &str = "ERR twemslot: no group owns any slot yet";
 
 impl Relay {
@@ -81,7 +82,7 @@ impl Relay {
     /// The link that a client's requests take to a group: it speaks as the client does.
     fn way_to(&self, target: &Target, client: ClientId) -> Option<LinkId> {
         let at = if self.clients[client as usize].resp3 { self.links_of_each } else { 0 };
-        let first = *target.links.get(at)?;
+        let first = *target.links.get(at).or(target.links.first())?;
         Some(self.routes.lane(first, client, self.settings.links_per_instance))
     }
 
@@ -212,12 +213,16 @@ impl Relay {
         let came = || fan.parts.iter().zip(&fan.groups).filter(|(p, _)| reply::text(&p.reply).is_some());
         let own: Vec<&[u8]> =
             came().filter(|&(p, &group)| self.owns(group, &p.reply)).map(|(p, _)| &p.reply[..]).collect();
+        let client = self.requests[fan.parent as usize].client;
         if own.is_empty() && came().next().is_some() && tries < RANDOM_KEY_TRIES {
-            let again = Merge::RandomKey { tries: tries + 1 };
-            self.ask_each(fan.parent, Kind::RandomKey, again, b"*1\r\n$9\r\nRANDOMKEY\r\n");
+            if self.must_wait(client, Kind::RandomKey) {
+                self.requests[fan.parent as usize].stage = Stage::Waiting;
+                self.hold(fan.parent, RANDOMKEY);
+            } else {
+                self.ask_each(fan.parent, Kind::RandomKey, Merge::RandomKey { tries: tries + 1 }, RANDOMKEY);
+            }
             return false;
         }
-        let client = self.requests[fan.parent as usize].client;
         let nil: &[u8] = if self.clients[client as usize].resp3 { b"_\r\n" } else { b"$-1\r\n" };
         let pick = self.random() as usize % own.len().max(1);
         out.extend_from_slice(own.get(pick).copied().unwrap_or(nil));
