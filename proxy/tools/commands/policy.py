@@ -55,7 +55,7 @@ class Policy:
             return how.capitalize()
         if how in ("split", "fan", "local", "session"):
             return f"{how.capitalize()}({how.capitalize()}::{rule[how]})"
-        if how in ("denied"):
+        if how == "denied":
             return f'{how.capitalize()}("{rule[how]}")'
         if keys in (None, "None"):
             return 'Denied("nothing says where its keys are")'
