@@ -3,7 +3,7 @@
 use super::request::NONE;
 use super::{ClientId, LinkId};
 use cluster::group::GroupId;
-use cluster::slot::{Slot, TagRule, slot_of, slot_of_untagged};
+use cluster::slot::{Slot, TagRule, crc32, slot_of};
 use cluster::topology::Topology;
 use std::sync::Arc;
 
@@ -28,8 +28,9 @@ impl Route {
         self.held | self.settling | (self.link == NONE)
     }
 
+    #[inline(always)]
     pub(super) fn waits(self) -> bool {
-        self.held || self.settling
+        self.held | self.settling
     }
 }
 
@@ -53,7 +54,9 @@ pub(super) struct Routes {
     slot_count: u16,
     /// Grows with each topology: tells requests sent under an earlier one.
     pub(super) generation: u32,
-    /// Whether any route is held or settling, or a `Quiet` is owed.
+    /// Whether any route is held.
+    holds: bool,
+    /// Whether any route is settling, or a `Quiet` is owed.
     pub(super) unsettled: bool,
     /// The epoch for which `Quiet` is still to be said.
     pub(super) quiet_owed: Option<u64>,
@@ -70,6 +73,7 @@ impl Default for Routes {
             tag_rule: TagRule::Redis,
             slot_count: 1,
             generation: 0,
+            holds: false,
             unsettled: false,
             quiet_owed: None,
             not_quiet_said: 0,
@@ -83,10 +87,16 @@ impl Routes {
         slot_of(key, self.tag_rule, self.slot_count)
     }
 
-    /// The way of a key that holds no `{`.
+    /// What `link_of` needs where no slot waits and their number is a power of two; None elsewhere.
+    pub(super) fn mask(&self) -> Option<u32> {
+        let plain = self.slot_count.is_power_of_two() && !self.unsettled && !self.holds;
+        plain.then(|| u32::from(self.slot_count) - 1)
+    }
+
+    /// The link for a key that holds no `{`; NONE: nobody owns its slot.
     #[inline(always)]
-    pub(super) fn way_of_untagged(&self, key: &[u8]) -> Route {
-        self.slots[usize::from(slot_of_untagged(key, self.slot_count))]
+    pub(super) fn link_of(&self, key: &[u8], mask: u32) -> LinkId {
+        self.slots[(crc32(key) & mask) as usize].link
     }
 
     /// The way of any key.
@@ -135,6 +145,7 @@ impl Routes {
         }
         self.tag_rule = topology.tag_rule();
         self.slot_count = topology.slot_count();
+        self.holds = slots.iter().any(|r| r.held);
         self.slots = slots;
         self.generation += 1;
         self.quiet_owed = Some(topology.epoch());
