@@ -58,7 +58,8 @@ impl Relay {
             let target = &self.routes.targets[at];
             let (group, owns) = (target.group, target.owns_slots);
             let Some(link) = self.way_to(target, client) else { continue };
-            if !owns && !(for_later(kind) && self.links[link as usize].state == State::Up) {
+            let up = self.links[link as usize].state == State::Up;
+            if !(owns || for_later(kind) && up) {
                 continue;
             }
             let link = if beside { self.errand(link) } else { link };
