@@ -237,15 +237,12 @@ impl Link {
             }
         }
         say(Hello::SetName, &[b"CLIENT", b"SETNAME", name.as_bytes()]);
-        if self.purpose == Use::Errand {
-            // An instance that is busy with a script answers nothing of what follows.
-            self.out.append(pool, &bytes);
-            self.state = State::Greeting;
-            return;
+        if self.purpose != Use::Errand {
+            // An instance that is busy with a script does not answer these.
+            say(Hello::Id, &[b"CLIENT", b"ID"]);
+            say(Hello::Role, &[b"ROLE"]);
+            say(Hello::Info, &[b"INFO", b"server"]);
         }
-        say(Hello::Id, &[b"CLIENT", b"ID"]);
-        say(Hello::Role, &[b"ROLE"]);
-        say(Hello::Info, &[b"INFO", b"server"]);
         if self.resp3 {
             say(Hello::Protocol, &[b"HELLO", b"3"]);
         }
@@ -314,6 +311,7 @@ impl Link {
             return Greeted::Refused(why);
         }
         match step {
+            _ if self.purpose == Use::Errand && self.hello.is_empty() => return Greeted::Ready,
             Hello::Id => self.server_id = reply::integer(reply),
             Hello::Kill(id) => return Greeted::Asked(id, killed(reply)),
             Hello::Role => {
@@ -329,10 +327,9 @@ impl Link {
                     return Greeted::Introduced;
                 }
             }
-            Hello::Protocol => return Greeted::Introduced,
             Hello::Scripts => return Greeted::Scripts,
             Hello::Load => return Greeted::Loaded,
-            Hello::SetName if self.purpose == Use::Errand => return Greeted::Ready,
+            Hello::Protocol => return Greeted::Introduced,
             Hello::Auth | Hello::SetName => {}
         }
         Greeted::NotYet

@@ -458,11 +458,11 @@ impl Relay {
                         self.routes.slot_of(frame.kept[usize::from(at)].of(raw))
                     }
                     _ => match self.one_slot(id, command_id, command, frame.argc, raw) {
-                        Some(slot) if command::asks_to_block(command, raw) => {
-                            return self.begin_blocking(id, command_id, slot, raw);
-                        }
                         Some(slot) if command.flags.contains(Flags::NO_MANDATORY_KEYS) => {
                             return self.run_script(id, command_id, slot, raw);
+                        }
+                        Some(slot) if command::asks_to_block(command, raw) => {
+                            return self.begin_blocking(id, command_id, slot, raw);
                         }
                         Some(slot) => slot,
                         None => return,
@@ -491,7 +491,7 @@ impl Relay {
                 let request = self.open_request(id, command_id, NO_SLOT);
                 self.place_wide(request, raw);
             }
-            Serve::Later(_) | Serve::Denied(_) => self.refuse_unserved(id, command_id, command),
+            Serve::Denied(_) => self.refuse_unserved(id, command_id, command),
         }
     }
 

@@ -5,7 +5,7 @@
 use super::command::{self, CommandId};
 use super::link::{Own, Use};
 use super::request::{PING, RequestId};
-use super::scripts::sha_of;
+use super::scripts::{Sha, sha_of};
 use super::state::Relay;
 use super::{ClientId, LinkId};
 use cluster::resp::reply;
@@ -17,18 +17,26 @@ impl Relay {
     /// Sends EVAL, EVALSHA, FCALL and their likes on their way.
     pub(super) fn run_script(&mut self, client: ClientId, command: CommandId, slot: Slot, raw: &[u8]) {
         let id = self.open_request(client, command, slot);
+        if let Some(sha) = self.note_script(command, raw) {
+            // The place of a short reply holds the name until there is one: -NOSCRIPT does not say it.
+            self.requests[id as usize].small[..sha.len()].copy_from_slice(&sha);
+        }
+        self.place(id, client, slot, raw);
+    }
+
+    /// Remembers the script that a request brings; of one that names its script, the name.
+    pub(super) fn note_script(&mut self, command: CommandId, raw: &[u8]) -> Option<Sha> {
         let script = Args::new(raw).nth(1).unwrap_or_default();
         match command::get(command).name {
             "eval" | "eval_ro" => self.scripts.saw(script),
             "evalsha" | "evalsha_ro" => {
-                // The place of a short reply holds the name until there is one: -NOSCRIPT does not say it.
                 let sha = sha_of(script).unwrap_or([0; 40]);
                 self.scripts.used(&sha);
-                self.requests[id as usize].small[..sha.len()].copy_from_slice(&sha);
+                return Some(sha);
             }
             _ => {}
         }
-        self.place(id, client, slot, raw);
+        None
     }
 
     /// A link has been introduced to a process. True: it is asked first which of the known scripts it has.

@@ -295,12 +295,13 @@ impl World {
                         let hello = self.output_of(link);
                         let n = hello.windows(1).filter(|w| w == b"*").count();
                         let resp3 = hello.windows(5).any(|w| w == b"HELLO");
-                        let proto = if resp3 { &b"%0\r\n"[..] } else { b"" };
                         let hello = b"+OK\r\n:1\r\n*1\r\n$6\r\nmaster\r\n$0\r\n\r\n";
-                        match n.checked_sub(4 + usize::from(resp3)) {
+                        let proto = if resp3 { &b"%0\r\n"[..] } else { b"" };
+                        let whole = 4 + usize::from(resp3);
+                        match n.checked_sub(whole) {
                             Some(auth) => {
-                                let said = [&b"+OK\r\n".repeat(auth), &hello[..], proto].concat();
-                                self.relay.link_sent(link, &said);
+                                let auth = b"+OK\r\n".repeat(auth);
+                                self.relay.link_sent(link, &[&auth, &hello[..], proto].concat());
                             }
                             None => self.relay.link_sent(link, &b"+OK\r\n".repeat(n)),
                         }

@@ -232,7 +232,8 @@ impl Relay {
             let text = format!("no byte came for {} ms while replies were owed", waited / 1000);
             return self.close_link(id, text);
         }
-        if matches!(self.links[id as usize].purpose, Use::Shared | Use::Retiring | Use::Errand) {
+        let link = &self.links[id as usize];
+        if link.shared() || link.purpose == Use::Errand {
             self.expire(id);
         }
     }

@@ -5,7 +5,8 @@ use super::command::{self, Fan as Kind};
 use super::fan::{Fan, Merge, Part, least};
 use super::limits::{ERRANDS_MAX, RANDOM_KEY_TRIES};
 use super::link::{Link, State, Use};
-use super::request::RequestId;
+use super::request::{RequestId, Stage};
+use super::route::Target;
 use super::scan;
 use super::state::Relay;
 use super::{ClientId, Deed, LinkId};
@@ -14,6 +15,7 @@ use cluster::group::GroupId;
 use cluster::resp::request::Args;
 use cluster::resp::{reply, write};
 
+const RANDOMKEY: &[u8] = b"*1\r\n$9\r\nRANDOMKEY\r\n";
 const NOBODY: &str = "ERR twemslot: no group owns any slot yet";
 
 impl Relay {
@@ -55,8 +57,7 @@ impl Relay {
         for at in 0..self.routes.targets.len() {
             let target = &self.routes.targets[at];
             let (group, owns) = (target.group, target.owns_slots);
-            let Some(&first) = target.links.get(self.first_place(client)) else { continue };
-            let link = self.routes.lane(first, client, self.settings.links_per_instance);
+            let Some(link) = self.way_to(target, client) else { continue };
             if !owns && !(for_later(kind) && self.links[link as usize].state == State::Up) {
                 continue;
             }
@@ -78,16 +79,19 @@ impl Relay {
         }
     }
 
-    /// Where, among a group's links, those begin that speak the client's protocol.
-    fn first_place(&self, client: ClientId) -> usize {
-        if self.clients[client as usize].resp3 { self.links_of_each } else { 0 }
+    /// The link that a client's requests take to a group: it speaks as the client does.
+    fn way_to(&self, target: &Target, client: ClientId) -> Option<LinkId> {
+        let at = if self.clients[client as usize].resp3 { self.links_of_each } else { 0 };
+        let first = *target.links.get(at).or(target.links.first())?;
+        Some(self.routes.lane(first, client, self.settings.links_per_instance))
     }
 
     /// A link for one request, to where another one leads.
     fn errand(&mut self, like: LinkId) -> LinkId {
         let like = &self.links[like as usize];
         let addr = like.addr.clone();
-        let new = Link::new(addr.clone(), like.group, like.entry, None, Use::Errand, self.now.us);
+        let mut new = Link::new(addr.clone(), like.group, like.entry, None, Use::Errand, self.now.us);
+        new.resp3 = like.resp3;
         let link = self.links.insert(new) as LinkId;
         self.deeds.push_back(Deed::Connect { link, addr });
         link
@@ -103,9 +107,7 @@ impl Relay {
         let client = self.requests[id as usize].client;
         let lane = |place: usize| {
             let target = self.routes.owners().nth(place)?;
-            let first = *target.links.get(self.first_place(client))?;
-            let link = self.routes.lane(first, client, self.settings.links_per_instance);
-            Some((target.group, link))
+            Some((target.group, self.way_to(target, client)?))
         };
         let process = |place| {
             let link = &self.links[lane(place)?.1 as usize];
@@ -224,12 +226,17 @@ impl Relay {
         let came = || fan.parts.iter().zip(&fan.groups).filter(|(p, _)| reply::text(&p.reply).is_some());
         let own: Vec<&[u8]> =
             came().filter(|&(p, &group)| self.owns(group, &p.reply)).map(|(p, _)| &p.reply[..]).collect();
+        let client = self.requests[fan.parent as usize].client;
         if own.is_empty() && came().next().is_some() && tries < RANDOM_KEY_TRIES {
-            let again = Merge::RandomKey { tries: tries + 1 };
-            self.ask_each(fan.parent, Kind::RandomKey, again, b"*1\r\n$9\r\nRANDOMKEY\r\n");
+            if self.must_wait(client, Kind::RandomKey) {
+                self.requests[fan.parent as usize].stage = Stage::Waiting;
+                self.hold(fan.parent, RANDOMKEY);
+            } else {
+                self.ask_each(fan.parent, Kind::RandomKey, Merge::RandomKey { tries: tries + 1 }, RANDOMKEY);
+            }
             return false;
         }
-        let nil = fan.parts.iter().find(|p| reply::text(&p.reply).is_none()).map_or(&b"$-1\r\n"[..], |p| &p.reply);
+        let nil: &[u8] = if self.clients[client as usize].resp3 { b"_\r\n" } else { b"$-1\r\n" };
         let pick = self.random() as usize % own.len().max(1);
         out.extend_from_slice(own.get(pick).copied().unwrap_or(nil));
         true

@@ -189,8 +189,6 @@ pub enum Serve {
     Blocking,
     /// Sent to the owner of its channel's slot.
     Publish,
-    /// Refused for now: the part of Redis that is unsupported, such as "transactions".
-    Later(&'static str),
     /// Refused: the reason, as a clause that can follow a colon.
     Denied(&'static str),
 }
