@@ -24,6 +24,7 @@ try {
     setTimeout(() => failed(new Error("not ready within 30 s")), 30_000).unref();
   });
   same(cluster.nodes("master").length, 2, "primaries");
+  same(await cluster.nodes("master")[0].flushall(), "OK", "FLUSHALL");
   const numbers = Array.from({ length: KEYS }, (_, number) => number);
   same(await Promise.all(numbers.map((n) => cluster.set(`key:${n}`, n))), numbers.map(() => "OK"), "SET");
   same(await Promise.all(numbers.map((n) => cluster.get(`key:${n}`))), numbers.map(String), "GET");

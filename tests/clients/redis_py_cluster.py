@@ -7,7 +7,6 @@ import redis
 from redis.cluster import RedisCluster
 
 HOST, PORT = sys.argv[1], int(sys.argv[2])
-OPTIONS = {} if int(redis.__version__.split(".")[0]) < 8 else {"protocol": 2}
 KEYS = 2000
 
 
@@ -16,9 +15,10 @@ def same(got, wanted, what):
         raise SystemExit(f"{what}: got {got!r}, wanted {wanted!r}")
 
 
-cluster = RedisCluster(host=HOST, port=PORT, socket_timeout=60, **OPTIONS)
+cluster = RedisCluster(host=HOST, port=PORT, socket_timeout=60)
 nodes = cluster.get_primaries()
 same(len(nodes), 2, "primaries")
+same(all(cluster.flushall().values()), True, "FLUSHALL")
 same(cluster.keyslot("foo"), 12182, "the client's slot of foo")
 same(cluster.cluster_keyslot("foo"), 12182, "the proxy's slot of foo")
 same(cluster.cluster_info()["cluster_state"], "ok", "CLUSTER INFO")
@@ -44,8 +44,8 @@ cluster.sadd("{tag}:2", "b")
 same(cluster.sunion("{tag}:1", "{tag}:2"), {b"a", b"b"}, "SUNION in one slot")
 # Any proxy serves any key.
 for node in nodes:
-    with redis.Redis(host=node.host, port=node.port, **OPTIONS) as one:
+    with redis.Redis(host=node.host, port=node.port) as one:
         same([one.get(f"key:{number}") for number in range(20)], [str(n).encode() for n in range(20)], "GET anywhere")
-reader = RedisCluster(host=HOST, port=PORT, read_from_replicas=True, **OPTIONS)
+reader = RedisCluster(host=HOST, port=PORT, read_from_replicas=True)
 same(reader.get("key:1"), b"1", "GET after READONLY")
 print(f"redis-py {redis.__version__} cluster: all ok")

@@ -156,16 +156,13 @@ impl Relay {
     /// A fan of a question to every group that has slots, held or not, not sent yet; whose each part is. None: no group
     /// has any.
     pub(super) fn open_survey(&mut self, id: RequestId) -> Option<(u32, Vec<GroupId>)> {
-        let mut fan = self.new_fan();
-        fan.merge = Merge::Survey;
         let owners = self.routes.targets.iter().filter(|target| target.owns_slots);
         let ways: Vec<(GroupId, LinkId)> = owners.filter_map(|t| Some((t.group, *t.links.first()?))).collect();
-        fan.parts.extend(ways.iter().map(|&(_, link)| Part { link, ..Part::default() }));
         if ways.is_empty() {
-            self.drop_fan(fan);
             return None;
         }
-        let fan = self.open_fan(id, fan);
+        let parts = ways.iter().map(|&(_, link)| Part { link, ..Part::default() }).collect();
+        let fan = self.open_waiting_fan(id, Merge::Survey, parts);
         self.requests[id as usize].stage = Stage::Asked;
         Some((fan, ways.into_iter().map(|(group, _)| group).collect()))
     }

@@ -28,20 +28,30 @@ pub(super) struct Entry {
 pub(super) struct Slowlog {
     entries: VecDeque<Entry>,
     next: u64,
+    /// The newest entry is of the run of replies that is being counted.
+    current: bool,
 }
 
 impl Slowlog {
+    /// A request that took long begins another run of replies.
+    pub(super) fn begin_run(&mut self) {
+        self.current = false;
+    }
+
     /// Adds an entry, whose id is given here, and drops the oldest beyond `max`.
     pub(super) fn note(&mut self, worker: u32, max: usize, entry: Entry) {
         let id = self.next << 10 | u64::from(worker & 1023);
         self.next += 1;
+        self.current = true;
         self.entries.push_front(Entry { id, ..entry });
         self.entries.truncate(max);
     }
 
-    /// The newest entry stands for so many more.
+    /// The run of the newest entry has so many more.
     pub(super) fn and_more(&mut self, more: u64) {
-        if let Some(entry) = self.entries.front_mut() {
+        if self.current
+            && let Some(entry) = self.entries.front_mut()
+        {
             entry.more = more;
         }
     }

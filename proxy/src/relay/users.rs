@@ -134,6 +134,9 @@ impl Rights {
         if !self.commands.get(usize::from(id)).copied().unwrap_or(true) {
             return Err(Denied::Command);
         }
+        if let Some(checked) = self.check_channels(command, raw) {
+            return checked;
+        }
         let mut may = true;
         // An error is told when the request is whole and understood.
         _ = for_each_key(command, argc, raw, |key| may &= self.may_key(key));
@@ -147,18 +150,19 @@ impl Rights {
                 return Err(Denied::SortPattern);
             }
         }
-        self.check_channels(command, raw)
+        Ok(())
     }
 
-    fn check_channels(&self, command: &Command, raw: &[u8]) -> Result<(), Denied> {
+    /// None: it is about no channels.
+    fn check_channels(&self, command: &Command, raw: &[u8]) -> Option<Result<(), Denied>> {
         let count = match command.name {
             "subscribe" | "ssubscribe" | "psubscribe" => usize::MAX,
             "publish" | "spublish" => 1,
-            _ => return Ok(()),
+            _ => return None,
         };
         let is_pattern = command.name == "psubscribe";
         let all = Args::new(raw).skip(1).take(count).all(|channel| self.may_channel(channel, is_pattern));
-        if all { Ok(()) } else { Err(Denied::Channel) }
+        Some(if all { Ok(()) } else { Err(Denied::Channel) })
     }
 
     /// The same for a command that the operator has declared, and its keys.
@@ -308,6 +312,8 @@ mod tests {
             ("PUBLISH olds:1 x", Err(Denied::Channel)),
             ("SUBSCRIBE news:1 news:2", Ok(())),
             ("SUBSCRIBE news:1 olds:2", Err(Denied::Channel)),
+            ("SPUBLISH news:1 x", Ok(())),
+            ("SSUBSCRIBE olds:1", Err(Denied::Channel)),
             ("PSUBSCRIBE news:*", Ok(())),
             ("PSUBSCRIBE news:[1-2]", Err(Denied::Channel)),
             ("AUTH x", Ok(())),

@@ -3,11 +3,12 @@
 use super::super::client::Client;
 use super::super::command::{self, Local};
 use super::super::inquiry::{Filter, Form, Question, Test};
-use super::super::request::NONE;
+use super::super::request::{NO_SLOT, NONE};
 use super::super::session::{Kind, Watch};
 use super::super::state::Relay;
 use super::super::{ClientId, CommandId};
 use crate::stats::Counter;
+use cluster::resp::write;
 use std::fmt::Write;
 
 const SYNTAX: &str = "ERR syntax error";
@@ -16,9 +17,7 @@ impl Relay {
     pub(super) fn list_clients(&mut self, id: ClientId, command: CommandId, args: &[&[u8]]) {
         match self.filter_of(id, args) {
             Ok(filter) if self.found_here(&filter) => {
-                let mut reply = Vec::new();
-                cluster::resp::write::bulk(&mut reply, self.client_lines(&filter).as_bytes());
-                self.answer_here(id, command, &reply);
+                self.answer_about_clients(id, command, |relay| relay.client_lines(&filter));
             }
             Ok(filter) => {
                 let question = Question::Clients(Box::new(filter.clone()));
@@ -26,6 +25,15 @@ impl Relay {
             }
             Err(text) => self.refuse_here(id, command, Counter::ErrorsArity, &text),
         }
+    }
+
+    /// Answers with lines; the request is among those of its client already, for the field `cmd`.
+    fn answer_about_clients(&mut self, id: ClientId, command: CommandId, lines: impl FnOnce(&Self) -> String) {
+        self.stats.add(Counter::RequestsLocal, 1);
+        let request = self.open_request(id, command, NO_SLOT);
+        let mut reply = Vec::new();
+        write::bulk(&mut reply, lines(self).as_bytes());
+        self.answer(request, &reply);
     }
 
     /// `CLIENT KILL ADDR:PORT`, or with filters; unless SKIPME says no, the one who asks is spared by filters.
@@ -228,6 +236,7 @@ impl Relay {
     /// Takes requests that others must be asked for. False: it is none of them.
     pub(super) fn asks_around(&mut self, id: ClientId, command: CommandId, local: Local, args: &[&[u8]]) -> bool {
         match local {
+            Local::ClientInfo => self.answer_about_clients(id, command, |relay| relay.client_line(id)),
             Local::ClientList => self.list_clients(id, command, &args[2..]),
             Local::ClientKill => self.kill_by_request(id, command, &args[2..]),
             Local::ClientUnblock => self.unblock_by_request(id, command, &args[2..]),

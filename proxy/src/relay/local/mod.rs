@@ -93,7 +93,6 @@ impl Relay {
             },
             Local::ClientId => write::integer(out, self.clients[id as usize].id as i64),
             Local::ClientSetinfo => self.set_info(id, args, out),
-            Local::ClientInfo => write::bulk(out, self.client_line(id).as_bytes()),
             Local::ClientNoEvict | Local::ClientNoTouch => self.set_mode(id, local, args, out),
             Local::ClientReply => {}
             Local::AclWhoami | Local::AclCat | Local::AclList | Local::AclUsers => self.acl(id, local, args, out),

@@ -69,7 +69,8 @@ impl Relay {
     /// Shows a request to those who monitor.
     #[cold]
     pub(in super::super) fn show_request(&mut self, id: ClientId, raw: &[u8]) {
-        if self.monitors.here.contains(&id) || is_secret(raw) {
+        let unknown = !self.clients[id as usize].authenticated;
+        if unknown || self.monitors.here.contains(&id) || is_secret(raw) {
             return;
         }
         if !self.monitors.has_room(self.now.us) {
@@ -138,9 +139,9 @@ impl Relay {
     }
 }
 
-/// Requests that hold passwords.
+/// Requests that hold passwords, and those of no command.
 fn is_secret(raw: &[u8]) -> bool {
-    let Some(id) = Args::new(raw).next().and_then(command::lookup) else { return false };
+    let Some(id) = Args::new(raw).next().and_then(command::lookup) else { return true };
     let command = command::get(id);
     command.flags.contains(Flags::SKIP_MONITOR) || matches!(command.name, "auth" | "hello" | "acl" | "config")
 }

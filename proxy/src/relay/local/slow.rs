@@ -18,6 +18,7 @@ impl Relay {
     /// Notes a request that has been answered and took long.
     #[cold]
     pub(in super::super) fn note_slow(&mut self, id: RequestId) {
+        self.slowlog.begin_run();
         let request = &self.requests[id as usize];
         let us = self.now.us.saturating_sub(request.started_us);
         let known = usize::from(request.command) < command::count();
