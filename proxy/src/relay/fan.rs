@@ -22,6 +22,8 @@ pub(super) enum Merge {
     LeastOfEach,
     /// How many clients a message reached: see `PubSub`.
     Published,
+    /// INFO of every group: whatever they say, errors too.
+    Survey,
     /// The same request to each: see `wide.rs`.
     Groups(Kind),
     /// RANDOMKEY, asked for the so-manieth time.
@@ -107,7 +109,7 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
                 write::error(out, "ERR twemslot: an instance answered fewer values than it was asked for");
             }
         }
-        Merge::Published | Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. } => {}
+        Merge::Published | Merge::Survey | Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. } => {}
     }
 }
 

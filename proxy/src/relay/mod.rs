@@ -35,6 +35,11 @@ mod scripts;
 mod client;
 mod pubsub;
 mod session;
+mod users;
+mod library;
+mod slowlog;
+mod monitors;
+mod inquiry;
 mod route;
 mod scan;
 mod request;
@@ -49,6 +54,7 @@ mod stories;
 mod walks;
 
 pub use deed::{ClientId, ClientState, Deed, Level, LinkId, LinkStatus, Now, Planted};
+pub use inquiry::{Filter, Question, pieces};
 pub use state::Relay;
 
 use crate::stats::Counter;
@@ -74,9 +80,9 @@ impl Relay {
         // Unique among the workers of a proxy without a word between them.
         let id = self.next_client << 10 | u64::from(self.worker & 1023);
         self.next_client += 1;
-        let authenticated = self.settings.client_password.is_none();
         self.stats.add(Counter::ClientsAccepted, 1);
-        let client = self.clients.insert(Client::new(id, peer, authenticated, self.now.us)) as ClientId;
+        let client = self.clients.insert(Client::new(id, peer, false, self.now.us)) as ClientId;
+        self.introduce(client);
         if self.clients.len() > self.settings.clients_max as usize {
             let client = &mut self.clients[client as usize];
             client.out.append(&mut self.pool, b"-ERR max number of clients reached\r\n");
@@ -93,12 +99,9 @@ impl Relay {
 
     /// Goes on with a client that another worker handed over.
     pub fn client_adopted(&mut self, state: ClientState) -> ClientId {
-        let client = self.clients.insert(Client::new(state.id, &state.peer, state.authenticated, self.now.us));
-        self.clients[client].name = state.name.into();
-        if state.resp3 {
-            self.clients[client].resp3 = true;
-            self.want_resp3();
-        }
+        let client = self.clients.insert(Client::new(state.id, &state.peer, false, self.now.us));
+        self.introduce(client as ClientId);
+        self.reintroduce(client as ClientId, state);
         if self.draining {
             self.resumable.push(client as ClientId);
             self.go_on();
@@ -116,13 +119,7 @@ impl Relay {
         let client = self.clients.remove(id as usize);
         self.forget_marks(id, client.dirty, client.pressed);
         self.stats.add(Counter::ClientsHandedOver, 1);
-        Some(ClientState {
-            id: client.id,
-            peer: client.peer.into(),
-            name: client.name.into(),
-            authenticated: client.authenticated,
-            resp3: client.resp3,
-        })
+        Some(self.state_of(id, client))
     }
 
     /// Bytes read from a client (not empty). The relay has used or copied them when this returns.
@@ -171,6 +168,10 @@ impl Relay {
             match request.stage {
                 // Its reply is still to come, and will be dropped.
                 Stage::Sent => {}
+                Stage::Asked => {
+                    self.drop_inquiry(this);
+                    self.forget(this);
+                }
                 Stage::Split => {
                     let fan = request.of;
                     self.orphan_fan(fan);
@@ -193,6 +194,7 @@ impl Relay {
             self.session_closed(id, *session);
         }
         self.forget_marks(id, client.dirty, client.pressed);
+        self.stop_monitoring(id);
         client.out.clear(&mut self.pool);
         self.pool.give(client.input);
         self.go_on();
@@ -439,6 +441,9 @@ impl Relay {
     /// One whole request: what it is decides which way it goes.
     #[inline(never)]
     fn other_request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
+        if self.clients[id as usize].watched {
+            self.show_request(id, raw);
+        }
         if self.clients[id as usize].session.is_some() && self.in_session(id, frame, raw) {
             return;
         }

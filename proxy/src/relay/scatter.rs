@@ -1,7 +1,7 @@
 //! Requests that concern several groups: split by key and merged (MGET, MSET, DEL ...). One fragment a group, however
 //! many keys. What goes to every group, whatever its slots (FLUSHALL, KEYS ...), is sent by `wide.rs`.
 
-use super::command::{self, Fan as Kind, Serve, Split};
+use super::command::{self, CommandId, Fan as Kind, Serve, Split};
 use super::fan::{Fan, Merge, Part, Run, error_of, merged};
 use super::limits::SPLIT_KEYS_MAX;
 use super::request::{NO_SLOT, NONE, RequestId, Stage};
@@ -9,6 +9,7 @@ use super::route::Route;
 use super::state::Relay;
 use super::{ClientId, LinkId};
 use crate::stats::Counter;
+use cluster::group::GroupId;
 use cluster::resp::request::Args;
 use cluster::resp::write;
 use cluster::slot::Slot;
@@ -177,6 +178,42 @@ impl Relay {
         self.put(link, id, NO_SLOT, raw);
     }
 
+    /// A fan of a question to every group that has slots, held or not, not sent yet; whose each part is. None: no group
+    /// has any.
+    pub(super) fn open_survey(&mut self, id: RequestId) -> Option<(u32, Vec<GroupId>)> {
+        let mut fan = self.new_fan();
+        fan.merge = Merge::Survey;
+        let owners = self.routes.targets.iter().filter(|target| target.owns_slots);
+        let ways: Vec<(GroupId, LinkId)> = owners.filter_map(|t| Some((t.group, *t.links.first()?))).collect();
+        fan.parts.extend(ways.iter().map(|&(_, link)| Part { link, ..Part::default() }));
+        if ways.is_empty() {
+            self.drop_fan(fan);
+            return None;
+        }
+        let fan = self.open_fan(id, fan);
+        self.requests[id as usize].stage = Stage::Asked;
+        Some((fan, ways.into_iter().map(|(group, _)| group).collect()))
+    }
+
+    /// Sends the same to every part of a survey.
+    pub(super) fn send_survey(&mut self, fan: u32, raw: &[u8]) {
+        let parts = self.fans.get(fan as usize).map_or(0, |fan| fan.parts.len());
+        for part in 0..parts {
+            self.send_part(fan, part, raw);
+        }
+    }
+
+    /// Sends a request on this link, whatever its keys.
+    pub(super) fn send_to_one(&mut self, client: ClientId, command: CommandId, link: LinkId, raw: &[u8]) {
+        let id = self.open_request(client, command, NO_SLOT);
+        let mut fan = self.new_fan();
+        fan.merge = Merge::Groups(Kind::First);
+        fan.groups.clear();
+        fan.parts.push(Part { link, ..Part::default() });
+        let fan = self.open_fan(id, fan);
+        self.send_part(fan, 0, raw);
+    }
+
     /// An empty fan; its vectors come from an earlier one.
     pub(super) fn new_fan(&mut self) -> Fan {
         Fan { generation: self.routes.generation, ..self.spare_fans.pop().unwrap_or_default() }
@@ -280,6 +317,10 @@ impl Relay {
 
     fn merge(&mut self, mut fan: Fan) -> Fan {
         if fan.parent == NONE {
+            return fan;
+        }
+        if fan.merge == Merge::Survey {
+            self.surveyed(fan.parent, &mut fan.parts);
             return fan;
         }
         let mut reply = std::mem::take(&mut self.scratch);

@@ -299,9 +299,9 @@ impl Relay {
             [Some(b"message"), Some(channel), _] => self.deliver(&(Kind::Channel, Box::from(*channel)), bytes),
             [Some(b"pmessage"), Some(pattern), _, _] => self.deliver(&(Kind::Pattern, Box::from(*pattern)), bytes),
             [Some(b"smessage"), Some(channel), _] => self.deliver(&(Kind::Shard, Box::from(*channel)), bytes),
-            [Some(b"subscribe" | b"unsubscribe"), Some(name), _] => self.answered(id, Kind::Channel, name),
-            [Some(b"psubscribe" | b"punsubscribe"), Some(name), _] => self.answered(id, Kind::Pattern, name),
-            [Some(b"ssubscribe" | b"sunsubscribe"), Some(name), _] => self.answered(id, Kind::Shard, name),
+            [Some(b"subscribe" | b"unsubscribe"), Some(name), _] => self.confirmed_by(id, Kind::Channel, name),
+            [Some(b"psubscribe" | b"punsubscribe"), Some(name), _] => self.confirmed_by(id, Kind::Pattern, name),
+            [Some(b"ssubscribe" | b"sunsubscribe"), Some(name), _] => self.confirmed_by(id, Kind::Shard, name),
             // The answer to PING while something is subscribed.
             _ => return false,
         }
@@ -325,7 +325,7 @@ impl Relay {
         true
     }
 
-    fn answered(&mut self, id: LinkId, kind: Kind, name: &[u8]) {
+    fn confirmed_by(&mut self, id: LinkId, kind: Kind, name: &[u8]) {
         self.pubsub.answered(id, &(kind, Box::from(name)));
         self.retry_waiting();
     }
@@ -441,13 +441,13 @@ impl Relay {
     /// RESET: as if it had just connected.
     pub(super) fn reset(&mut self, id: ClientId, command: CommandId) {
         self.forget_watch(id);
-        let open = self.settings.client_password.is_none();
+        self.stop_monitoring(id);
         let client = &mut self.clients[id as usize];
         let session = client.session.take();
-        (client.resp3, client.authenticated) = (false, open);
+        client.resp3 = false;
         (client.reply_off, client.reply_skip) = (false, 0);
         client.name = "".into();
-        client.set_common();
+        self.introduce(id);
         if let Some(session) = session {
             self.session_closed(id, *session);
         }

@@ -1,7 +1,7 @@
 //! Requests of no key: sent as they are to every group (FLUSHALL, KEYS, SCRIPT LOAD ...) or to one (SCAN). Whatever
 //! tells of keys tells of those alone whose slots the answering group owns: while slots move there are copies elsewhere.
 
-use super::command::Fan as Kind;
+use super::command::{self, Fan as Kind};
 use super::fan::{Fan, Merge, Part, least};
 use super::limits::{ERRANDS_MAX, RANDOM_KEY_TRIES};
 use super::link::{Link, State, Use};
@@ -64,7 +64,7 @@ impl Relay {
             let link = if beside { self.errand(link) } else { link };
             fan.parts.push(Part { link, ..Part::default() });
             fan.groups.push(group);
-            if matches!(kind, Kind::First | Kind::ConfigGet) {
+            if matches!(kind, Kind::First | Kind::NumSub | Kind::ConfigGet) {
                 break;
             }
         }
@@ -164,6 +164,7 @@ impl Relay {
             Kind::Least => least(fan, out),
             Kind::ConfigGet => without_secrets(first, out),
             Kind::Stats => out.extend_from_slice(any_of(fan, runs_a_script).unwrap_or(first)),
+            Kind::NumSub => self.merge_subscribers(fan, out),
             Kind::Keys => self.merge_keys(fan, out),
             Kind::RandomKey => return self.merge_random_key(fan, out),
             Kind::Scan => self.merge_scan(fan, out),
@@ -174,6 +175,18 @@ impl Relay {
             Kind::Each | Kind::ScriptLoad | Kind::First | Kind::Any | Kind::Kill => out.extend_from_slice(first),
         }
         true
+    }
+
+    /// PUBSUB NUMSUB: an instance counts this relay's one link for all its clients.
+    fn merge_subscribers(&self, fan: &Fan, out: &mut Vec<u8>) {
+        let shard = self.requests.get(fan.parent).is_some_and(|r| command::get(r.command).name == "pubsub|shardnumsub");
+        let elements: Vec<&[u8]> = reply::Elements::new(&fan.parts[0].reply).into_iter().flatten().collect();
+        write::array(out, elements.len());
+        for pair in elements.chunks_exact(2) {
+            let (links, clients) = self.pubsub.subscribers(reply::text(pair[0]).unwrap_or_default(), shard);
+            out.extend_from_slice(pair[0]);
+            write::integer(out, (reply::integer(pair[1]).unwrap_or_default() - links).max(0) + clients);
+        }
     }
 
     /// Whether a key, as a reply gives it, is one of those that this group owns.

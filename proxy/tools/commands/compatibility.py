@@ -19,26 +19,21 @@ FAN = {
     "Least": "every group; 1 where all have it",
     "Any": "every group; the first that has it",
     "First": "the first group",
+    "NumSub": "the first group, clients counted, not connections",
     "Kill": "every group, beside what runs there; OK if one says so",
     "Stats": "every group, beside what runs there; the one that is busy",
     "Keys": "every group, joined",
     "RandomKey": "every group, one by chance",
     "Scan": "one group after another",
 }
-OWN_LINK = "keyed, on a connection of the client's own"
-IN_ONE_PIECE = "what is between them goes to the owner of its keys in one piece"
-SUBSCRIPTION = "subscribed once for all clients of a worker"
 SESSION = {
-    "Multi": IN_ONE_PIECE,
-    "Exec": IN_ONE_PIECE,
-    "Discard": IN_ONE_PIECE,
-    "Watch": OWN_LINK,
-    "Unwatch": OWN_LINK,
-    "Wait": "every group, the least",
-    "WaitAof": "every group, the least",
-    "Reset": "by the proxy",
-    **dict.fromkeys(["Subscribe", "Unsubscribe", "Psubscribe", "Punsubscribe", "Ssubscribe", "Sunsubscribe"],
-                    SUBSCRIPTION),
+    "Watch": "keyed, on a connection of the client's own; all keys in one slot",
+    "Exec": "in one piece to the owner of its one slot",
+    "Wait": "every group; the least",
+    "WaitAof": "every group; the least",
+    "Subscribe": "every group, once for all clients of a worker",
+    "Psubscribe": "every group, once for all clients of a worker",
+    "Ssubscribe": "every group, once for all clients of a worker",
 }
 CONTAINER = 'Denied("it needs a subcommand")'
 
@@ -49,18 +44,19 @@ def how(serve):
     text = text.removesuffix(")")
     if kind == "Keyed":
         return KEYED
+    if kind == "Blocking":
+        return "keyed, on a connection of the client's own"
+    if kind == "Publish":
+        return "the owner of the channel's slot"
+    if kind == "Session":
+        return SESSION.get(text.split("::")[1], "by the proxy, for this connection")
     if kind == "Local":
         return "by the proxy"
-    if kind == "Blocking":
-        return OWN_LINK
-    if kind == "Publish":
-        return "the group of the channel's slot"
-    if kind in ("Split", "Fan", "Session"):
-        words = {"Split": SPLIT, "Fan": FAN, "Session": SESSION}[kind]
+    if kind in ("Split", "Fan"):
         name = text.split("::")[1]
-        if name not in words:
+        if name not in {**SPLIT, **FAN}:
             raise SystemExit(f"compatibility.py: say what {serve} means")
-        return words[name]
+        return (SPLIT if kind == "Split" else FAN)[name]
     reason = text.strip('"')
     return f"no: not served yet ({reason})" if kind == "Later" else f"no: {reason}"
 

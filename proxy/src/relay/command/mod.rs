@@ -237,6 +237,8 @@ pub enum Fan {
     RandomKey,
     /// One group after another, by cursor.
     Scan,
+    /// Channels and how many listen, from one group.
+    NumSub,
 }
 
 /// What a connection carries from one request to the next.
@@ -283,7 +285,37 @@ pub enum Local {
     ClientSetinfo,
     ClientReply,
     ClientInfo,
+    ClientList,
+    ClientKill,
+    ClientUnblock,
+    ClientNoEvict,
+    ClientNoTouch,
     ClientHelp,
+    SlowlogGet,
+    SlowlogLen,
+    SlowlogReset,
+    LatencyHistogram,
+    /// LATENCY HISTORY and LATEST: no events are watched.
+    LatencyNothing,
+    LatencyReset,
+    Monitor,
+    AclWhoami,
+    AclCat,
+    AclList,
+    AclUsers,
+    ClusterInfo,
+    ClusterKeyslot,
+    ClusterLinks,
+    ClusterMyid,
+    ClusterMyshardid,
+    ClusterNodes,
+    ClusterShards,
+    ClusterSlots,
+    /// READONLY, READWRITE and ASKING.
+    ClusterMode,
+    TwemslotKey,
+    TwemslotTopology,
+    TwemslotOn,
     /// HELP of any other container.
     Help,
 }
@@ -330,6 +362,21 @@ pub fn count() -> usize {
 /// Whether any request of this command is served; of a container, whether any subcommand is.
 pub fn served(id: CommandId) -> bool {
     ENTRIES[usize::from(id)].info.len > 0
+}
+
+/// All categories, in the order of `category`.
+pub fn categories() -> &'static [&'static str] {
+    table::CATEGORIES
+}
+
+/// The place of a category of this name (without `@`) in `categories`.
+pub fn category(name: &str) -> Option<usize> {
+    table::CATEGORIES.iter().position(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// The categories of a command: bits by their place in `categories`.
+pub fn categories_of(id: CommandId) -> u32 {
+    ENTRIES[usize::from(id)].categories
 }
 
 /// The command of this name, in any letter case. Subcommands are found by `lookup_sub` only.

@@ -100,7 +100,8 @@ fn what_is_done_with_some() {
         ("evalsha_ro", Serve::Keyed),
         ("fcall", Serve::Keyed),
         ("script|kill", Serve::Fan(Fan::Kill)),
-        ("cluster|slots", Serve::Later("cluster emulation")),
+        ("cluster|slots", Serve::Local(Local::ClusterSlots)),
+        ("twemslot|key", Serve::Local(Local::TwemslotKey)),
         ("shutdown", Serve::Denied("a client cannot stop the cluster")),
     ] {
         let id = lookup_full(name.as_bytes()).expect(name);
@@ -367,13 +368,13 @@ fn command_tells_what_is_served() {
     assert!(all.starts_with(&format!("*{tops} *10 ")));
     assert_eq!(said("COMMAND INFO"), all);
     assert_eq!(said("COMMAND COUNT"), format!(":{tops}"));
-    assert!(said("COMMAND DOCS").starts_with(&format!("*{} $6 append *", tops * 2)));
+    assert!(said("COMMAND DOCS").starts_with(&format!("*{} $3 acl *", tops * 2)));
     for (text, starts) in [
         ("COMMAND INFO GET multi nosuch", "*3 *10 $3 get :2 *2 +readonly +fast :1 :1 :1 "),
         ("COMMAND INFO config|GET get|key", "*2 *10 $10 config|get :-3 "),
         ("COMMAND DOCS nosuch GET", "*2 $3 get *"),
         ("COMMAND DOCS client|id", "*2 $9 client|id *"),
-        ("COMMAND LIST", &format!("*{} $6 append ", (0..count() as CommandId).filter(|&id| served(id)).count())),
+        ("COMMAND LIST", &format!("*{} $3 acl ", (0..count() as CommandId).filter(|&id| served(id)).count())),
         ("COMMAND LIST FILTERBY PATTERN XREAD*", "*2 $5 xread $10 xreadgroup"),
         ("command list filterby pattern [gs]et", "*2 $3 get $3 set"),
         ("COMMAND LIST FILTERBY PATTERN config|*", "*2 $10 config|get $11 config|help"),
@@ -399,7 +400,7 @@ fn command_tells_what_is_served() {
         ("COMMAND GETKEYSANDFLAGS ZUNIONSTORE d 1 a", "*2 *2 $1 d *2 +OW +update *2 $1 a *2 +RO +access"),
         ("OBJECT HELP", "*11 +OBJECT <subcommand> [<arg> ...]."),
         ("COMMAND HELP", "*15 +COMMAND <subcommand>"),
-        ("CLIENT HELP", "*15 +CLIENT <subcommand>"),
+        ("CLIENT HELP", "*25 +CLIENT <subcommand>"),
     ] {
         let told = said(text);
         assert!(told.starts_with(starts), "{text}: {told}");
