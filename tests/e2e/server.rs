@@ -115,7 +115,10 @@ fn a_group_that_is_frozen_does_not_hold_info_up() -> Result<()> {
     let info: String = ask(&mut one, "INFO")?;
     let took = asked.elapsed();
     playground.cont_instance(frozen)?;
-    ensure!(took < Duration::from_secs(3) && info.contains("answered=0") && info.contains("answered=1"), "{took:?} {info}");
+    ensure!(
+        took < Duration::from_secs(3) && info.contains("answered=0") && info.contains("answered=1"),
+        "{took:?} {info}"
+    );
     playground.stop()
 }
 

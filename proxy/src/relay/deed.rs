@@ -66,7 +66,7 @@ pub enum Deed {
     AtBoundary {
         client: ClientId,
     },
-    /// Ask every other worker of this proxy; then call `answered` with this ticket as answers come. Theirs come as
+    /// Ask every other worker of this proxy; then call `others_answered` with this ticket as answers come. Theirs come as
     /// `question`.
     Ask {
         ticket: u32,

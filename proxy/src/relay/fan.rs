@@ -30,10 +30,10 @@ pub(super) enum Merge {
     RandomKey {
         tries: u8,
     },
-    /// SCAN of the so-manieth group, under the owners of this hash.
+    /// SCAN of the so-manieth group, under the owners of this print.
     Scan {
-        place: usize,
-        owners: u64,
+        place: u16,
+        owners: u32,
     },
 }
 
@@ -45,17 +45,12 @@ pub(super) struct Part {
     /// The keys' request, behind room for its header, until it is sent.
     pub(super) request: Vec<u8>,
     pub(super) reply: Vec<u8>,
+    /// Which of the fan's `ends` is its next value's; `keys` of them are its own.
+    pub(super) next: usize,
+    /// Whether they are known.
+    pub(super) ended: bool,
     /// How much of `reply` has been merged.
     pub(super) merged: usize,
-}
-
-/// Keys that follow one another to one owner: those from the end of the run before to `end` in the request.
-#[derive(Debug)]
-pub(super) struct Run {
-    /// The first link to the owner; NONE: there is no owner.
-    pub(super) link: LinkId,
-    pub(super) keys: u32,
-    pub(super) end: usize,
 }
 
 /// A request whose fragments are under way.
@@ -71,6 +66,8 @@ pub(super) struct Fan {
     pub(super) parts: Vec<Part>,
     /// Where the parts of one request to each group went.
     pub(super) groups: Vec<GroupId>,
+    /// Where in its part's reply each value ends, one part after another.
+    pub(super) ends: Vec<usize>,
 }
 
 /// The error that stands for the whole. "Nothing was sent" is said only where it is true of every part.
@@ -113,25 +110,48 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
     }
 }
 
-/// The parts' elements in the order of the keys.
-fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
-    for part in &mut fan.parts {
-        // Behind the header `*n`.
-        part.merged = memchr::memchr(b'\n', &part.reply)? + 1;
-        if part.reply.first() != Some(&b'*') {
-            return None;
+impl Fan {
+    /// Makes room for where the parts' values end, once all parts have their keys.
+    pub(super) fn expect_values(&mut self) {
+        let mut keys = 0;
+        for part in &mut self.parts {
+            part.next = keys;
+            keys += part.keys as usize;
         }
+        self.ends.resize(keys, 0);
+    }
+
+    /// The length of the part's reply that `raw` starts with; None: it is not whole, or not what was asked for. Where its
+    /// values end is kept for the merge: they are walked over once.
+    pub(super) fn values_of(&mut self, part: usize, raw: &[u8]) -> Option<usize> {
+        let part = &mut self.parts[part];
+        let len = reply::values(raw, self.ends.get_mut(part.next..part.next + part.keys as usize)?)?;
+        part.ended = true;
+        Some(len)
+    }
+}
+
+/// The parts' elements in the order of the keys. A call, so that its loop has the registers to itself.
+#[inline(never)]
+fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
+    for at in 0..fan.parts.len() {
+        if !fan.parts[at].ended {
+            // It came in pieces.
+            let reply = std::mem::take(&mut fan.parts[at].reply);
+            let len = fan.values_of(at, &reply);
+            fan.parts[at].reply = reply;
+            len?;
+        }
+        // Behind the header `*n`.
+        let part = &mut fan.parts[at];
+        part.merged = memchr::memchr(b'\n', &part.reply)? + 1;
     }
     for &(part, keys) in &fan.order {
         let part = &mut fan.parts[part as usize];
-        let values = part.reply.get(part.merged..)?;
-        let mut rest = values;
-        for _ in 0..keys {
-            rest = rest.get(reply::length(rest)?..)?;
-        }
-        let len = values.len() - rest.len();
-        out.extend_from_slice(&values[..len]);
-        part.merged += len;
+        part.next += keys as usize;
+        let end = *fan.ends.get(part.next - 1)?;
+        out.extend_from_slice(part.reply.get(part.merged..end)?);
+        part.merged = end;
     }
     Some(())
 }

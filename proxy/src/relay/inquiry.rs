@@ -31,24 +31,31 @@ pub enum Question {
     Totals,
 }
 
-/// Which clients are meant. What is not said does not matter.
+/// Which clients are meant: those that pass every test.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Filter {
-    pub ids: Vec<u64>,
     /// Not this one.
     pub skip: Option<u64>,
-    pub kind: Option<String>,
-    pub addr: Option<String>,
-    pub laddr: Option<String>,
-    pub user: Option<String>,
-    pub name: Option<String>,
-    pub lib_name: Option<String>,
-    pub lib_ver: Option<String>,
-    /// Connected for at least so long.
-    pub age_s: Option<u64>,
-    /// Silent for at least so long.
-    pub idle_s: Option<u64>,
+    pub tests: Vec<Test>,
+}
+
+/// A word of CLIENT LIST or CLIENT KILL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Test {
+    /// In lower case, as `lib-name`.
+    pub what: String,
+    /// Those are meant of whom none of the values is true.
+    #[serde(default)]
+    pub not: bool,
+    pub any_of: Vec<String>,
+}
+
+impl Filter {
+    /// The ids, if it names clients by their ids.
+    pub(super) fn ids(&self) -> Option<&[String]> {
+        self.tests.iter().find(|test| test.what == "id" && !test.not).map(|test| &test.any_of[..])
+    }
 }
 
 /// How the answers become a reply.

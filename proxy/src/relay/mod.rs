@@ -491,7 +491,7 @@ impl Relay {
                 let request = self.open_request(id, command_id, NO_SLOT);
                 self.place_wide(request, raw);
             }
-            Serve::Later(_) | Serve::Denied(_) => self.refuse_unserved(id, command_id, command),
+            Serve::Denied(_) => self.refuse_unserved(id, command_id, command),
         }
     }
 

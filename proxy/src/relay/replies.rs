@@ -62,7 +62,7 @@ impl Relay {
             return 0;
         }
         let (entry, mut at) = (link.entry, 0);
-        while let Some(len) = reply::quick(&buf[at..]) {
+        while let Some(len) = reply::quick(&buf[at..]).or_else(|| self.read_values(id, &buf[at..])) {
             let link = &mut self.links[id as usize];
             let Some(request_id) = link.fifo.pop_front() else { break };
             link.expired = link.expired.saturating_sub(1);
@@ -74,6 +74,13 @@ impl Relay {
             at += len;
         }
         at
+    }
+
+    /// The length of the reply to a part of MGET, if `buf` starts with all of it.
+    #[inline(never)]
+    fn read_values(&mut self, id: LinkId, buf: &[u8]) -> Option<usize> {
+        let request = *self.links[id as usize].fifo.front().filter(|_| buf.first() == Some(&b'*'))?;
+        self.fragment_values(request, buf)
     }
 
     /// An instance has answered a request.

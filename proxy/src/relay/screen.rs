@@ -113,7 +113,6 @@ impl Relay {
     pub(super) fn refuse_unserved(&mut self, id: ClientId, command_id: CommandId, command: &Command) {
         let text = match command.serve {
             Serve::Denied(reason) => format!("ERR twemslot: '{}' is not served: {reason}", command.name),
-            Serve::Later(what) => format!("ERR twemslot: '{}' is not served yet ({what})", command.name),
             _ => format!("ERR twemslot: '{}' is not served here", command.name),
         };
         self.refuse_here(id, command_id, Counter::ErrorsNotServed, &text);

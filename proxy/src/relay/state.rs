@@ -3,7 +3,7 @@
 use super::buffer::Pool;
 use super::client::Client;
 use super::command::{Arity, CommandId, count};
-use super::fan::{self, Fan};
+use super::fan::Fan;
 use super::inquiry::Inquiry;
 use super::library::Libraries;
 use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, Settings};
@@ -104,7 +104,6 @@ pub struct Relay {
     /// For reuse: fans, and the requests they send.
     pub(super) spare_fans: Vec<Fan>,
     pub(super) fan_bytes: Vec<Vec<u8>>,
-    pub(super) runs: Vec<fan::Run>,
     /// Replies and requests are composed here before they are appended.
     pub(super) scratch: Vec<u8>,
     /// When it began.
@@ -169,7 +168,6 @@ impl Relay {
             gave_back_us: now.us,
             spare_fans: Vec::new(),
             fan_bytes: Vec::new(),
-            runs: Vec::new(),
             scratch: Vec::new(),
             started_us: now.us,
             slow_us: u64::MAX,

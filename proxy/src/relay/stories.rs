@@ -11,7 +11,8 @@
 //! `c1> part 500 SET a x*900`: only the first 500 bytes; `c1> rest` sends what is left
 //! `n1/0`: the oldest link of the instance that is open, rather than the newest. Others: `wait MS`, `c1 closes`, `n1 closes`, `n1 refuses` (from now on), `quiet EPOCH`, `no quiet`, `not quiet EPOCH`, `set KNOB VALUE`, `drain`,
 //! `c1 hears TEXT & TEXT` (among other things), `others say TEXT` (to our newest question; `|` is a line end), `another
-//! asks JSON` and `and is told TEXT`, `shows TEXT` (to other workers), `boundary c1`, `c1 is closed`, `n1 is closed`, `c1 is stopped`, `c1 reads on`. A link greets by itself unless
+//! asks JSON` and `and is told TEXT`, `shows TEXT` (to other workers), `boundary c1`, `c1 is closed`, `n1 is closed`,
+//! `c1 is stopped`, `c1 reads on`. A link greets by itself unless
 //! `manual greeting` was said.
 
 use super::limits::Settings;
@@ -321,7 +322,7 @@ impl World {
     fn others_say(&mut self, text: &str) {
         self.deeds();
         let ticket = self.tickets.pop().expect("a question");
-        self.relay.answered(ticket, &text.replace('|', "\n"), true);
+        self.relay.others_answered(ticket, &text.replace('|', "\n"), true);
     }
 
     fn expect(&mut self, deed: Deed) {

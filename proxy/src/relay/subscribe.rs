@@ -444,7 +444,7 @@ impl Relay {
         self.stop_monitoring(id);
         let client = &mut self.clients[id as usize];
         let session = client.session.take();
-        client.resp3 = false;
+        (client.resp3, client.no_evict) = (false, false);
         (client.reply_off, client.reply_skip) = (false, 0);
         client.name = "".into();
         self.introduce(id);

@@ -80,7 +80,7 @@ impl Relay {
     fn queue(&mut self, id: ClientId, command_id: CommandId, command: &Command, frame: &Frame, raw: &[u8]) {
         let one_group = self.routes.targets.iter().filter(|t| t.owns_slots).count() == 1;
         let slot = match command.serve {
-            Serve::Later(_) | Serve::Denied(_) => return self.refuse_unserved(id, command_id, command),
+            Serve::Denied(_) => return self.refuse_unserved(id, command_id, command),
             Serve::Local(Local::Ping | Local::Echo | Local::Time | Local::Select) => None,
             Serve::Session(Asked::Unwatch | Asked::Wait | Asked::WaitAof) => None,
             Serve::Keyed | Serve::Split(_) | Serve::Blocking | Serve::Publish if command.keys != Keys::None => {

@@ -309,7 +309,7 @@ impl Worker {
                 self.post.say(ToMaster::Status { ticket, links }, None);
             }
             (ToWorker::Question { ticket, question }, _) => self.answer_question(ticket, &question),
-            (ToWorker::Answered { ticket, text, last }, _) => self.traffic.relay.answered(ticket, &text, last),
+            (ToWorker::Answered { ticket, text, last }, _) => self.traffic.relay.others_answered(ticket, &text, last),
             (ToWorker::Show { lines }, _) => self.traffic.relay.shown_elsewhere(&lines),
             (ToWorker::Hello { .. }, _) => tracing::warn!("the master said Hello again"),
             (message @ (ToWorker::Listen { .. } | ToWorker::Client(_)), None) => tracing::warn!(

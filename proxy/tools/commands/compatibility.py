@@ -53,12 +53,13 @@ def how(serve):
     if kind == "Local":
         return "by the proxy"
     if kind in ("Split", "Fan"):
+        words = {"Split": SPLIT, "Fan": FAN}[kind]
         name = text.split("::")[1]
-        if name not in {**SPLIT, **FAN}:
+        if name not in words:
             raise SystemExit(f"compatibility.py: say what {serve} means")
-        return (SPLIT if kind == "Split" else FAN)[name]
+        return words[name]
     reason = text.strip('"')
-    return f"no: not served yet ({reason})" if kind == "Later" else f"no: {reason}"
+    return f"no: {reason}"
 
 
 def names(table):

@@ -189,8 +189,6 @@ pub enum Serve {
     Blocking,
     /// Sent to the owner of its channel's slot.
     Publish,
-    /// Refused for now: the part of Redis that is unsupported, such as "transactions".
-    Later(&'static str),
     /// Refused: the reason, as a clause that can follow a colon.
     Denied(&'static str),
 }
@@ -287,9 +285,9 @@ pub enum Local {
     ClientInfo,
     ClientList,
     ClientKill,
-    ClientUnblock,
     ClientNoEvict,
     ClientNoTouch,
+    ClientUnblock,
     ClientHelp,
     SlowlogGet,
     SlowlogLen,

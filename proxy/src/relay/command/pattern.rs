@@ -2,15 +2,15 @@
 
 /// Whether `pattern` matches the whole of `text`, letters in any case.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    found(pattern, text, u8::to_ascii_lowercase)
+    matches_as::<false>(pattern, text)
 }
 
-/// The same with letters as they are: for keys and channels.
+/// The same, letters as they are.
 pub fn matches_exactly(pattern: &[u8], text: &[u8]) -> bool {
-    found(pattern, text, |byte| *byte)
+    matches_as::<true>(pattern, text)
 }
 
-fn found(pattern: &[u8], text: &[u8], fold: impl Fn(&u8) -> u8) -> bool {
+fn matches_as<const EXACT: bool>(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     // Behind the last star, and the text it has not swallowed yet: where to go on after a mismatch. Stars before the
     // last one need no second try, so the time is at most the product of the lengths.
@@ -21,7 +21,7 @@ fn found(pattern: &[u8], text: &[u8], fold: impl Fn(&u8) -> u8) -> bool {
             star = Some((p, t));
         } else if t == text.len() && p == pattern.len() {
             return true;
-        } else if let Some(behind) = text.get(t).and_then(|byte| one(pattern, p, fold(byte), &fold)) {
+        } else if let Some(behind) = text.get(t).and_then(|&byte| one::<EXACT>(pattern, p, byte)) {
             p = behind;
             t += 1;
         } else if let Some((behind, swallowed)) = star.filter(|&(_, swallowed)| swallowed < text.len()) {
@@ -33,18 +33,23 @@ fn found(pattern: &[u8], text: &[u8], fold: impl Fn(&u8) -> u8) -> bool {
     }
 }
 
-/// Whether the pattern's element at `p` takes `byte`, which is folded; the place behind the element.
-fn one(pattern: &[u8], p: usize, byte: u8, fold: impl Fn(&u8) -> u8) -> Option<usize> {
+fn fold<const EXACT: bool>(byte: u8) -> u8 {
+    if EXACT { byte } else { byte.to_ascii_lowercase() }
+}
+
+/// Whether the pattern's element at `p` takes `byte`; the place behind the element.
+fn one<const EXACT: bool>(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
     match *pattern.get(p)? {
         b'?' => Some(p + 1),
-        b'[' => class(pattern, p + 1, byte, fold),
-        b'\\' if p + 1 < pattern.len() => (fold(&pattern[p + 1]) == byte).then_some(p + 2),
-        other => (fold(&other) == byte).then_some(p + 1),
+        b'[' => class::<EXACT>(pattern, p + 1, byte),
+        b'\\' if p + 1 < pattern.len() => (fold::<EXACT>(pattern[p + 1]) == fold::<EXACT>(byte)).then_some(p + 2),
+        other => (fold::<EXACT>(other) == fold::<EXACT>(byte)).then_some(p + 1),
     }
 }
 
 /// A class from behind its `[`; one that is not closed ends with the pattern.
-fn class(pattern: &[u8], mut p: usize, byte: u8, fold: impl Fn(&u8) -> u8) -> Option<usize> {
+fn class<const EXACT: bool>(pattern: &[u8], mut p: usize, byte: u8) -> Option<usize> {
+    let byte = fold::<EXACT>(byte);
     let negated = pattern.get(p) == Some(&b'^');
     p += usize::from(negated);
     let mut found = false;
@@ -54,7 +59,7 @@ fn class(pattern: &[u8], mut p: usize, byte: u8, fold: impl Fn(&u8) -> u8) -> Op
             (_, Some(b'-'), Some(&high)) => (low.min(high), low.max(high), p + 3),
             _ => (low, low, p + 1),
         };
-        found |= (fold(&low)..=fold(&high)).contains(&byte);
+        found |= (fold::<EXACT>(low)..=fold::<EXACT>(high)).contains(&byte);
         p = behind;
     }
     (found != negated).then_some((p + 1).min(pattern.len()))

@@ -53,7 +53,7 @@ fn every_row_can_be_served_as_it_says() {
                 let step = if split == Split::Mset { 2 } else { 1 };
                 assert_eq!(command.keys, Keys::Range { first: 1, last: -1, step }, "{name}");
             }
-            Serve::Later(why) | Serve::Denied(why) => assert!(!why.is_empty() && !why.ends_with('.'), "{name}"),
+            Serve::Denied(why) => assert!(!why.is_empty() && !why.ends_with('.'), "{name}"),
             Serve::Blocking => assert_ne!(command.keys, Keys::None, "{name}"),
             Serve::Session(Session::Watch) => assert_ne!(command.keys, Keys::None, "{name}"),
             Serve::Fan(_) | Serve::Local(_) | Serve::Session(_) | Serve::Publish => {
@@ -469,7 +469,7 @@ fn every_command_is_named(commands: &str) {
         let command = get(id);
         let whole = format!("{} ...", command.name.split('|').next().unwrap_or_default());
         let alone = told.get(&command.name.replace('|', " "));
-        let refused = matches!(command.serve, Serve::Later(_) | Serve::Denied(_));
+        let refused = matches!(command.serve, Serve::Denied(_));
         let needs_more = command.container && refused;
         match alone.or(told.get(&whole)) {
             Some(no) => assert_eq!(*no, refused, "{}", command.name),

@@ -2,7 +2,7 @@
 
 use super::super::client::Client;
 use super::super::command::{self, Local};
-use super::super::inquiry::{Filter, Form, Question};
+use super::super::inquiry::{Filter, Form, Question, Test};
 use super::super::request::NONE;
 use super::super::session::{Kind, Watch};
 use super::super::state::Relay;
@@ -32,8 +32,9 @@ impl Relay {
     pub(super) fn kill_by_request(&mut self, id: ClientId, command: CommandId, args: &[&[u8]]) {
         let (filter, form) = match args {
             [addr] => {
-                let addr = Some(String::from_utf8_lossy(addr).into_owned());
-                (Ok(Filter { addr, ..Filter::default() }), Form::OkOr("ERR No such client"))
+                let any_of = vec![String::from_utf8_lossy(addr).into_owned()];
+                let addr = Test { what: "addr".into(), not: false, any_of };
+                (Ok(Filter { skip: None, tests: vec![addr] }), Form::OkOr("ERR No such client"))
             }
             _ => (self.filter_of(id, args), Form::Sum),
         };
@@ -53,7 +54,8 @@ impl Relay {
 
     /// Closes clients; how many. The one who asks gets its reply first.
     pub(super) fn kill_clients(&mut self, filter: &Filter, asker: Option<ClientId>) -> usize {
-        let meant = |(id, client): (usize, &Client)| self.is_meant(filter, client).then_some(id as ClientId);
+        let meant =
+            |(id, client): (usize, &Client)| self.is_meant(filter, id as ClientId, client).then_some(id as ClientId);
         let ids: Vec<ClientId> = self.clients.iter().filter_map(meant).collect();
         for &id in &ids {
             if asker == Some(id) {
@@ -71,65 +73,98 @@ impl Relay {
         let mut rest = args;
         while let [word, value, more @ ..] = rest {
             rest = more;
-            let text = String::from_utf8_lossy(value).into_owned();
-            let seconds = || text.parse::<u64>().map_err(|_| "ERR maxage is not an integer or out of range".to_owned());
-            match word.to_ascii_lowercase().as_slice() {
-                b"id" => {
-                    let mut value = Some(*value);
-                    while let Some(one) = value.and_then(number) {
-                        filter.ids.push(one);
-                        value = rest.first().copied().filter(|next| number(next).is_some());
-                        rest = if value.is_some() { &rest[1..] } else { rest };
-                    }
-                    if filter.ids.is_empty() {
-                        return Err("ERR client-id should be greater than 0".into());
-                    }
-                }
-                b"type" => filter.kind = Some(kind_of(&text)?),
-                b"addr" => filter.addr = Some(text),
-                b"laddr" => filter.laddr = Some(text),
-                b"name" => filter.name = Some(text),
-                b"lib-name" => filter.lib_name = Some(text),
-                b"lib-ver" => filter.lib_ver = Some(text),
-                b"maxage" => filter.age_s = Some(seconds()?),
-                b"idle" => filter.idle_s = Some(seconds()?),
-                b"user" if self.users.named(value).is_none() => return Err(format!("ERR No such user '{text}'")),
-                b"user" => filter.user = Some(text),
-                b"skipme" if value.eq_ignore_ascii_case(b"yes") => filter.skip = Some(self.clients[id as usize].id),
-                b"skipme" if value.eq_ignore_ascii_case(b"no") => filter.skip = None,
-                _ => return Err(SYNTAX.into()),
+            let word = String::from_utf8_lossy(word).to_ascii_lowercase();
+            let value = String::from_utf8_lossy(value).into_owned();
+            if word == "skipme" {
+                filter.skip = match value.to_ascii_lowercase().as_str() {
+                    "yes" => Some(self.clients[id as usize].id),
+                    "no" => None,
+                    _ => return Err(SYNTAX.into()),
+                };
+                continue;
+            }
+            let (what, not) = word.strip_prefix("not-").map_or((word.as_str(), false), |what| (what, true));
+            let mut any_of = vec![self.checked(what, not, value)?];
+            while let Some(next) = rest.first().filter(|next| what == "id" && number(next).is_some()) {
+                any_of.push(String::from_utf8_lossy(next).into_owned());
+                rest = &rest[1..];
+            }
+            match filter.tests.iter_mut().find(|test| what == "id" && test.what == "id" && test.not == not) {
+                Some(test) => test.any_of.append(&mut any_of),
+                None => filter.tests.push(Test { what: what.to_owned(), not, any_of }),
             }
         }
         if rest.is_empty() { Ok(filter) } else { Err(SYNTAX.into()) }
     }
 
-    fn is_meant(&self, filter: &Filter, client: &Client) -> bool {
-        let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
-        let seconds = |since_us: u64| self.now.us.saturating_sub(since_us) / 1_000_000;
-        let (lib_name, lib_ver) = self.libraries.get(client.library);
-        (filter.ids.is_empty() || filter.ids.contains(&client.id))
-            && !client.closed
-            && filter.skip != Some(client.id)
-            && is(&filter.kind, self.kind_of_client(client))
-            && is(&filter.addr, &client.peer)
-            && is(&filter.laddr, &self.settings.advertise)
-            && is(&filter.user, self.users.name(client.user))
-            && is(&filter.name, &client.name)
-            && is(&filter.lib_name, lib_name)
-            && is(&filter.lib_ver, lib_ver)
-            && filter.age_s.is_none_or(|least| seconds(client.opened_us) >= least)
-            && filter.idle_s.is_none_or(|least| seconds(client.heard_us) >= least)
+    /// The value of a word, as clients are compared with it.
+    fn checked(&self, what: &str, not: bool, value: String) -> Result<String, String> {
+        match what {
+            "id" if number(value.as_bytes()).is_none() => Err("ERR client-id should be greater than 0".into()),
+            "type" => kind_of(&value),
+            "maxage" | "idle" if !not && value.parse::<u64>().is_err() => {
+                Err(format!("ERR {what} is not an integer or out of range"))
+            }
+            "user" if self.users.named(value.as_bytes()).is_none() => Err(format!("ERR No such user '{value}'")),
+            "maxage" | "idle" if not => Err(SYNTAX.into()),
+            "id" | "maxage" | "idle" | "user" | "addr" | "laddr" | "ip" | "name" | "flags" | "lib-name" | "lib-ver"
+            | "db" | "capa" => Ok(value),
+            _ => Err(SYNTAX.into()),
+        }
     }
 
-    fn kind_of_client(&self, client: &Client) -> &'static str {
-        let listens = client.session.as_ref().is_some_and(|s| !s.subscriptions.is_empty());
-        if listens { "pubsub" } else { "normal" }
+    fn is_meant(&self, filter: &Filter, id: ClientId, client: &Client) -> bool {
+        let passes =
+            |test: &Test| test.any_of.iter().any(|value| self.is_true_of(id, client, &test.what, value)) != test.not;
+        !client.closed && filter.skip != Some(client.id) && filter.tests.iter().all(passes)
+    }
+
+    fn is_true_of(&self, id: ClientId, client: &Client, what: &str, value: &str) -> bool {
+        let seconds = |since_us: u64| self.now.us.saturating_sub(since_us) / 1_000_000;
+        let at_least = |seconds: u64| value.parse().is_ok_and(|least: u64| seconds >= least);
+        let (lib_name, lib_ver) = self.libraries.get(client.library);
+        match what {
+            "id" => value.parse() == Ok(client.id),
+            "type" => value == if topics(client).iter().sum::<usize>() > 0 { "pubsub" } else { "normal" },
+            "addr" => *client.peer == *value,
+            "ip" => client.peer.rsplit_once(':').map_or(&*client.peer, |(ip, _)| ip) == value,
+            "laddr" => self.settings.advertise == value,
+            "user" => self.users.name(client.user) == value,
+            "name" => *client.name == *value,
+            "lib-name" => lib_name == value,
+            "lib-ver" => lib_ver == value,
+            "flags" => value.chars().all(|flag| self.flags_of(id, client).contains(flag)),
+            "db" => value == "0",
+            "maxage" => at_least(seconds(client.opened_us)),
+            "idle" => at_least(seconds(client.heard_us)),
+            // Nobody has said that it can follow a redirection.
+            _ => false,
+        }
+    }
+
+    fn flags_of(&self, id: ClientId, client: &Client) -> String {
+        let session = client.session.as_deref();
+        let mut flags = String::new();
+        for (is, flag) in [
+            (self.monitors.here.contains(&id), 'O'),
+            (topics(client).iter().sum::<usize>() > 0, 'P'),
+            (session.is_some_and(|s| s.multi.is_some()), 'x'),
+            (session.is_some_and(|s| s.blocked.is_some()), 'b'),
+            (client.closing, 'c'),
+            (client.no_evict, 'e'),
+        ] {
+            flags.extend(is.then_some(flag));
+        }
+        if flags.is_empty() {
+            flags.push('N');
+        }
+        flags
     }
 
     pub(super) fn client_lines(&self, filter: &Filter) -> String {
-        let meant: Vec<ClientId> =
-            self.clients.iter().filter(|(_, c)| self.is_meant(filter, c)).map(|(id, _)| id as ClientId).collect();
-        meant.into_iter().map(|id| self.client_line(id)).collect()
+        let meant = self.clients.iter().map(|(id, client)| (id as ClientId, client));
+        let meant = meant.filter(|(id, client)| self.is_meant(filter, *id, client));
+        meant.map(|(id, _)| self.client_line(id)).collect()
     }
 
     /// A line of CLIENT LIST. Redis's fields in its order; what has no meaning here has the value of a quiet client.
@@ -144,23 +179,15 @@ impl Relay {
             },
         };
         let session = client.session.as_deref();
-        let listens = |kind| session.map_or(0, |s| s.subscriptions.iter().filter(|t| t.0 == kind).count());
-        let (sub, psub, ssub) = (listens(Kind::Channel), listens(Kind::Pattern), listens(Kind::Shard));
-        let multi = session.and_then(|s| s.multi.as_ref()).map_or(-1, |m| i64::from(m.commands));
-        let blocked = session.is_some_and(|s| s.blocked.is_some());
-        let flags = match (self.monitors.here.contains(&id), sub + psub + ssub > 0, multi >= 0, blocked) {
-            (true, ..) => "O",
-            (_, true, ..) => "P",
-            (_, _, true, _) => "x",
-            (.., true) => "b",
-            _ => "N",
-        };
+        let [channels, patterns, shards] = topics(client);
+        let multi = session.and_then(|s| s.multi.as_ref()).map_or(-1, |multi| i64::from(multi.commands));
         let watch = u8::from(client.watch() != Watch::None);
-        let resp = if client.resp3 { 3 } else { 2 };
+        let flags = self.flags_of(id, client);
         let (lib_name, lib_ver) = self.libraries.get(client.library);
         let (input, output) = (client.input.len(), client.out.len());
         let mut line = format!(
-            "id={} addr={} laddr={} fd={id} name={} age={} idle={} flags={flags} db=0 sub={sub} psub={psub} ssub={ssub} multi={multi} watch={watch} ",
+            "id={} addr={} laddr={} fd={id} name={} age={} idle={} flags={flags} db=0 sub={channels} psub={patterns} \
+             ssub={shards} multi={multi} watch={watch} ",
             client.id,
             client.peer,
             self.settings.advertise,
@@ -171,9 +198,10 @@ impl Relay {
         _ = writeln!(
             line,
             "qbuf={input} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output} oll=0 omem={output} tot-mem={} \
-             events=r cmd={command} user={} redir=-1 resp={resp} lib-name={lib_name} lib-ver={lib_ver}",
+             events=r cmd={command} user={} redir=-1 resp={} lib-name={lib_name} lib-ver={lib_ver}",
             size_of::<Client>() + client.input.capacity() + output,
             self.users.name(client.user),
+            if client.resp3 { 3 } else { 2 },
         );
         line
     }
@@ -216,6 +244,15 @@ impl Relay {
         }
         true
     }
+}
+
+/// How many channels, patterns and shard channels a client listens to.
+fn topics(client: &Client) -> [usize; 3] {
+    let count = |wanted: Kind| {
+        let session = client.session.as_deref();
+        session.map_or(0, |s| s.subscriptions.iter().filter(|(kind, _)| *kind == wanted).count())
+    };
+    [count(Kind::Channel), count(Kind::Pattern), count(Kind::Shard)]
 }
 
 fn number(text: &[u8]) -> Option<u64> {

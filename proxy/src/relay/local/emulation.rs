@@ -1,8 +1,10 @@
 //! What a Redis Cluster client is told (`cluster_mode: emulate`): 16,384 slots of crc16, spread evenly over the proxies
 //! that are advertised. It may ask any of them for any key, so it never meets a redirection.
 
+use super::super::ClientId;
 use super::super::command::Local;
 use super::super::state::Relay;
+use super::map;
 use cluster::resp::write;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
@@ -23,7 +25,7 @@ struct Node<'a> {
 }
 
 impl Relay {
-    pub(super) fn emulate(&self, local: Local, args: &[&[u8]], out: &mut Vec<u8>) {
+    pub(super) fn emulate(&self, id: ClientId, local: Local, args: &[&[u8]], out: &mut Vec<u8>) {
         if self.settings.cluster_nodes.is_empty() {
             return write::error(out, OFF);
         }
@@ -36,7 +38,7 @@ impl Relay {
             Local::ClusterLinks => write::array(out, 0),
             Local::ClusterInfo => write::bulk(out, self.cluster_info(nodes.len()).as_bytes()),
             Local::ClusterNodes => write::bulk(out, self.node_lines(&nodes).as_bytes()),
-            Local::ClusterShards => shards(&nodes, out),
+            Local::ClusterShards => shards(&nodes, self.clients[id as usize].resp3, out),
             _ => slots(&nodes, out),
         }
     }
@@ -141,17 +143,17 @@ fn slots(nodes: &[Node<'_>], out: &mut Vec<u8>) {
 }
 
 /// CLUSTER SHARDS.
-fn shards(nodes: &[Node<'_>], out: &mut Vec<u8>) {
+fn shards(nodes: &[Node<'_>], resp3: bool, out: &mut Vec<u8>) {
     write::array(out, nodes.len());
     for node in nodes {
-        write::array(out, 4);
+        map(resp3, 2, out);
         write::bulk(out, b"slots");
         write::array(out, 2);
         write::integer(out, node.from as i64);
         write::integer(out, node.to as i64);
         write::bulk(out, b"nodes");
         write::array(out, 1);
-        write::array(out, 14);
+        map(resp3, 7, out);
         for (field, value) in [
             ("id", node.id.as_str()),
             ("ip", node.host),

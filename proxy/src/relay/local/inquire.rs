@@ -83,7 +83,7 @@ impl Relay {
     }
 
     /// Part of the answers to the question of this ticket; `last`: nobody will say more.
-    pub fn answered(&mut self, ticket: u32, text: &str, last: bool) {
+    pub fn others_answered(&mut self, ticket: u32, text: &str, last: bool) {
         let Some(at) = self.inquiries.iter().position(|i| i.ticket == ticket) else { return };
         let inquiry = &mut self.inquiries[at];
         if inquiry.text.len() + text.len() <= INQUIRY_BYTES_MAX {
@@ -162,12 +162,17 @@ impl Relay {
                 let text = self.info(sections, &inquiry.text, &inquiry.groups);
                 write::bulk(out, text.as_bytes());
             }
-            Form::LatencyHistogram => self.latency_histogram(&inquiry.text, out),
+            Form::LatencyHistogram => {
+                let client = self.requests[inquiry.request as usize].client;
+                let resp3 = self.clients.get(client as usize).is_some_and(|c| c.resp3);
+                self.latency_histogram(&inquiry.text, resp3, out);
+            }
         }
     }
 
-    /// Those of a filter, found here or asked for.
+    /// Whether a filter is of clients of this worker alone.
     pub(super) fn found_here(&self, filter: &Filter) -> bool {
-        !filter.ids.is_empty() && filter.ids.iter().all(|id| self.clients.iter().any(|(_, c)| c.id == *id))
+        let here = |id: &String| self.clients.iter().any(|(_, client)| id.parse() == Ok(client.id));
+        filter.ids().is_some_and(|ids| ids.iter().all(here))
     }
 }

@@ -26,6 +26,14 @@ const NAME_FAULT: &str = "ERR Client names cannot contain spaces, newlines or sp
 /// The longest name we keep: it is part of every idle client's memory.
 const NAME_MAX: usize = 256;
 
+/// The header of a map of `n` pairs, which RESP2 has not: there it is a flat array.
+fn map(resp3: bool, n: usize, out: &mut Vec<u8>) {
+    match resp3 {
+        true => write::header(out, b'%', n as i64),
+        false => write::array(out, n * 2),
+    }
+}
+
 impl Relay {
     pub(super) fn local(&mut self, id: ClientId, command: CommandId, local: Local, raw: &[u8]) {
         let args: Vec<&[u8]> = Args::new(raw).collect();
@@ -99,7 +107,7 @@ impl Relay {
             | Local::ClusterNodes
             | Local::ClusterShards
             | Local::ClusterSlots
-            | Local::ClusterMode => self.emulate(local, args, out),
+            | Local::ClusterMode => self.emulate(id, local, args, out),
             Local::TwemslotKey => self.where_keys_live(&args[2..], out),
             Local::TwemslotTopology => self.print_topology(out),
             _ => command::introspect(local, raw, out),
@@ -197,7 +205,8 @@ impl Relay {
         write::integer(out, if resp3 { 3 } else { 2 });
         write::bulk(out, b"id");
         write::integer(out, self.clients[id as usize].id as i64);
-        for (field, value) in [("mode", "standalone"), ("role", "master")] {
+        let mode = if self.settings.cluster_nodes.is_empty() { "standalone" } else { "cluster" };
+        for (field, value) in [("mode", mode), ("role", "master")] {
             write::bulk(out, field.as_bytes());
             write::bulk(out, value.as_bytes());
         }

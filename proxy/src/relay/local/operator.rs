@@ -1,6 +1,5 @@
 //! TWEMSLOT: for operators. Where a key lives, the topology, and one group's primary asked alone.
 
-use super::super::request::NONE;
 use super::super::state::Relay;
 use super::super::{ClientId, CommandId, command};
 use crate::stats::Counter;
@@ -11,7 +10,7 @@ use cluster::topology::SlotState;
 use cluster::wire;
 
 /// Commands that make a connection something else than one of many requests' way: not for a link that others use.
-const NEVER_ON: [&[u8]; 22] = [
+const NEVER_ON: [&[u8]; 23] = [
     b"SUBSCRIBE",
     b"PSUBSCRIBE",
     b"SSUBSCRIBE",
@@ -23,6 +22,7 @@ const NEVER_ON: [&[u8]; 22] = [
     b"EXEC",
     b"DISCARD",
     b"WATCH",
+    b"UNWATCH",
     b"SYNC",
     b"PSYNC",
     b"REPLCONF",
@@ -117,8 +117,9 @@ impl Relay {
 
     /// Sends a request to a group's primary as it is.
     pub(super) fn ask_primary(&mut self, id: ClientId, command: CommandId, group: GroupId, raw: &[u8]) {
+        let at = if self.clients[id as usize].resp3 { self.links_of_each } else { 0 };
         let target = self.routes.targets.iter().find(|target| target.group == group);
-        match target.and_then(|target| target.links.first().copied()).filter(|&link| link != NONE) {
+        match target.and_then(|target| target.links.get(at).copied()) {
             Some(link) => self.send_to_one(id, command, link, raw),
             None => {
                 let text = format!("ERR twemslot: group {group} has no primary");

@@ -6,6 +6,7 @@ use super::super::request::{NO_SLOT, RequestId, Stage};
 use super::super::slowlog::{self, Entry};
 use super::super::state::Relay;
 use super::super::{ClientId, CommandId};
+use super::map;
 use crate::relay::command;
 use crate::stats::{Counter, Histogram, Stats, bucket_end};
 use cluster::resp::write;
@@ -83,13 +84,13 @@ impl Relay {
     }
 
     /// LATENCY HISTOGRAM: of all requests, from read to answered, and of the part that instances took.
-    pub(super) fn latency_histogram(&mut self, others: &str, out: &mut Vec<u8>) {
+    pub(super) fn latency_histogram(&mut self, others: &str, resp3: bool, out: &mut Vec<u8>) {
         let totals = self.totals(others);
         let kinds = [("total", Histogram::Total), ("instance", Histogram::Instance)];
-        write::array(out, kinds.len() * 2);
+        map(resp3, kinds.len(), out);
         for (name, histogram) in kinds {
             write::bulk(out, name.as_bytes());
-            histogram_entry(&totals, histogram, out);
+            histogram_entry(&totals, histogram, resp3, out);
         }
     }
 
@@ -128,7 +129,7 @@ fn facts_of(entry: &Entry) -> Vec<String> {
 }
 
 /// `calls` and a cumulative histogram, by powers of two of microseconds, of what is not empty.
-fn histogram_entry(totals: &Stats, histogram: Histogram, out: &mut Vec<u8>) {
+fn histogram_entry(totals: &Stats, histogram: Histogram, resp3: bool, out: &mut Vec<u8>) {
     let buckets = totals.histogram(histogram);
     let (mut below, mut pairs, mut end_us) = (0, Vec::new(), 1);
     for (i, &n) in buckets.iter().enumerate() {
@@ -141,11 +142,11 @@ fn histogram_entry(totals: &Stats, histogram: Histogram, out: &mut Vec<u8>) {
             }
         }
     }
-    write::array(out, 4);
+    map(resp3, 2, out);
     write::bulk(out, b"calls");
     write::integer(out, below as i64);
     write::bulk(out, b"histogram_usec");
-    write::array(out, pairs.len() * 2);
+    map(resp3, pairs.len(), out);
     for (us, n) in pairs {
         write::integer(out, us as i64);
         write::integer(out, n as i64);
