@@ -239,8 +239,8 @@ impl Writer<'_> {
             0 => Request { args: args(&[b"NOSUCHCOMMAND", &one]), ask: Ask::Fails("ERR unknown command") },
             1 => Request { args: args(&[b"GET"]), ask: Ask::Fails("ERR wrong number of arguments") },
             2 => Request { args: args(&[b"MSET", &one]), ask: Ask::Fails("ERR wrong number of arguments") },
-            3 => Request { args: args(&[b"SHUTDOWN"]), ask: Ask::Fails("ERR ") },
-            4 => Request { args: args(&[b"CLIENT", b"TRACKING", b"ON"]), ask: Ask::Fails("ERR ") },
+            3 => Request { args: args(&[b"DEBUG", b"OBJECT", &one]), ask: Ask::Fails("ERR ") },
+            4 => Request { args: args(&[b"SHUTDOWN"]), ask: Ask::Fails("ERR ") },
             _ if slot(&one) != slot(&other) => {
                 Request { args: args(&[b"MSETNX", &one, b"never", &other, b"never"]), ask: Ask::Fails("CROSSSLOT") }
             }
