@@ -154,6 +154,12 @@ impl Instance {
             b"PING" | b"ECHO" => write::bulk(&mut out, args.get(1).copied().unwrap_or_default()),
             b"SELECT" | b"READONLY" => write::simple(&mut out, "OK"),
             b"ROLE" => self.role(&mut out),
+            // It has none of the scripts it is asked for, and takes those it is given.
+            b"SCRIPT" if args[1] == b"EXISTS" => {
+                write::array(&mut out, args.len() - 2);
+                args[2..].iter().for_each(|_| write::integer(&mut out, 0));
+            }
+            b"SCRIPT" => write::bulk(&mut out, b"sha"),
             b"INFO" => {
                 let text =
                     format!("# Server\r\nredis_version:7.0.15\r\nrun_id:{:039}{:x}\r\n", self.run, self.run % 16);
@@ -176,12 +182,15 @@ impl Instance {
     fn witness(&self, name: &[u8], args: &[&[u8]], peer: &Peer, owners: &Owners, history: &mut History) {
         let what = show(name);
         let slots: Vec<Slot> = match name {
-            b"FLUSHALL" | b"FLUSHDB" | b"DBSIZE" => {
+            // It may be asked while a slot is held.
+            b"SCAN" => return,
+            b"FLUSHALL" | b"FLUSHDB" | b"DBSIZE" | b"KEYS" | b"RANDOMKEY" => {
                 return owners.executes_all(peer.worker, &self.addr, &what, history);
             }
             b"MGET" | b"DEL" | b"UNLINK" | b"EXISTS" | b"TOUCH" => {
                 args[1..].iter().map(|key| topology::slot(key)).collect()
             }
+            b"EVAL" => args.get(3).iter().map(|key| topology::slot(key)).collect(),
             b"MSET" | b"MSETNX" => args[1..].iter().step_by(2).map(|key| topology::slot(key)).collect(),
             _ => args.get(1).iter().map(|key| topology::slot(key)).collect(),
         };

@@ -6,6 +6,7 @@ use crate::rng::Rng;
 use crate::topology::slot;
 use cluster::resp::write;
 
+const SCRIPTS: [&[u8]; 2] = [b"return redis.call('GET', KEYS[1])", b"return redis.call('get', KEYS[1])"];
 const TAGS: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
 
 /// A request and what is known of its reply.
@@ -125,6 +126,11 @@ impl Writer<'_> {
     fn get(&mut self) -> Request {
         let family = *self.rng.pick(&["s", "s", "s", "n"]);
         let key = self.key(family);
+        if self.rng.one_in(10) {
+            // Known scripts are loaded where a link comes up anew.
+            let script = *self.rng.pick(&SCRIPTS);
+            return Request { args: args(&[b"EVAL", script, b"1", &key]), ask: Ask::Get(key) };
+        }
         let name = *self.rng.pick(&["GET", "get", "GeT"]);
         Request { args: args(&[name.as_bytes(), &key]), ask: Ask::Get(key) }
     }
@@ -156,10 +162,13 @@ impl Writer<'_> {
 
     /// To all groups.
     fn whole(&mut self) -> Request {
-        match self.rng.below(3) {
+        match self.rng.below(6) {
             0 => Request { args: args(&[b"FLUSHALL"]), ask: Ask::Flush },
             1 => Request { args: args(&[b"FLUSHDB"]), ask: Ask::Flush },
-            _ => Request { args: args(&[b"DBSIZE"]), ask: Ask::Kind(b":") },
+            2 => Request { args: args(&[b"DBSIZE"]), ask: Ask::Kind(b":") },
+            3 => Request { args: args(&[b"KEYS", b"*"]), ask: Ask::Kind(b"*") },
+            4 => Request { args: args(&[b"RANDOMKEY"]), ask: Ask::Kind(b"$") },
+            _ => Request { args: args(&[b"SCAN", b"0", b"COUNT", b"3"]), ask: Ask::Kind(b"*") },
         }
     }
 

@@ -200,7 +200,7 @@ pub fn values(raw: &[u8], ends: &mut [usize]) -> Option<usize> {
     Some(raw.len() - rest.len())
 }
 
-/// The elements of a whole array reply (`*n` and n whole values), each as its bytes.
+/// The elements of a whole array reply (`*n` and n whole values), each as its bytes; of a map, names and values by turns.
 #[derive(Debug, Clone)]
 pub struct Elements<'a> {
     raw: &'a [u8],
@@ -208,11 +208,14 @@ pub struct Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// None where `raw` is not an array.
+    /// None where `raw` is neither an array, a set, a push nor a map.
     pub fn new(raw: &'a [u8]) -> Option<Self> {
         match (raw.first(), line(raw, 1)) {
             (Some(b'*' | b'~' | b'>'), Line::Number(n, behind)) if n >= 0 => {
                 Some(Self { raw: &raw[behind..], left: n as u32 })
+            }
+            (Some(b'%'), Line::Number(n, behind)) if n >= 0 => {
+                Some(Self { raw: &raw[behind..], left: (n as u32).saturating_mul(2) })
             }
             _ => None,
         }

@@ -1,7 +1,9 @@
 //! A request whose parts are under way to several groups, and how their replies become one.
 
 use super::LinkId;
+use super::command::Fan as Kind;
 use super::request::RequestId;
+use cluster::group::GroupId;
 use cluster::resp::{reply, write};
 use std::borrow::Cow;
 
@@ -11,14 +13,28 @@ pub(super) enum Merge {
     /// One array with the keys' values in their order.
     Values,
     /// +OK.
+    #[default]
     Ok,
     /// The sum.
     Sum,
-    /// The first one, less what is secret.
-    Settings,
-    /// The first one.
-    #[default]
-    First,
+    /// The least; and of arrays, the least of each element.
+    Least,
+    LeastOfEach,
+    /// How many clients a message reached: see `PubSub`.
+    Published,
+    /// INFO of every group: whatever they say, errors too.
+    Survey,
+    /// The same request to each: see `wide.rs`.
+    Groups(Kind),
+    /// RANDOMKEY, asked for the so-manieth time.
+    RandomKey {
+        tries: u8,
+    },
+    /// SCAN of the so-manieth group, under the owners of this hash.
+    Scan {
+        place: usize,
+        owners: u64,
+    },
 }
 
 /// One fragment.
@@ -50,6 +66,8 @@ pub(super) struct Fan {
     pub(super) parts: Vec<Part>,
     /// Where in its part's reply each value ends, one part after another.
     pub(super) ends: Vec<usize>,
+    /// Where the parts of one request to each group went.
+    pub(super) groups: Vec<GroupId>,
 }
 
 /// The error that stands for the whole. "Nothing was sent" is said only where it is true of every part.
@@ -69,7 +87,6 @@ pub(super) fn error_of(fan: &Fan) -> Option<Cow<'_, [u8]>> {
 pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
     match fan.merge {
         Merge::Ok => out.extend_from_slice(b"+OK\r\n"),
-        Merge::First => out.extend_from_slice(&fan.parts[0].reply),
         Merge::Sum => {
             let sums: Option<i64> = fan.parts.iter().map(|p| reply::integer(&p.reply)).sum();
             match sums {
@@ -77,7 +94,11 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
                 None => write::error(out, "ERR twemslot: an instance answered something else than a number"),
             }
         }
-        Merge::Settings => without_secrets(&fan.parts[0].reply, out),
+        Merge::Least => {
+            let least = fan.parts.iter().map(|p| reply::integer(&p.reply)).min().flatten();
+            write::integer(out, least.unwrap_or_default());
+        }
+        Merge::LeastOfEach => least(fan, out),
         Merge::Values => {
             write::array(out, fan.parts.iter().map(|p| p.keys as usize).sum());
             if values(fan, out).is_none() {
@@ -85,6 +106,7 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
                 write::error(out, "ERR twemslot: an instance answered fewer values than it was asked for");
             }
         }
+        Merge::Published | Merge::Survey | Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. } => {}
     }
 }
 
@@ -134,26 +156,15 @@ fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// CONFIG GET's pairs, less those whose value nobody should see.
-fn without_secrets(raw: &[u8], out: &mut Vec<u8>) {
-    const SECRETS: [&[u8]; 6] = [
-        b"requirepass",
-        b"masterauth",
-        b"primaryauth",
-        b"masteruser",
-        b"tls-key-file-pass",
-        b"tls-client-key-file-pass",
-    ];
-    let Some(elements) = reply::Elements::new(raw) else { return out.extend_from_slice(raw) };
-    let elements: Vec<&[u8]> = elements.collect();
-    let open = |pair: &&[&[u8]]| {
-        let name = reply::text(pair[0]).unwrap_or_default().to_ascii_lowercase();
-        !SECRETS.contains(&name.as_slice())
+/// The least of the first elements, of the second ones ...
+pub(super) fn least(fan: &Fan, out: &mut Vec<u8>) {
+    let numbers = |raw| reply::Elements::new(raw)?.map(reply::integer).collect::<Option<Vec<i64>>>();
+    let replies: Option<Vec<Vec<i64>>> = fan.parts.iter().map(|p| numbers(&p.reply)).collect();
+    let Some(replies) = replies.filter(|all| all.iter().all(|r| r.len() == all[0].len())) else {
+        return write::error(out, "ERR twemslot: an instance answered something else than numbers");
     };
-    let pairs: Vec<&[&[u8]]> = elements.chunks_exact(2).filter(open).collect();
-    write::array(out, pairs.len() * 2);
-    for pair in pairs {
-        out.extend_from_slice(pair[0]);
-        out.extend_from_slice(pair[1]);
+    write::array(out, replies[0].len());
+    for at in 0..replies[0].len() {
+        write::integer(out, replies.iter().map(|r| r[at]).min().unwrap_or_default());
     }
 }

@@ -5,6 +5,7 @@ use super::ClientId;
 use super::buffer::{Outgoing, Pool};
 use super::limits::Settings;
 use super::request::{PING, RequestId};
+use super::scripts::Sha;
 use cluster::group::GroupId;
 use cluster::instance::Addr;
 use cluster::resp::{reply, write};
@@ -37,8 +38,12 @@ pub(super) enum Use {
     Exclusive { client: ClientId },
     /// Waiting for the next large request.
     Idle { since_us: u64 },
+    /// What it publishes, for all clients that have subscribed.
+    PubSub,
     /// To end what the instance may hold of lost connections, where no shared link will.
     Fence,
+    /// One request that must not queue behind others, such as SCRIPT KILL.
+    Errand,
     /// To be forgotten once its socket is closed.
     Finished,
 }
@@ -51,8 +56,27 @@ pub(super) enum Hello {
     Id,
     Role,
     Info,
+    /// RESP3 from here on.
+    Protocol,
     /// CLIENT KILL of a connection that was lost.
     Kill(i64),
+    /// SCRIPT EXISTS of those that are known, and SCRIPT LOAD of one that it has not.
+    Scripts,
+    Load,
+}
+
+/// What one of our own requests in a link's queue is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Own {
+    Ping,
+    /// CLIENT KILL of a connection that was lost.
+    Kill(i64),
+    /// CLIENT UNBLOCK of a connection on which a client's request blocks.
+    Unblock,
+    /// SCRIPT LOAD of one that was missing.
+    Script,
+    /// Part of a client's request whose reply is not its answer: MULTI, and what is queued before EXEC.
+    Part,
 }
 
 /// What the greeting found.
@@ -61,6 +85,12 @@ pub(super) enum Greeted {
     NotYet,
     /// It is known who it is, and what its role is.
     Introduced,
+    /// It has said which scripts it has.
+    Scripts,
+    /// It has taken a script.
+    Loaded,
+    /// An errand need know no more.
+    Ready,
     /// It has answered CLIENT KILL of this id.
     Asked(i64, Killed),
     /// Not to be used, and why.
@@ -89,6 +119,8 @@ pub(super) struct Link {
     pub(super) run_id: Option<String>,
     pub(super) state: State,
     pub(super) purpose: Use,
+    /// It speaks RESP3, for clients that do.
+    pub(super) resp3: bool,
     /// For the shell to write.
     pub(super) out: Outgoing,
     /// Requests that came before the link was up.
@@ -123,9 +155,12 @@ pub(super) struct Link {
     pub(super) lost_before: u64,
     /// Why it cannot be used, as far as the greeting has shown.
     pub(super) unfit: Option<String>,
-    /// For each `PING` in `fifo`: the id of the lost connection that it kills; None: it is a ping.
-    pub(super) own: VecDeque<Option<i64>>,
+    /// For each `PING` in `fifo`: what it is.
+    pub(super) own: VecDeque<Own>,
     pub(super) version: String,
+    /// The process that has all known scripts, as far as this link saw to it; and those it is being asked for.
+    pub(super) scripts_of: String,
+    pub(super) scripts_asked: Option<Vec<Sha>>,
 }
 
 impl Link {
@@ -144,6 +179,7 @@ impl Link {
             run_id,
             state: State::Connecting,
             purpose,
+            resp3: false,
             out: Outgoing::default(),
             queue: Outgoing::default(),
             fifo: VecDeque::new(),
@@ -168,6 +204,8 @@ impl Link {
             unfit: None,
             own: VecDeque::new(),
             version: String::new(),
+            scripts_of: String::new(),
+            scripts_asked: None,
         }
     }
 
@@ -199,9 +237,18 @@ impl Link {
             }
         }
         say(Hello::SetName, &[b"CLIENT", b"SETNAME", name.as_bytes()]);
+        if self.purpose == Use::Errand {
+            // An instance that is busy with a script answers nothing of what follows.
+            self.out.append(pool, &bytes);
+            self.state = State::Greeting;
+            return;
+        }
         say(Hello::Id, &[b"CLIENT", b"ID"]);
         say(Hello::Role, &[b"ROLE"]);
         say(Hello::Info, &[b"INFO", b"server"]);
+        if self.resp3 {
+            say(Hello::Protocol, &[b"HELLO", b"3"]);
+        }
         self.out.append(pool, &bytes);
         self.state = State::Greeting;
     }
@@ -216,13 +263,33 @@ impl Link {
         self.out.append(pool, &bytes);
     }
 
-    /// The same on a link in use: what is sent on it afterwards is executed after it.
+    /// Goes on with the greeting: which of these scripts are there?
+    pub(super) fn ask_for_scripts(&mut self, names: &[Sha], pool: &mut Pool) {
+        let mut args: Vec<&[u8]> = vec![b"SCRIPT", b"EXISTS"];
+        args.extend(names.iter().map(|sha| &sha[..]));
+        let mut bytes = Vec::new();
+        write::request(&mut bytes, &args);
+        self.out.append(pool, &bytes);
+        self.hello.push_back(Hello::Scripts);
+    }
+
+    /// Goes on with the greeting: takes these scripts.
+    pub(super) fn load_scripts<'a>(&mut self, bodies: impl Iterator<Item = &'a [u8]>, pool: &mut Pool) {
+        let mut bytes = Vec::new();
+        for body in bodies {
+            write::request(&mut bytes, &[b"SCRIPT", b"LOAD", body]);
+            self.hello.push_back(Hello::Load);
+        }
+        self.out.append(pool, &bytes);
+    }
+
+    /// Kills on a link in use: what is sent on it afterwards is executed after it.
     pub(super) fn kill_in_turn(&mut self, ids: &[i64], pool: &mut Pool) {
         let mut bytes = Vec::new();
         for &id in ids {
             kill_request(&mut bytes, id);
             self.fifo.push_back(PING);
-            self.own.push_back(Some(id));
+            self.own.push_back(Own::Kill(id));
         }
         self.heard_before_us = Some(self.heard_us);
         self.queued += bytes.len() as u64;
@@ -231,7 +298,7 @@ impl Link {
 
     /// When the instance last said something, as far as is known.
     pub(super) fn last_heard_us(&self) -> Option<u64> {
-        let certain = self.state == State::Up && self.own.is_empty();
+        let certain = self.state == State::Up && self.own.iter().all(|own| *own == Own::Part);
         if certain { Some(self.heard_us) } else { self.heard_before_us }
     }
 
@@ -258,8 +325,14 @@ impl Link {
             }
             Hello::Info => {
                 self.introduced(reply::text(reply).unwrap_or_default());
-                return Greeted::Introduced;
+                if !self.resp3 {
+                    return Greeted::Introduced;
+                }
             }
+            Hello::Protocol => return Greeted::Introduced,
+            Hello::Scripts => return Greeted::Scripts,
+            Hello::Load => return Greeted::Loaded,
+            Hello::SetName if self.purpose == Use::Errand => return Greeted::Ready,
             Hello::Auth | Hello::SetName => {}
         }
         Greeted::NotYet
@@ -282,7 +355,7 @@ impl Link {
 
     /// Forgets the socket and all that was on its way; the requests are the caller's to answer.
     pub(super) fn reset(&mut self, pool: &mut Pool) -> VecDeque<RequestId> {
-        (self.server_id, self.unfit) = (None, None);
+        (self.server_id, self.unfit, self.scripts_asked) = (None, None, None);
         self.process.clear();
         self.out.clear(pool);
         self.queue.clear(pool);
@@ -320,6 +393,7 @@ fn refusal(step: Hello, reply: &[u8]) -> Option<String> {
     match step {
         Hello::Auth if no_password_set => None,
         Hello::Auth => Some(format!("AUTH refused: {text}; check instance_user and instance_password")),
+        Hello::Protocol => Some(format!("it does not speak RESP3: {text}")),
         _ if text.starts_with("NOAUTH") => Some(format!("{text} (set instance_password)")),
         _ if text.starts_with("LOADING") => Some("the instance is loading its data".to_owned()),
         _ if text.starts_with("MASTERDOWN") => Some(text),

@@ -11,22 +11,37 @@
 //! back to `read_replies -> reply`.
 //! `answer` is where replies are put in order: a client's requests are a list, and only the head's reply is written.
 //! Other arms leave this path at one `match` in `other_request`: `local` (answered here), `scatter` (several groups),
-//! `hold` (waits for a slot), `exclusive` (too large to share a link).
+//! `wide` (every group, or one of no slot), `hold` (waits for a slot), `exclusive` (too large to share a link).
 
 mod upkeep;
 mod replies;
 mod screen;
 mod local;
+mod transaction;
+mod blocking;
+mod subscribe;
+mod alone;
 mod exclusive;
 mod scatter;
+mod wide;
 mod hold;
 mod fence;
+mod reload;
 mod state;
 mod fan;
 mod orphan;
 mod link;
+mod scripts;
 mod client;
+mod pubsub;
+mod session;
+mod users;
+mod library;
+mod slowlog;
+mod monitors;
+mod inquiry;
 mod route;
+mod scan;
 mod request;
 mod buffer;
 mod deed;
@@ -35,8 +50,11 @@ pub mod limits;
 
 #[cfg(test)]
 mod stories;
+#[cfg(test)]
+mod walks;
 
 pub use deed::{ClientId, ClientState, Deed, Level, LinkId, LinkStatus, Now, Planted};
+pub use inquiry::{Filter, Question, pieces};
 pub use state::Relay;
 
 use crate::stats::Counter;
@@ -45,7 +63,7 @@ use cluster::resp::reply::Step as ReplyStep;
 use cluster::resp::request::{Ceilings, Frame, Short, Step, Wrong, inline_to_resp};
 use cluster::resp::write;
 use cluster::slot::Slot;
-use command::{CommandId, Keys, Serve};
+use command::{CommandId, Flags, Keys, Serve};
 use limits::{CHUNK_KEPT, LARGE};
 use link::Use;
 use request::{NO_SLOT, NONE, RequestId, Stage};
@@ -62,9 +80,9 @@ impl Relay {
         // Unique among the workers of a proxy without a word between them.
         let id = self.next_client << 10 | u64::from(self.worker & 1023);
         self.next_client += 1;
-        let authenticated = self.settings.client_password.is_none();
         self.stats.add(Counter::ClientsAccepted, 1);
-        let client = self.clients.insert(Client::new(id, peer, authenticated, self.now.us)) as ClientId;
+        let client = self.clients.insert(Client::new(id, peer, false, self.now.us)) as ClientId;
+        self.introduce(client);
         if self.clients.len() > self.settings.clients_max as usize {
             let client = &mut self.clients[client as usize];
             client.out.append(&mut self.pool, b"-ERR max number of clients reached\r\n");
@@ -81,8 +99,9 @@ impl Relay {
 
     /// Goes on with a client that another worker handed over.
     pub fn client_adopted(&mut self, state: ClientState) -> ClientId {
-        let client = self.clients.insert(Client::new(state.id, &state.peer, state.authenticated, self.now.us));
-        self.clients[client].name = state.name.into();
+        let client = self.clients.insert(Client::new(state.id, &state.peer, false, self.now.us));
+        self.introduce(client as ClientId);
+        self.reintroduce(client as ClientId, state);
         if self.draining {
             self.resumable.push(client as ClientId);
             self.go_on();
@@ -100,12 +119,7 @@ impl Relay {
         let client = self.clients.remove(id as usize);
         self.forget_marks(id, client.dirty, client.pressed);
         self.stats.add(Counter::ClientsHandedOver, 1);
-        Some(ClientState {
-            id: client.id,
-            peer: client.peer.into(),
-            name: client.name.into(),
-            authenticated: client.authenticated,
-        })
+        Some(self.state_of(id, client))
     }
 
     /// Bytes read from a client (not empty). The relay has used or copied them when this returns.
@@ -154,6 +168,10 @@ impl Relay {
             match request.stage {
                 // Its reply is still to come, and will be dropped.
                 Stage::Sent => {}
+                Stage::Asked => {
+                    self.drop_inquiry(this);
+                    self.forget(this);
+                }
                 Stage::Split => {
                     let fan = request.of;
                     self.orphan_fan(fan);
@@ -172,7 +190,11 @@ impl Relay {
             Lane::Waiting { .. } => self.waiting.retain(|&w| w != id),
             _ => {}
         }
+        if let Some(session) = client.session {
+            self.session_closed(id, *session);
+        }
         self.forget_marks(id, client.dirty, client.pressed);
+        self.stop_monitoring(id);
         client.out.clear(&mut self.pool);
         self.pool.give(client.input);
         self.go_on();
@@ -241,7 +263,7 @@ impl Relay {
             let before = client.lane;
             let used = match client.lane {
                 Lane::Shared => self.read_requests(id, rest),
-                Lane::Waiting { .. } => 0,
+                Lane::Waiting { .. } | Lane::Away => 0,
                 Lane::Passing { .. } => self.pass(id, rest),
                 Lane::Swallowing { ref mut cursor } => match cursor.step(rest) {
                     ReplyStep::Done { len } => {
@@ -293,15 +315,20 @@ impl Relay {
         if client.frame.argc != 0 || !client.authenticated || !client.shares() {
             return 0;
         }
-        let (mut at, mut taken) = (0, 0);
+        let (mut at, mut taken, mut common) = (0, 0, client.common);
         while self.clients[id as usize].takes_requests(self.settings.client_in_flight_max)
             && let Some(short) = Short::read(&buf[at..])
         {
             let raw = &buf[at..at + short.len];
             at += short.len;
             taken += 1;
-            if !self.plain_request(id, &short, raw) {
+            if !common || !self.plain_request(id, &short, raw) {
                 self.short_request(id, raw);
+                let client = &self.clients[id as usize];
+                common = client.common;
+                if !client.shares() {
+                    break;
+                }
             }
             if at == buf.len() {
                 break;
@@ -322,11 +349,11 @@ impl Relay {
     /// Takes any request from the start of `buf`, or as much of one as is there.
     fn read_request(&mut self, id: ClientId, buf: &[u8]) -> usize {
         let client = &self.clients[id as usize];
-        if !client.takes_requests(self.settings.client_in_flight_max) {
+        if !client.takes_requests(self.settings.client_in_flight_max) || !client.shares() {
             return 0;
         }
         if client.frame.argc == 0
-            && client.authenticated
+            && client.common
             && let Some(len) = self.split_at_sight(id, buf)
         {
             return len;
@@ -414,6 +441,12 @@ impl Relay {
     /// One whole request: what it is decides which way it goes.
     #[inline(never)]
     fn other_request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
+        if self.clients[id as usize].watched {
+            self.show_request(id, raw);
+        }
+        if self.clients[id as usize].session.is_some() && self.in_session(id, frame, raw) {
+            return;
+        }
         if !self.settings.declared_commands.is_empty() && self.declared(id, frame, raw) {
             return;
         }
@@ -425,12 +458,29 @@ impl Relay {
                         self.routes.slot_of(frame.kept[usize::from(at)].of(raw))
                     }
                     _ => match self.one_slot(id, command_id, command, frame.argc, raw) {
+                        Some(slot) if command::asks_to_block(command, raw) => {
+                            return self.begin_blocking(id, command_id, slot, raw);
+                        }
+                        Some(slot) if command.flags.contains(Flags::NO_MANDATORY_KEYS) => {
+                            return self.run_script(id, command_id, slot, raw);
+                        }
                         Some(slot) => slot,
                         None => return,
                     },
                 };
                 let request = self.open_request(id, command_id, slot);
                 self.place(request, id, slot, raw);
+            }
+            Serve::Blocking => {
+                if let Some(slot) = self.one_slot(id, command_id, command, frame.argc, raw) {
+                    self.begin_blocking(id, command_id, slot, raw);
+                }
+            }
+            Serve::Session(asked) => self.session_request(id, command_id, asked, frame, raw),
+            Serve::Publish => self.publish(id, command_id, raw),
+            Serve::Local(command::Local::Hello) if self.clients[id as usize].head != NONE => {
+                // Replies in flight are in the protocol they were asked in.
+                self.begin_alone(id, command_id, NO_SLOT, raw, 0);
             }
             Serve::Local(local) => self.local(id, command_id, local, raw),
             Serve::Split(_) | Serve::Fan(_) => {
@@ -441,14 +491,7 @@ impl Relay {
                 let request = self.open_request(id, command_id, NO_SLOT);
                 self.place_wide(request, raw);
             }
-            Serve::Later(what) => {
-                let text = format!("ERR twemslot: '{}' is not served yet ({what})", command.name);
-                self.refuse_here(id, command_id, Counter::ErrorsNotServed, &text);
-            }
-            Serve::Denied(reason) => {
-                let text = format!("ERR twemslot: '{}' is not served: {reason}", command.name);
-                self.refuse_here(id, command_id, Counter::ErrorsNotServed, &text);
-            }
+            Serve::Later(_) | Serve::Denied(_) => self.refuse_unserved(id, command_id, command),
         }
     }
 
@@ -459,7 +502,8 @@ impl Relay {
         if route.special() || !self.held.is_empty() {
             return self.place_special(id, client, slot, raw);
         }
-        let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
+        let first = route.first(self.clients[client as usize].resp3);
+        let link = self.routes.lane(first, client, self.settings.links_per_instance);
         self.put(link, id, slot, raw);
     }
 
@@ -480,7 +524,8 @@ impl Relay {
         } else if route.waits() || self.clients[client as usize].held_wide > 0 {
             self.hold(id, raw);
         } else {
-            let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
+            let first = route.first(self.clients[client as usize].resp3);
+            let link = self.routes.lane(first, client, self.settings.links_per_instance);
             self.put(link, id, slot, raw);
         }
     }
@@ -501,7 +546,7 @@ impl Relay {
         let open = match client.lane {
             Lane::Shared => client.takes_requests(self.settings.client_in_flight_max),
             Lane::Swallowing { .. } => !client.closing,
-            Lane::Waiting { .. } => false,
+            Lane::Waiting { .. } | Lane::Away => false,
             Lane::Passing { .. } => self.passes(id),
         };
         let client = &mut self.clients[id as usize];
@@ -530,7 +575,10 @@ impl Relay {
         if !self.clients.contains(id as usize) {
             return;
         }
-        self.try_large(id);
+        if self.clients[id as usize].lane == Lane::Away && self.clients[id as usize].head == NONE {
+            self.clients[id as usize].lane = Lane::Shared;
+        }
+        self.try_waiting(id);
         let input = std::mem::take(&mut self.clients[id as usize].input);
         if input.is_empty() {
             self.pool.give(input);

@@ -44,6 +44,9 @@ impl Relay {
         if self.routes.unsettled {
             self.settle();
         }
+        if !self.pushing.is_empty() {
+            self.push_later();
+        }
         if self.links.get(id as usize).is_some_and(|l| !l.shared()) {
             self.pace_link(id);
         }
@@ -158,6 +161,10 @@ impl Relay {
         if link.greeting() {
             return self.greeting_reply(id, bytes);
         }
+        if link.purpose == Use::PubSub && self.published(id, bytes) {
+            return true;
+        }
+        let link = &mut self.links[id as usize];
         let Some(request_id) = link.fifo.pop_front() else {
             // Nobody asked: whatever it is, the order of replies can no longer be trusted.
             let text = format!("{} sent a reply that nobody asked for", link::whose(link));
@@ -170,16 +177,25 @@ impl Relay {
             return self.own_reply(id, bytes);
         }
         let entry = link.entry;
+        if let Use::Exclusive { client } = link.purpose
+            && self.interrupted(client, bytes)
+        {
+            return true;
+        }
         if streamed {
             self.streamed_reply(request_id, entry, bytes);
         } else {
             if bytes.first() == Some(&b'-') {
                 self.note_error(entry, bytes);
+                if bytes.starts_with(b"-NOSCRIPT") {
+                    self.script_missing(id, request_id);
+                }
             }
             self.request_answered(request_id, entry, bytes);
         }
         match self.links[id as usize].purpose {
             Use::Exclusive { .. } => self.large_answered(id),
+            Use::Errand => self.close_link(id, "its errand is done".to_owned()),
             Use::Retiring if self.links[id as usize].fifo.is_empty() => {
                 self.close_link(id, "its instance has left the topology".to_owned());
             }
@@ -241,6 +257,9 @@ impl Relay {
         match link.greeted(bytes) {
             Greeted::NotYet => true,
             Greeted::Introduced => self.introduced(id),
+            Greeted::Ready => self.greeting_done(id),
+            Greeted::Scripts => self.told_of_scripts(id, bytes),
+            Greeted::Loaded => link.greeting() || self.introduced(id),
             Greeted::Asked(orphan, killed) => self.asked_in_greeting(id, orphan, killed),
             Greeted::Refused(why) => {
                 self.close_link(id, why);
@@ -275,7 +294,9 @@ impl Relay {
             self.tell(Level::Warn, format!("the link to {whose} is down: {cause}"));
         }
         self.orphans.not_asked_on(&addr, id);
-        self.orphaned(&addr, &lost);
+        if purpose != Use::Errand {
+            self.orphaned(&addr, &lost);
+        }
         for request_id in lost.requests.into_iter().filter(|&r| r != PING) {
             let request = &self.requests[request_id as usize];
             let (slot, place) = (request.slot, request.place);
@@ -293,9 +314,18 @@ impl Relay {
             }
         }
         if let Use::Exclusive { client } = purpose {
-            self.leave_large(client, id);
+            self.own_link_lost(client, id);
         }
-        if purpose != Use::Shared && !(purpose == Use::Fence && self.still_fences(&addr)) {
+        if purpose == Use::PubSub {
+            self.pubsub_link_lost(id);
+        }
+        let wanted = match purpose {
+            Use::Shared => true,
+            Use::Fence => self.still_fences(&addr),
+            Use::PubSub => self.pubsub.links.contains(&id),
+            _ => false,
+        };
+        if !wanted {
             self.remove_link(id);
         }
         self.tend(&addr);

@@ -1,13 +1,14 @@
-//! Requests that concern several groups: split by key and merged (MGET, MSET, DEL ...), or sent to every group
-//! (FLUSHALL, DBSIZE ...). One fragment a group, however many keys.
+//! Requests that concern several groups: split by key and merged (MGET, MSET, DEL ...). One fragment a group, however
+//! many keys. What goes to every group, whatever its slots (FLUSHALL, KEYS ...), is sent by `wide.rs`.
 
-use super::command::{self, Fan as Kind, Serve, Split};
+use super::command::{self, CommandId, Fan as Kind, Serve, Split};
 use super::fan::{Fan, Merge, Part, error_of, merged};
 use super::limits::SPLIT_KEYS_MAX;
 use super::request::{NO_SLOT, NONE, RequestId, Stage};
 use super::state::Relay;
 use super::{ClientId, LinkId};
 use crate::stats::Counter;
+use cluster::group::GroupId;
 use cluster::resp::request::Args;
 use cluster::resp::write;
 use cluster::slot::Slot;
@@ -16,6 +17,8 @@ use cluster::slot::Slot;
 const HEADER_ROOM: usize = 40;
 /// The shortest key on the wire: `$0`, nothing, and their line ends.
 const KEY_BYTES_MIN: usize = 6;
+/// The generation of fans that no barrier waits for.
+const UNCOUNTED: u32 = u32::MAX;
 /// Runs of keys for which a fan keeps room between requests.
 const RUNS_KEPT: usize = 4096;
 
@@ -25,12 +28,13 @@ impl Relay {
         let command = self.requests[id as usize].command;
         if usize::from(command) >= command::count() {
             // Declared by the operator, for all groups.
-            return self.broadcast(id, Merge::First, raw);
+            return self.ask_groups(id, Kind::Each, raw);
         }
         match command::get(command).serve {
             Serve::Split(split) => self.split(id, split, raw),
-            Serve::Fan(kind) => self.broadcast(id, merge_of(kind), raw),
-            _ => self.broadcast(id, Merge::First, raw),
+            Serve::Fan(kind) => self.ask_groups(id, kind, raw),
+            Serve::Publish => self.place_publish(id, raw),
+            _ => self.ask_groups(id, Kind::Each, raw),
         }
     }
 
@@ -45,7 +49,7 @@ impl Relay {
         if odd || refused || !command::get(command).takes(args.left()) {
             return None;
         }
-        let cut = self.cut(split, buf);
+        let cut = self.cut(client, split, buf);
         let Some(len) = cut.len else {
             self.drop_fan(cut.fan);
             return None;
@@ -57,20 +61,21 @@ impl Relay {
     }
 
     fn split(&mut self, id: RequestId, split: Split, raw: &[u8]) {
-        let cut = self.cut(split, raw);
+        let cut = self.cut(self.requests[id as usize].client, split, raw);
         self.send_cut(id, split, cut, raw);
     }
 
     /// One walk over the keys of a request, which goes into parts on the way.
-    fn cut(&mut self, split: Split, raw: &[u8]) -> Cut {
+    fn cut(&mut self, client: ClientId, split: Split, raw: &[u8]) -> Cut {
         let fan = self.new_fan();
         let (routes, spare) = (&self.routes, &mut self.fan_bytes);
+        let resp3 = self.clients[client as usize].resp3;
         let any = |key: &[u8]| {
             let route = routes.way_of(key);
-            (route.link, route.waits())
+            (if route.link == NONE { NONE } else { route.first(resp3) }, route.waits())
         };
         // One look for tags in all keys is cheaper than one in each.
-        let mask = routes.mask().filter(|_| memchr::memchr(b'{', raw).is_none());
+        let mask = routes.mask().filter(|_| !resp3 && memchr::memchr(b'{', raw).is_none());
         match (split, mask) {
             (Split::Mset, Some(mask)) => Cut::new::<2>(fan, spare, raw, |key| (routes.link_of(key, mask), false)),
             (Split::Mset, None) => Cut::new::<2>(fan, spare, raw, any),
@@ -137,7 +142,7 @@ impl Relay {
         }
     }
 
-    fn send_part(&mut self, fan_id: u32, part: usize, raw: &[u8]) {
+    pub(super) fn send_part(&mut self, fan_id: u32, part: usize, raw: &[u8]) {
         let Some(fan) = self.fans.get(fan_id as usize) else { return };
         let link = fan.parts[part].link;
         let command = self.requests.get(fan.parent).map_or(0, |r| r.command);
@@ -147,44 +152,48 @@ impl Relay {
         self.put(link, id, NO_SLOT, raw);
     }
 
-    /// Sends the request as it is to every group that owns slots.
-    fn broadcast(&mut self, id: RequestId, merge: Merge, raw: &[u8]) {
-        let client = self.requests[id as usize].client;
-        let waits = self.clients[client as usize].held_wide > 0 || self.routes.slots.iter().any(|r| r.waits());
-        if waits {
-            return self.hold(id, raw);
-        }
+    /// A fan of a question to every group that has slots, held or not, not sent yet; whose each part is. None: no group
+    /// has any.
+    pub(super) fn open_survey(&mut self, id: RequestId) -> Option<(u32, Vec<GroupId>)> {
         let mut fan = self.new_fan();
-        fan.merge = merge;
-        for i in 0..self.routes.targets.len() {
-            let target = &self.routes.targets[i];
-            if let Some(&link) = target.links.first().filter(|_| target.owns_slots) {
-                let link = self.routes.lane(link, client, self.settings.links_per_instance);
-                if !fan.parts.iter().any(|p| p.link == link) {
-                    fan.parts.push(Part { link, ..Part::default() });
-                }
-            }
-            if merge == Merge::Settings && !fan.parts.is_empty() {
-                break;
-            }
-        }
-        if fan.parts.is_empty() {
+        fan.merge = Merge::Survey;
+        let owners = self.routes.targets.iter().filter(|target| target.owns_slots);
+        let ways: Vec<(GroupId, LinkId)> = owners.filter_map(|t| Some((t.group, *t.links.first()?))).collect();
+        fan.parts.extend(ways.iter().map(|&(_, link)| Part { link, ..Part::default() }));
+        if ways.is_empty() {
             self.drop_fan(fan);
-            return self.refuse(id, Counter::ErrorsNoOwner, "ERR twemslot: no group owns any slot yet");
+            return None;
         }
-        let parts = fan.parts.len();
-        let fan_id = self.open_fan(id, fan);
+        let fan = self.open_fan(id, fan);
+        self.requests[id as usize].stage = Stage::Asked;
+        Some((fan, ways.into_iter().map(|(group, _)| group).collect()))
+    }
+
+    /// Sends the same to every part of a survey.
+    pub(super) fn send_survey(&mut self, fan: u32, raw: &[u8]) {
+        let parts = self.fans.get(fan as usize).map_or(0, |fan| fan.parts.len());
         for part in 0..parts {
-            self.send_part(fan_id, part, raw);
+            self.send_part(fan, part, raw);
         }
+    }
+
+    /// Sends a request on this link, whatever its keys.
+    pub(super) fn send_to_one(&mut self, client: ClientId, command: CommandId, link: LinkId, raw: &[u8]) {
+        let id = self.open_request(client, command, NO_SLOT);
+        let mut fan = self.new_fan();
+        fan.merge = Merge::Groups(Kind::First);
+        fan.groups.clear();
+        fan.parts.push(Part { link, ..Part::default() });
+        let fan = self.open_fan(id, fan);
+        self.send_part(fan, 0, raw);
     }
 
     /// An empty fan; its vectors come from an earlier one.
-    fn new_fan(&mut self) -> Fan {
+    pub(super) fn new_fan(&mut self) -> Fan {
         Fan { generation: self.routes.generation, ..self.spare_fans.pop().unwrap_or_default() }
     }
 
-    fn drop_fan(&mut self, mut fan: Fan) {
+    pub(super) fn drop_fan(&mut self, mut fan: Fan) {
         for part in fan.parts.drain(..) {
             self.pool.give(part.reply);
             if part.request.capacity() > 0 {
@@ -198,13 +207,22 @@ impl Relay {
         }
     }
 
-    fn open_fan(&mut self, parent: RequestId, mut fan: Fan) -> u32 {
+    pub(super) fn open_fan(&mut self, parent: RequestId, mut fan: Fan) -> u32 {
         (fan.parent, fan.pending) = (parent, fan.parts.len() as u32);
         let id = self.fans.insert(fan) as u32;
         let request = &mut self.requests[parent as usize];
         request.stage = Stage::Split;
         request.of = id;
         self.wide_now += 1;
+        id
+    }
+
+    /// Of a request that changes nothing and may wait: it is in the way of no barrier.
+    pub(super) fn open_waiting_fan(&mut self, parent: RequestId, merge: Merge, parts: Vec<Part>) -> u32 {
+        let fan = Fan { merge, parts, ..self.new_fan() };
+        let id = self.open_fan(parent, fan);
+        self.fans[id as usize].generation = UNCOUNTED;
+        self.wide_now -= 1;
         id
     }
 
@@ -242,10 +260,10 @@ impl Relay {
             return;
         }
         let fan = self.fans.remove(fan_id as usize);
-        if fan.generation == self.routes.generation {
-            self.wide_now -= 1;
-        } else {
-            self.wide_before -= 1;
+        match fan.generation {
+            UNCOUNTED => {}
+            now if now == self.routes.generation => self.wide_now -= 1,
+            _ => self.wide_before -= 1,
         }
         let fan = self.merge(fan);
         self.drop_fan(fan);
@@ -254,7 +272,7 @@ impl Relay {
     /// The length of the reply that `raw` starts with, if it is a whole one of values to a fragment.
     pub(super) fn fragment_values(&mut self, id: RequestId, raw: &[u8]) -> Option<usize> {
         let request = self.requests.get(id).filter(|r| r.stage == Stage::Fragment)?;
-        let (fan, part) = (&mut self.fans[request.of as usize], request.generation as usize);
+        let (fan, part) = (self.fans.get_mut(request.of as usize)?, request.generation as usize);
         if fan.merge == Merge::Values { fan.values_of(part, raw) } else { None }
     }
 
@@ -283,11 +301,22 @@ impl Relay {
         if fan.parent == NONE {
             return fan;
         }
+        if fan.merge == Merge::Survey {
+            self.surveyed(fan.parent, &mut fan.parts);
+            return fan;
+        }
         let mut reply = std::mem::take(&mut self.scratch);
         reply.clear();
         // An error anywhere is the answer: half a reply would be a wrong one.
-        if let Some(error) = error_of(&fan) {
+        if matches!(fan.merge, Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. }) {
+            if !self.merge_groups(&mut fan, &mut reply) {
+                self.scratch = reply;
+                return fan;
+            }
+        } else if let Some(error) = error_of(&fan) {
             reply.extend_from_slice(&error);
+        } else if fan.merge == Merge::Published {
+            self.published_to(&fan, &mut reply);
         } else {
             merged(&mut fan, &mut reply);
         }
@@ -385,14 +414,6 @@ fn add_part(fan: &mut Fan, link: LinkId, mut request: Vec<u8>) -> usize {
 
 fn merge_counts(split: Split) -> Merge {
     if split == Split::Mset { Merge::Ok } else { Merge::Sum }
-}
-
-fn merge_of(kind: Kind) -> Merge {
-    match kind {
-        Kind::Ok => Merge::Ok,
-        Kind::Sum => Merge::Sum,
-        Kind::ConfigGet => Merge::Settings,
-    }
 }
 
 pub(super) fn no_owner(slot: Slot) -> String {

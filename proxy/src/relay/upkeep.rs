@@ -7,7 +7,7 @@ use super::limits::{
     EXCLUSIVE_IDLE_US, GIVE_BACK, GIVE_BACK_US, OVERRUN_US, REQUESTS_KEPT, STALL_US, Settings, TICK_IDLE_US, TICK_US,
     TRIM_KEEP,
 };
-use super::link::{self, Link, State, Use};
+use super::link::{self, Link, Own, State, Use};
 use super::request::{NONE, PING, Stage};
 use super::route::Target;
 use super::state::Relay;
@@ -32,6 +32,7 @@ impl Relay {
             let links = self.links_to(&primary.addr, group.id, entry, primary.run_id.as_ref());
             targets.push(Target { group: group.id, links, owns_slots: false });
         }
+        self.links_of_each = self.settings.links_per_instance.max(1) as usize;
         let kept: Vec<LinkId> = targets.iter().flat_map(|t| t.links.iter().copied()).collect();
         self.retire_links(&kept);
         self.orphans.topology(|addr| self.shared_links.contains_key(addr), self.now.us);
@@ -40,7 +41,10 @@ impl Relay {
         }
         self.wide_before += std::mem::take(&mut self.wide_now);
         self.stats.add(Counter::TopologiesApplied, 1);
-        self.routes.set(topology, targets, &self.in_flight, self.wide_before);
+        let n = self.settings.links_per_instance.max(1) as usize;
+        self.routes.set(topology, targets, n, &self.in_flight, self.wide_before);
+        self.tend_subscriptions();
+        self.look_after_sessions();
         self.release();
         self.settle();
         self.go_on();
@@ -48,10 +52,15 @@ impl Relay {
 
     /// The shared links to an instance: those there are, or new ones.
     fn links_to(&mut self, addr: &Addr, group: u32, entry: usize, run_id: Option<&String>) -> Vec<LinkId> {
-        let wanted = self.settings.links_per_instance.max(1) as usize;
+        let of_each = self.settings.links_per_instance.max(1) as usize;
+        let wanted = if self.resp3_wanted { 2 * of_each } else { of_each };
         let mut links = self.shared_links.remove(addr).unwrap_or_default();
-        for surplus in links.split_off(wanted.min(links.len())) {
-            self.retire(surplus);
+        if self.links_of_each != of_each {
+            // Which of them speak RESP3 goes by place.
+            let keep = if self.resp3_wanted { of_each.min(self.links_of_each) } else { of_each };
+            for surplus in links.split_off(keep.min(links.len())) {
+                self.retire(surplus);
+            }
         }
         for &id in &links {
             let link = &mut self.links[id as usize];
@@ -64,13 +73,23 @@ impl Relay {
             }
         }
         while links.len() < wanted {
-            let link = Link::new(addr.clone(), group, entry, run_id.cloned(), Use::Shared, self.now.us);
+            let mut link = Link::new(addr.clone(), group, entry, run_id.cloned(), Use::Shared, self.now.us);
+            link.resp3 = links.len() >= of_each;
             let id = self.links.insert(link) as LinkId;
             self.deeds.push_back(Deed::Connect { link: id, addr: addr.clone() });
             links.push(id);
         }
         self.shared_links.insert(addr.clone(), links.clone());
         links
+    }
+
+    /// A client speaks RESP3: so must links.
+    pub(super) fn want_resp3(&mut self) {
+        if !std::mem::replace(&mut self.resp3_wanted, true)
+            && let Some(topology) = self.routes.topology.clone()
+        {
+            self.set_topology(topology);
+        }
     }
 
     /// Links that the topology no longer uses end when nothing is in flight on them.
@@ -122,9 +141,15 @@ impl Relay {
             let plain = one_key && !command.container && !refused && !declared;
             if plain { Arity::of(command) } else { Arity::NONE }
         };
+        self.slow_us = if settings.slowlog_slower_than_us == 0 { u64::MAX } else { settings.slowlog_slower_than_us };
+        let of_users = |s: &Settings| (s.users.clone(), s.client_password.clone(), s.operator_commands);
+        let users_change = of_users(&settings) != of_users(&self.settings) || self.users.iter().len() == 0;
         self.plain = (0..).zip(&denied).map(plain).collect();
         self.denied = denied;
         self.settings = settings;
+        if users_change {
+            self.set_users();
+        }
         self.stats.add(Counter::SettingsApplied, 1);
         if links_change && let Some(topology) = self.routes.topology.clone() {
             self.set_topology(topology);
@@ -145,7 +170,10 @@ impl Relay {
             self.tick_link(id as LinkId);
         }
         self.tick_orphans();
+        self.tick_inquiries();
+        self.tick_monitors();
         self.expire_held();
+        self.tick_interrupted();
         self.tick_pressed();
         self.tick_idle();
         self.tick_memory();
@@ -184,11 +212,12 @@ impl Relay {
             return self.close_link(id, "idle".to_owned());
         }
         if link.fifo.is_empty() {
-            if link.shared() && now.saturating_sub(link.heard_us) >= self.settings.link_ping_us {
+            let kept = link.shared() || link.purpose == Use::PubSub;
+            if kept && now.saturating_sub(link.heard_us) >= self.settings.link_ping_us {
                 link.out.append(&mut self.pool, b"*1\r\n$4\r\nPING\r\n");
                 link.queued += 14;
                 link.fifo.push_back(PING);
-                link.own.push_back(None);
+                link.own.push_back(Own::Ping);
                 // The wait for the answer starts now.
                 link.heard_before_us = Some(link.heard_us);
                 link.heard_us = now;
@@ -198,11 +227,12 @@ impl Relay {
         }
         let oldest = link.fifo.iter().find(|&&r| r != PING).map_or(0, |&r| self.requests[r as usize].sent_us);
         let waited = now.saturating_sub(link.heard_us.max(oldest));
-        if waited > self.settings.link_dead_us && !link.stopped {
+        let late = waited > self.settings.link_dead_us && !link.stopped;
+        if late && !self.may_be_silent(id) {
             let text = format!("no byte came for {} ms while replies were owed", waited / 1000);
             return self.close_link(id, text);
         }
-        if link.shared() {
+        if matches!(self.links[id as usize].purpose, Use::Shared | Use::Retiring | Use::Errand) {
             self.expire(id);
         }
     }
@@ -279,8 +309,13 @@ impl Relay {
     fn tick_memory(&mut self) {
         let max = self.settings.worker_memory_max;
         let mut lent = self.count_memory();
+        // Who asked to be spared (CLIENT NO-EVICT) comes behind all others that hold anything.
+        let held = |(_, c): &(usize, &Client)| {
+            let bytes = c.out.len() + c.input.len();
+            (!c.no_evict && bytes > 0, bytes)
+        };
         while lent > max {
-            let most = self.clients.iter().filter(|(_, c)| !c.closed).max_by_key(|(_, c)| c.out.len() + c.input.len());
+            let most = self.clients.iter().filter(|(_, c)| !c.closed).max_by_key(held);
             let Some((id, client)) = most.filter(|(_, c)| c.out.len() + c.input.len() > 0) else { break };
             let freed = client.out.len() + client.input.len();
             let text =
@@ -426,6 +461,7 @@ impl Relay {
             }
         }
         assert_eq!(in_flight, self.in_flight, "requests in flight, by slot");
-        assert_eq!(self.fans.len() as u32, self.wide_now + self.wide_before, "split requests in flight");
+        let counted = self.fans.iter().filter(|(_, f)| f.generation != u32::MAX).count();
+        assert_eq!(counted as u32, self.wide_now + self.wide_before, "split requests in flight");
     }
 }

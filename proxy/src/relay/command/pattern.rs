@@ -2,6 +2,15 @@
 
 /// Whether `pattern` matches the whole of `text`, letters in any case.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    found(pattern, text, u8::to_ascii_lowercase)
+}
+
+/// The same with letters as they are: for keys and channels.
+pub fn matches_exactly(pattern: &[u8], text: &[u8]) -> bool {
+    found(pattern, text, |byte| *byte)
+}
+
+fn found(pattern: &[u8], text: &[u8], fold: impl Fn(&u8) -> u8) -> bool {
     let (mut p, mut t) = (0, 0);
     // Behind the last star, and the text it has not swallowed yet: where to go on after a mismatch. Stars before the
     // last one need no second try, so the time is at most the product of the lengths.
@@ -12,7 +21,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
             star = Some((p, t));
         } else if t == text.len() && p == pattern.len() {
             return true;
-        } else if let Some(behind) = text.get(t).and_then(|&byte| one(pattern, p, byte)) {
+        } else if let Some(behind) = text.get(t).and_then(|byte| one(pattern, p, fold(byte), &fold)) {
             p = behind;
             t += 1;
         } else if let Some((behind, swallowed)) = star.filter(|&(_, swallowed)| swallowed < text.len()) {
@@ -24,19 +33,18 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Whether the pattern's element at `p` takes `byte`; the place behind the element.
-fn one(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
+/// Whether the pattern's element at `p` takes `byte`, which is folded; the place behind the element.
+fn one(pattern: &[u8], p: usize, byte: u8, fold: impl Fn(&u8) -> u8) -> Option<usize> {
     match *pattern.get(p)? {
         b'?' => Some(p + 1),
-        b'[' => class(pattern, p + 1, byte),
-        b'\\' if p + 1 < pattern.len() => pattern[p + 1].eq_ignore_ascii_case(&byte).then_some(p + 2),
-        other => other.eq_ignore_ascii_case(&byte).then_some(p + 1),
+        b'[' => class(pattern, p + 1, byte, fold),
+        b'\\' if p + 1 < pattern.len() => (fold(&pattern[p + 1]) == byte).then_some(p + 2),
+        other => (fold(&other) == byte).then_some(p + 1),
     }
 }
 
 /// A class from behind its `[`; one that is not closed ends with the pattern.
-fn class(pattern: &[u8], mut p: usize, byte: u8) -> Option<usize> {
-    let byte = byte.to_ascii_lowercase();
+fn class(pattern: &[u8], mut p: usize, byte: u8, fold: impl Fn(&u8) -> u8) -> Option<usize> {
     let negated = pattern.get(p) == Some(&b'^');
     p += usize::from(negated);
     let mut found = false;
@@ -46,8 +54,28 @@ fn class(pattern: &[u8], mut p: usize, byte: u8) -> Option<usize> {
             (_, Some(b'-'), Some(&high)) => (low.min(high), low.max(high), p + 3),
             _ => (low, low, p + 1),
         };
-        found |= (low.to_ascii_lowercase()..=high.to_ascii_lowercase()).contains(&byte);
+        found |= (fold(&low)..=fold(&high)).contains(&byte);
         p = behind;
     }
     (found != negated).then_some((p + 1).min(pattern.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_keep_their_case_and_names_do_not() {
+        for (pattern, text, exactly, anyhow) in [
+            ("app:*", "app:1", true, true),
+            ("app:*", "App:1", false, true),
+            ("[a-c]?", "bX", true, true),
+            ("[a-c]?", "BX", false, true),
+            ("a\\*", "a*", true, true),
+            ("a\\*", "ab", false, false),
+        ] {
+            assert_eq!(matches_exactly(pattern.as_bytes(), text.as_bytes()), exactly, "{pattern} {text}");
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), anyhow, "{pattern} {text}");
+        }
+    }
 }
