@@ -5,6 +5,7 @@ use super::LinkId;
 use super::buffer::Outgoing;
 use super::command::CommandId;
 use super::request::{NONE, RequestId};
+use super::session::{Session, Watch};
 use cluster::resp::reply::Cursor;
 use cluster::resp::request::Frame;
 use cluster::slot::Slot;
@@ -14,12 +15,15 @@ use cluster::slot::Slot;
 pub(super) enum Lane {
     /// Parsed, and put on shared links whole.
     Shared,
-    /// A large request has begun: it waits until everything earlier is answered and its slot is not held.
+    /// A request that is large, or taken alone, has begun: it waits until everything earlier is answered and its slot
+    /// (if it has one) is not held.
     Waiting { command: CommandId, slot: Slot, since_us: u64 },
     /// It is being passed on over a link of its own. `whole`: all of it has been passed on.
     Passing { link: LinkId, request: RequestId, cursor: Cursor, whole: bool },
     /// It has been refused: its bytes are dropped up to its end.
     Swallowing { cursor: Cursor },
+    /// Its one request is under way on several links: nothing is taken until it is answered.
+    Away,
 }
 
 /// One connection of an application.
@@ -42,6 +46,12 @@ pub(super) struct Client {
     pub(super) out: Outgoing,
     pub(super) dirty: bool,
     pub(super) authenticated: bool,
+    /// Its requests may take the shortest way. Not while something must be looked at first: see `set_common`.
+    pub(super) common: bool,
+    /// It speaks RESP3, on links that do.
+    pub(super) resp3: bool,
+    /// What its connection carries, if it carries anything.
+    pub(super) session: Option<Box<Session>>,
     /// `StopReading` has been said.
     pub(super) stopped: bool,
     /// Replies pile up: no further request is taken ...
@@ -85,6 +95,9 @@ impl Client {
             out: Outgoing::default(),
             dirty: false,
             authenticated,
+            common: authenticated,
+            resp3: false,
+            session: None,
             stopped: false,
             pressed: false,
             largest: 0,
@@ -115,10 +128,38 @@ impl Client {
         matches!(self.lane, Lane::Shared)
     }
 
+    /// Call when something changes that `common` depends on.
+    pub(super) fn set_common(&mut self) {
+        let queues = self.session.as_ref().is_some_and(|s| s.multi.is_some());
+        self.common = self.authenticated && !queues && !self.listens();
+    }
+
+    /// It has subscriptions, in RESP2: it may ask for little else.
+    pub(super) fn listens(&self) -> bool {
+        !self.resp3 && self.session.as_ref().is_some_and(|s| !s.subscriptions.is_empty())
+    }
+
+    pub(super) fn session(&mut self) -> &mut Session {
+        self.session.get_or_insert_default()
+    }
+
+    /// Call when something of the session has ended.
+    pub(super) fn tidy_session(&mut self) {
+        if self.session.as_ref().is_some_and(|s| s.is_over()) {
+            self.session = None;
+        }
+        self.set_common();
+    }
+
+    /// How its watched keys stand.
+    pub(super) fn watch(&self) -> Watch {
+        self.session.as_ref().map_or(Watch::None, |s| s.watch)
+    }
+
     /// Between two requests: nothing asked, nothing owed, nothing half said; and not silenced, which another worker
     /// would not know.
     pub(super) fn at_boundary(&self) -> bool {
         let between = self.head == NONE && self.out.is_empty() && self.input.is_empty() && self.shares();
-        between && !self.closing && !self.reply_off && self.reply_skip == 0
+        between && self.session.is_none() && !self.closing && !self.reply_off && self.reply_skip == 0
     }
 }

@@ -86,6 +86,9 @@ pub struct ClientState {
     pub peer: String,
     pub name: String,
     pub authenticated: bool,
+    /// It speaks RESP3.
+    #[serde(default)]
+    pub resp3: bool,
 }
 
 /// How one link stands.

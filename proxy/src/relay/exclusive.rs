@@ -6,8 +6,9 @@ use super::client::Lane;
 use super::command::{CommandId, Keys, Serve};
 use super::limits::{EXCLUSIVE_IDLE_MAX, EXCLUSIVE_MAX, EXCLUSIVE_OUTPUT};
 use super::link::{Link, State, Use, whose};
-use super::request::{NONE, Stage};
+use super::request::Stage;
 use super::scatter::no_owner;
+use super::session::Watch;
 use super::state::Relay;
 use super::{ClientId, Deed, LinkId};
 use crate::stats::{Counter, Gauge};
@@ -41,7 +42,7 @@ impl Relay {
         self.stats.add(Counter::RequestsLarge, 1);
         self.clients[id as usize].lane = Lane::Waiting { command, slot, since_us: self.now.us };
         self.waiting.push(id);
-        self.try_large(id);
+        self.try_waiting(id);
         true
     }
 
@@ -68,14 +69,9 @@ impl Relay {
         self.resumable.push(id);
     }
 
-    /// Starts a large request that waits, if nothing is in its way any more.
-    pub(super) fn try_large(&mut self, id: ClientId) {
-        let client = &self.clients[id as usize];
-        let Lane::Waiting { command, slot, .. } = client.lane else { return };
+    /// Starts a large request whose turn has come.
+    pub(super) fn try_large(&mut self, id: ClientId, command: CommandId, slot: Slot) {
         let route = self.routes.slots[usize::from(slot)];
-        if client.head != NONE || route.waits() {
-            return;
-        }
         let Some(shared) = self.links.get(route.link as usize) else {
             return self.refuse_large(id, Counter::ErrorsNoOwner, &no_owner(slot));
         };
@@ -94,9 +90,11 @@ impl Relay {
     }
 
     /// An idle link to the same instance, or a new one.
-    fn exclusive_link(&mut self, like: LinkId, client: ClientId) -> Option<LinkId> {
+    pub(super) fn exclusive_link(&mut self, like: LinkId, client: ClientId) -> Option<LinkId> {
         let shared = &self.links[like as usize];
-        let idle = |l: &Link| l.addr == shared.addr && matches!(l.purpose, Use::Idle { .. }) && l.state == State::Up;
+        let resp3 = self.clients[client as usize].resp3;
+        let fits = |l: &Link| matches!(l.purpose, Use::Idle { .. }) && l.state == State::Up && l.resp3 == resp3;
+        let idle = |l: &Link| fits(l) && l.addr == shared.addr;
         let mut links = self.links.iter();
         if let Some((link, _)) = links.find(|(_, l)| idle(l)) {
             self.links[link].purpose = Use::Exclusive { client };
@@ -106,8 +104,9 @@ impl Relay {
             return None;
         }
         let purpose = Use::Exclusive { client };
-        let new =
+        let mut new =
             Link::new(shared.addr.clone(), shared.group, shared.entry, shared.run_id.clone(), purpose, self.now.us);
+        new.resp3 = resp3;
         let addr = new.addr.clone();
         let link = self.links.insert(new) as LinkId;
         self.deeds.push_back(Deed::Connect { link, addr });
@@ -165,10 +164,14 @@ impl Relay {
     /// The reply on an exclusive link is whole: the link is free, the client shares again.
     pub(super) fn large_answered(&mut self, link_id: LinkId) {
         let Use::Exclusive { client: id } = self.links[link_id as usize].purpose else { return };
+        let watched = self.clients.get(id as usize).map(|c| c.watch());
         let addr = self.links[link_id as usize].addr.clone();
         let idle = |l: &Link| matches!(l.purpose, Use::Idle { .. }) && l.addr == addr;
         let many = self.links.iter().filter(|(_, l)| idle(l)).count() >= EXCLUSIVE_IDLE_MAX;
         let whole = self.leave_large(id, link_id);
+        if matches!(watched, Some(Watch::On { link, .. }) if link == link_id) {
+            return;
+        }
         if whole && !many {
             self.links[link_id as usize].purpose = Use::Idle { since_us: self.now.us };
             self.read_link_again(link_id);
@@ -181,10 +184,10 @@ impl Relay {
     /// Takes the client off an exclusive link; whether its request had been passed on whole. If not, the rest is
     /// dropped as it comes.
     pub(super) fn leave_large(&mut self, id: ClientId, link_id: LinkId) -> bool {
-        let Some(client) = self.clients.get_mut(id as usize) else { return false };
-        let Lane::Passing { link, cursor, whole, .. } = client.lane else { return false };
+        let Some(client) = self.clients.get_mut(id as usize) else { return true };
+        let Lane::Passing { link, cursor, whole, .. } = client.lane else { return true };
         if link != link_id {
-            return false;
+            return true;
         }
         client.lane = if whole { Lane::Shared } else { Lane::Swallowing { cursor } };
         self.resumable.push(id);

@@ -14,6 +14,11 @@ pub(super) enum Merge {
     Ok,
     /// The sum.
     Sum,
+    /// The least; and of arrays, the least of each element.
+    Least,
+    LeastOfEach,
+    /// How many clients a message reached: see `PubSub`.
+    Published,
     /// The first one, less what is secret.
     Settings,
     /// The first one.
@@ -72,7 +77,7 @@ pub(super) fn error_of(fan: &Fan) -> Option<Cow<'_, [u8]>> {
 pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
     match fan.merge {
         Merge::Ok => out.extend_from_slice(b"+OK\r\n"),
-        Merge::First => out.extend_from_slice(&fan.parts[0].reply),
+        Merge::First | Merge::Published => out.extend_from_slice(&fan.parts[0].reply),
         Merge::Sum => {
             let sums: Option<i64> = fan.parts.iter().map(|p| reply::integer(&p.reply)).sum();
             match sums {
@@ -80,6 +85,11 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
                 None => write::error(out, "ERR twemslot: an instance answered something else than a number"),
             }
         }
+        Merge::Least => {
+            let least = fan.parts.iter().map(|p| reply::integer(&p.reply)).min().flatten();
+            write::integer(out, least.unwrap_or_default());
+        }
+        Merge::LeastOfEach => least_of_each(fan, out),
         Merge::Settings => without_secrets(&fan.parts[0].reply, out),
         Merge::Values => {
             write::array(out, fan.parts.iter().map(|p| p.keys as usize).sum());
@@ -112,6 +122,17 @@ fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
         part.merged += len;
     }
     Some(())
+}
+
+/// The least of the first elements, of the second ones ...
+fn least_of_each(fan: &Fan, out: &mut Vec<u8>) {
+    let numbers = |p: &Part| -> Vec<i64> {
+        reply::Elements::new(&p.reply).into_iter().flatten().filter_map(reply::integer).collect()
+    };
+    let least = fan.parts.iter().map(numbers).reduce(|a, b| a.into_iter().zip(b).map(|(a, b)| a.min(b)).collect());
+    let least = least.unwrap_or_default();
+    write::array(out, least.len());
+    least.into_iter().for_each(|n| write::integer(out, n));
 }
 
 /// CONFIG GET's pairs, less those whose value nobody should see.

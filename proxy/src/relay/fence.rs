@@ -2,7 +2,7 @@
 //! it can do harm. A new link kills it before it carries anything; where a link to the same process is in use, the
 //! KILL goes over that one, ahead of whatever follows; where the topology needs no link, one is made for it alone.
 
-use super::link::{Killed, Link, State, Use};
+use super::link::{Killed, Link, Own, State, Use};
 use super::orphan::Reach;
 use super::request::{NO_SLOT, PING, RequestId};
 use super::state::Relay;
@@ -67,7 +67,7 @@ impl Relay {
     /// An instance has answered our own PING or KILL on a link in use.
     #[cold]
     pub(super) fn own_reply(&mut self, id: LinkId, reply: &[u8]) -> bool {
-        if let Some(Some(orphan)) = self.links[id as usize].own.pop_front() {
+        if let Some(Own::Kill(orphan)) = self.links[id as usize].own.pop_front() {
             self.kill_answered(id, orphan, super::link::killed(reply));
         }
         true
@@ -113,8 +113,10 @@ impl Relay {
         if link.entry != usize::MAX {
             self.stats.add_of_group(link.entry, OfGroup::LinkOpened, 1);
         }
-        if let Use::Exclusive { client } = link.purpose {
-            self.resumable.push(client);
+        match link.purpose {
+            Use::Exclusive { client } => self.resumable.push(client),
+            Use::PubSub => self.subscribe_all(id),
+            _ => {}
         }
         self.mark_link(id);
         true

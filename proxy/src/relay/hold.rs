@@ -82,10 +82,13 @@ impl Relay {
             self.release();
         }
         for client in self.waiting.clone() {
-            let Lane::Waiting { since_us, .. } = self.clients[client as usize].lane else { continue };
+            let Lane::Waiting { since_us, command, .. } = self.clients[client as usize].lane else { continue };
+            if self.expire_blocked(client, command) {
+                continue;
+            }
             let idle = self.clients[client as usize].head == NONE;
             if idle && self.now.us.saturating_sub(since_us) >= limit {
-                self.refuse_large(client, Counter::ErrorsHeldTooLong, &held_too_long(limit));
+                self.refuse_waiting(client, &held_too_long(limit));
             }
         }
     }

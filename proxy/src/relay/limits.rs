@@ -112,10 +112,11 @@ pub const SPLIT_KEYS_MAX: usize = 65_536;
 pub const TICK_US: u64 = 10_000;
 /// Bytes of a large request queued on its own link before its client is not read: keeps the pipe full, no more.
 pub const EXCLUSIVE_OUTPUT: usize = 256 << 10;
-/// Links for large requests at once, per worker: each costs a connection at the instance.
-pub const EXCLUSIVE_MAX: usize = 512;
-/// Such links kept open per instance for the next large request, and for how long.
-pub const EXCLUSIVE_IDLE_MAX: usize = 4;
+/// Links of one client's own at once (it blocks, watches keys, or sends a large request), per worker: each costs a
+/// connection at an instance, which takes 10,000 by default.
+pub const EXCLUSIVE_MAX: usize = 4096;
+/// Such links kept open per instance for the next client, and for how long: consumers of queues block again and again.
+pub const EXCLUSIVE_IDLE_MAX: usize = 64;
 pub const EXCLUSIVE_IDLE_US: u64 = 10_000_000;
 /// Lost connections remembered of one instance. More than there can be at once (each was a link), unless the instance
 /// refuses to kill: what is beyond cannot be ended by id, only by the end of its process.
@@ -128,6 +129,12 @@ pub const ORPHAN_LEFT_US: u64 = 30_000_000;
 pub const OVERRUN_US: u64 = 20_000;
 /// ... and after this long it is taken to be dead, and closed.
 pub const STALL_US: u64 = 60_000_000;
+/// An instance is told this often to let go of a blocked request, which it may not have seen when it was told first; and
+/// for so long, before the link is closed and the request's outcome is unknown.
+pub const UNBLOCK_AGAIN_US: u64 = 50_000;
+pub const UNBLOCK_GIVE_UP_US: u64 = 1_000_000;
+/// Bytes of messages that wait for a subscriber; beyond it is closed, as by Redis (`client-output-buffer-limit pubsub`).
+pub const PUBSUB_OUTPUT_MAX: usize = 32 << 20;
 /// Timers are looked at this often while nothing waits: pings and back-off need no more.
 pub const TICK_IDLE_US: u64 = 100_000;
 /// What is left of a kept input moves to a smaller buffer when it is no larger than this.

@@ -37,6 +37,8 @@ pub(super) enum Use {
     Exclusive { client: ClientId },
     /// Waiting for the next large request.
     Idle { since_us: u64 },
+    /// What it publishes, for all clients that have subscribed.
+    PubSub,
     /// To end what the instance may hold of lost connections, where no shared link will.
     Fence,
     /// To be forgotten once its socket is closed.
@@ -51,8 +53,22 @@ pub(super) enum Hello {
     Id,
     Role,
     Info,
+    /// RESP3 from here on.
+    Protocol,
     /// CLIENT KILL of a connection that was lost.
     Kill(i64),
+}
+
+/// What one of our own requests in a link's queue is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Own {
+    Ping,
+    /// CLIENT KILL of a connection that was lost.
+    Kill(i64),
+    /// CLIENT UNBLOCK of a connection on which a client's request blocks.
+    Unblock,
+    /// Part of a client's request whose reply is not its answer: MULTI, and what is queued before EXEC.
+    Part,
 }
 
 /// What the greeting found.
@@ -89,6 +105,8 @@ pub(super) struct Link {
     pub(super) run_id: Option<String>,
     pub(super) state: State,
     pub(super) purpose: Use,
+    /// It speaks RESP3, for clients that do.
+    pub(super) resp3: bool,
     /// For the shell to write.
     pub(super) out: Outgoing,
     /// Requests that came before the link was up.
@@ -123,8 +141,8 @@ pub(super) struct Link {
     pub(super) lost_before: u64,
     /// Why it cannot be used, as far as the greeting has shown.
     pub(super) unfit: Option<String>,
-    /// For each `PING` in `fifo`: the id of the lost connection that it kills; None: it is a ping.
-    pub(super) own: VecDeque<Option<i64>>,
+    /// For each `PING` in `fifo`: what it is.
+    pub(super) own: VecDeque<Own>,
     pub(super) version: String,
 }
 
@@ -144,6 +162,7 @@ impl Link {
             run_id,
             state: State::Connecting,
             purpose,
+            resp3: false,
             out: Outgoing::default(),
             queue: Outgoing::default(),
             fifo: VecDeque::new(),
@@ -202,6 +221,9 @@ impl Link {
         say(Hello::Id, &[b"CLIENT", b"ID"]);
         say(Hello::Role, &[b"ROLE"]);
         say(Hello::Info, &[b"INFO", b"server"]);
+        if self.resp3 {
+            say(Hello::Protocol, &[b"HELLO", b"3"]);
+        }
         self.out.append(pool, &bytes);
         self.state = State::Greeting;
     }
@@ -222,7 +244,7 @@ impl Link {
         for &id in ids {
             kill_request(&mut bytes, id);
             self.fifo.push_back(PING);
-            self.own.push_back(Some(id));
+            self.own.push_back(Own::Kill(id));
         }
         self.heard_before_us = Some(self.heard_us);
         self.queued += bytes.len() as u64;
@@ -231,7 +253,7 @@ impl Link {
 
     /// When the instance last said something, as far as is known.
     pub(super) fn last_heard_us(&self) -> Option<u64> {
-        let certain = self.state == State::Up && self.own.is_empty();
+        let certain = self.state == State::Up && self.own.iter().all(|own| *own == Own::Part);
         if certain { Some(self.heard_us) } else { self.heard_before_us }
     }
 
@@ -258,8 +280,11 @@ impl Link {
             }
             Hello::Info => {
                 self.introduced(reply::text(reply).unwrap_or_default());
-                return Greeted::Introduced;
+                if !self.resp3 {
+                    return Greeted::Introduced;
+                }
             }
+            Hello::Protocol => return Greeted::Introduced,
             Hello::Auth | Hello::SetName => {}
         }
         Greeted::NotYet
@@ -320,6 +345,7 @@ fn refusal(step: Hello, reply: &[u8]) -> Option<String> {
     match step {
         Hello::Auth if no_password_set => None,
         Hello::Auth => Some(format!("AUTH refused: {text}; check instance_user and instance_password")),
+        Hello::Protocol => Some(format!("it does not speak RESP3: {text}")),
         _ if text.starts_with("NOAUTH") => Some(format!("{text} (set instance_password)")),
         _ if text.starts_with("LOADING") => Some("the instance is loading its data".to_owned()),
         _ if text.starts_with("MASTERDOWN") => Some(text),

@@ -70,6 +70,7 @@ impl Relay {
             Local::Info => write::bulk(out, self.info(&args[1..]).as_bytes()),
             Local::ClientSetname => self.set_name(id, args.get(2).copied().unwrap_or_default(), out),
             Local::ClientGetname => match &*self.clients[id as usize].name {
+                "" if self.clients[id as usize].resp3 => out.extend_from_slice(b"_\r\n"),
                 "" => out.extend_from_slice(b"$-1\r\n"),
                 name => write::bulk(out, name.as_bytes()),
             },
@@ -120,7 +121,9 @@ impl Relay {
             );
         };
         if user == b"default" && same(wanted.as_bytes(), password) {
-            self.clients[id as usize].authenticated = true;
+            let client = &mut self.clients[id as usize];
+            client.authenticated = true;
+            client.set_common();
             out.extend_from_slice(OK);
         } else {
             self.stats.add(Counter::ErrorsAuth, 1);
@@ -138,14 +141,16 @@ impl Relay {
         }
     }
 
-    /// HELLO [2 [AUTH user password] [SETNAME name]]: RESP2 is what is served.
+    /// HELLO [2|3 [AUTH user password] [SETNAME name]].
     fn hello(&mut self, id: ClientId, args: &[&[u8]], out: &mut Vec<u8>) {
         let mut rest = args;
+        let mut resp3 = self.clients[id as usize].resp3;
         if let Some((version, more)) = args.split_first() {
             match *version {
-                b"2" => rest = more,
+                b"2" => (rest, resp3) = (more, false),
+                b"3" if self.speaks_resp3() => (rest, resp3) = (more, true),
                 v if !v.is_empty() && v.iter().all(u8::is_ascii_digit) => {
-                    return write::error(out, "NOPROTO unsupported protocol version: this proxy speaks RESP2");
+                    return write::error(out, "NOPROTO unsupported protocol version");
                 }
                 _ => return write::error(out, "ERR Protocol version is not an integer or out of range"),
             }
@@ -184,13 +189,21 @@ impl Relay {
                 return out.extend_from_slice(&said);
             }
         }
-        write::array(out, 14);
+        let client = &mut self.clients[id as usize];
+        client.resp3 = resp3;
+        client.set_common();
+        if resp3 {
+            self.want_resp3();
+            write::header(out, b'%', 7);
+        } else {
+            write::array(out, 14);
+        }
         for (field, value) in [("server", "redis"), ("version", self.redis_version().as_str())] {
             write::bulk(out, field.as_bytes());
             write::bulk(out, value.as_bytes());
         }
         write::bulk(out, b"proto");
-        write::integer(out, 2);
+        write::integer(out, if resp3 { 3 } else { 2 });
         write::bulk(out, b"id");
         write::integer(out, self.clients[id as usize].id as i64);
         for (field, value) in [("mode", "standalone"), ("role", "master")] {
@@ -199,6 +212,12 @@ impl Relay {
         }
         write::bulk(out, b"modules");
         write::array(out, 0);
+    }
+
+    /// Whether every group's servers know RESP3 (Redis 6), as far as they have said.
+    fn speaks_resp3(&self) -> bool {
+        let old = |v: &str| v.split('.').next().and_then(|n| n.parse::<u32>().ok()).is_some_and(|n| n < 6);
+        !self.links.iter().any(|(_, l)| old(&l.version))
     }
 
     /// The oldest version among the instances: what every group can do.

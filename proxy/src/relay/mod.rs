@@ -17,6 +17,10 @@ mod upkeep;
 mod replies;
 mod screen;
 mod local;
+mod transaction;
+mod blocking;
+mod subscribe;
+mod alone;
 mod exclusive;
 mod scatter;
 mod hold;
@@ -26,6 +30,8 @@ mod fan;
 mod orphan;
 mod link;
 mod client;
+mod pubsub;
+mod session;
 mod route;
 mod request;
 mod buffer;
@@ -83,6 +89,10 @@ impl Relay {
     pub fn client_adopted(&mut self, state: ClientState) -> ClientId {
         let client = self.clients.insert(Client::new(state.id, &state.peer, state.authenticated, self.now.us));
         self.clients[client].name = state.name.into();
+        if state.resp3 {
+            self.clients[client].resp3 = true;
+            self.want_resp3();
+        }
         if self.draining {
             self.resumable.push(client as ClientId);
             self.go_on();
@@ -105,6 +115,7 @@ impl Relay {
             peer: client.peer.into(),
             name: client.name.into(),
             authenticated: client.authenticated,
+            resp3: client.resp3,
         })
     }
 
@@ -171,6 +182,9 @@ impl Relay {
             }
             Lane::Waiting { .. } => self.waiting.retain(|&w| w != id),
             _ => {}
+        }
+        if let Some(session) = client.session {
+            self.session_closed(id, *session);
         }
         self.forget_marks(id, client.dirty, client.pressed);
         client.out.clear(&mut self.pool);
@@ -241,7 +255,7 @@ impl Relay {
             let before = client.lane;
             let used = match client.lane {
                 Lane::Shared => self.read_requests(id, rest),
-                Lane::Waiting { .. } => 0,
+                Lane::Waiting { .. } | Lane::Away => 0,
                 Lane::Passing { .. } => self.pass(id, rest),
                 Lane::Swallowing { ref mut cursor } => match cursor.step(rest) {
                     ReplyStep::Done { len } => {
@@ -293,15 +307,20 @@ impl Relay {
         if client.frame.argc != 0 || !client.authenticated || !client.shares() {
             return 0;
         }
-        let (mut at, mut taken) = (0, 0);
+        let (mut at, mut taken, mut common) = (0, 0, client.common);
         while self.clients[id as usize].takes_requests(self.settings.client_in_flight_max)
             && let Some(short) = Short::read(&buf[at..])
         {
             let raw = &buf[at..at + short.len];
             at += short.len;
             taken += 1;
-            if !self.plain_request(id, &short, raw) {
+            if !common || !self.plain_request(id, &short, raw) {
                 self.short_request(id, raw);
+                let client = &self.clients[id as usize];
+                common = client.common;
+                if !client.shares() {
+                    break;
+                }
             }
             if at == buf.len() {
                 break;
@@ -322,11 +341,11 @@ impl Relay {
     /// Takes any request from the start of `buf`, or as much of one as is there.
     fn read_request(&mut self, id: ClientId, buf: &[u8]) -> usize {
         let client = &self.clients[id as usize];
-        if !client.takes_requests(self.settings.client_in_flight_max) {
+        if !client.takes_requests(self.settings.client_in_flight_max) || !client.shares() {
             return 0;
         }
         if client.frame.argc == 0
-            && client.authenticated
+            && client.common
             && let Some(len) = self.split_at_sight(id, buf)
         {
             return len;
@@ -414,6 +433,9 @@ impl Relay {
     /// One whole request: what it is decides which way it goes.
     #[inline(never)]
     fn other_request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
+        if self.clients[id as usize].session.is_some() && self.in_session(id, frame, raw) {
+            return;
+        }
         if !self.settings.declared_commands.is_empty() && self.declared(id, frame, raw) {
             return;
         }
@@ -425,12 +447,26 @@ impl Relay {
                         self.routes.slot_of(frame.kept[usize::from(at)].of(raw))
                     }
                     _ => match self.one_slot(id, command_id, command, frame.argc, raw) {
+                        Some(slot) if command::asks_to_block(command, raw) => {
+                            return self.begin_alone(id, command_id, slot, raw, 0);
+                        }
                         Some(slot) => slot,
                         None => return,
                     },
                 };
                 let request = self.open_request(id, command_id, slot);
                 self.place(request, id, slot, raw);
+            }
+            Serve::Blocking => {
+                if let Some(slot) = self.one_slot(id, command_id, command, frame.argc, raw) {
+                    self.begin_alone(id, command_id, slot, raw, 0);
+                }
+            }
+            Serve::Session(asked) => self.session_request(id, command_id, asked, frame, raw),
+            Serve::Publish => self.publish(id, command_id, raw),
+            Serve::Local(command::Local::Hello) if self.clients[id as usize].head != NONE => {
+                // Replies in flight are in the protocol they were asked in.
+                self.begin_alone(id, command_id, NO_SLOT, raw, 0);
             }
             Serve::Local(local) => self.local(id, command_id, local, raw),
             Serve::Split(_) | Serve::Fan(_) => {
@@ -441,14 +477,7 @@ impl Relay {
                 let request = self.open_request(id, command_id, NO_SLOT);
                 self.place_wide(request, raw);
             }
-            Serve::Later(what) => {
-                let text = format!("ERR twemslot: '{}' is not served yet ({what})", command.name);
-                self.refuse_here(id, command_id, Counter::ErrorsNotServed, &text);
-            }
-            Serve::Denied(reason) => {
-                let text = format!("ERR twemslot: '{}' is not served: {reason}", command.name);
-                self.refuse_here(id, command_id, Counter::ErrorsNotServed, &text);
-            }
+            Serve::Later(_) | Serve::Denied(_) => self.refuse_unserved(id, command_id, command),
         }
     }
 
@@ -459,7 +488,8 @@ impl Relay {
         if route.special() || !self.held.is_empty() {
             return self.place_special(id, client, slot, raw);
         }
-        let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
+        let first = route.first(self.clients[client as usize].resp3);
+        let link = self.routes.lane(first, client, self.settings.links_per_instance);
         self.put(link, id, slot, raw);
     }
 
@@ -480,7 +510,8 @@ impl Relay {
         } else if route.waits() || self.clients[client as usize].held_wide > 0 {
             self.hold(id, raw);
         } else {
-            let link = self.routes.lane(route.link, client, self.settings.links_per_instance);
+            let first = route.first(self.clients[client as usize].resp3);
+            let link = self.routes.lane(first, client, self.settings.links_per_instance);
             self.put(link, id, slot, raw);
         }
     }
@@ -501,7 +532,7 @@ impl Relay {
         let open = match client.lane {
             Lane::Shared => client.takes_requests(self.settings.client_in_flight_max),
             Lane::Swallowing { .. } => !client.closing,
-            Lane::Waiting { .. } => false,
+            Lane::Waiting { .. } | Lane::Away => false,
             Lane::Passing { .. } => self.passes(id),
         };
         let client = &mut self.clients[id as usize];
@@ -530,7 +561,10 @@ impl Relay {
         if !self.clients.contains(id as usize) {
             return;
         }
-        self.try_large(id);
+        if self.clients[id as usize].lane == Lane::Away && self.clients[id as usize].head == NONE {
+            self.clients[id as usize].lane = Lane::Shared;
+        }
+        self.try_waiting(id);
         let input = std::mem::take(&mut self.clients[id as usize].input);
         if input.is_empty() {
             self.pool.give(input);

@@ -44,6 +44,9 @@ impl Relay {
         if self.routes.unsettled {
             self.settle();
         }
+        if !self.pushing.is_empty() {
+            self.push_later();
+        }
         if self.links.get(id as usize).is_some_and(|l| !l.shared()) {
             self.pace_link(id);
         }
@@ -151,6 +154,10 @@ impl Relay {
         if link.greeting() {
             return self.greeting_reply(id, bytes);
         }
+        if link.purpose == Use::PubSub && self.published(id, bytes) {
+            return true;
+        }
+        let link = &mut self.links[id as usize];
         let Some(request_id) = link.fifo.pop_front() else {
             // Nobody asked: whatever it is, the order of replies can no longer be trusted.
             let text = format!("{} sent a reply that nobody asked for", link::whose(link));
@@ -163,6 +170,11 @@ impl Relay {
             return self.own_reply(id, bytes);
         }
         let entry = link.entry;
+        if let Use::Exclusive { client } = link.purpose
+            && self.interrupted(client, bytes)
+        {
+            return true;
+        }
         if streamed {
             self.streamed_reply(request_id, entry, bytes);
         } else {
@@ -286,9 +298,18 @@ impl Relay {
             }
         }
         if let Use::Exclusive { client } = purpose {
-            self.leave_large(client, id);
+            self.own_link_lost(client, id);
         }
-        if purpose != Use::Shared && !(purpose == Use::Fence && self.still_fences(&addr)) {
+        if purpose == Use::PubSub {
+            self.pubsub_link_lost(id);
+        }
+        let wanted = match purpose {
+            Use::Shared => true,
+            Use::Fence => self.still_fences(&addr),
+            Use::PubSub => self.pubsub.links.contains(&id),
+            _ => false,
+        };
+        if !wanted {
             self.remove_link(id);
         }
         self.tend(&addr);

@@ -42,7 +42,7 @@ pub(super) struct Request {
     pub(super) client: ClientId,
     /// The client's next request.
     pub(super) next: RequestId,
-    /// The fan of a split request or a fragment.
+    /// The fan of a split request or a fragment; of one with parts, how many replies come before its own.
     pub(super) of: u32,
     pub(super) slot: Slot,
     pub(super) command: CommandId,
@@ -51,6 +51,8 @@ pub(super) struct Request {
     pub(super) mute: bool,
     /// Bytes in `small`.
     pub(super) small_len: u8,
+    /// Its bytes are several commands, the last of which brings the answer: see `of`.
+    pub(super) parts: bool,
     /// The generation of the topology it was sent under, for requests of several slots.
     pub(super) generation: u32,
     pub(super) small: [u8; SMALL_REPLY],
@@ -128,7 +130,7 @@ impl Requests {
         self.closed = request.next;
         (request.client, request.command, request.slot) = (client, command, slot);
         (request.next, request.stage, request.mute) = (NONE, Stage::Waiting, false);
-        (request.small_len, request.started_us) = (0, now_us);
+        (request.small_len, request.parts, request.started_us) = (0, false, now_us);
         id
     }
 
@@ -143,6 +145,7 @@ impl Requests {
             stage: Stage::Waiting,
             mute: false,
             small_len: 0,
+            parts: false,
             generation: 0,
             small: [0; SMALL_REPLY],
             started_us: now_us,

@@ -12,6 +12,8 @@ use std::sync::Arc;
 pub(super) struct Route {
     /// The first link to the owner's primary; NONE: nobody owns the slot.
     pub(super) link: LinkId,
+    /// The same for clients that speak RESP3; NONE: none has come yet.
+    pub(super) link3: LinkId,
     /// Held by the topology: requests wait.
     pub(super) held: bool,
     /// The owner changed while requests were in flight at the old one: requests wait until they are answered, so
@@ -20,12 +22,18 @@ pub(super) struct Route {
 }
 
 impl Route {
-    const NOWHERE: Self = Self { link: NONE, held: false, settling: false };
+    const NOWHERE: Self = Self { link: NONE, link3: NONE, held: false, settling: false };
 
     /// Whether a request cannot simply be put on the link.
     #[inline(always)]
     pub(super) fn special(self) -> bool {
         self.held | self.settling | (self.link == NONE)
+    }
+
+    /// The first link in the client's protocol.
+    #[inline(always)]
+    pub(super) fn first(self, resp3: bool) -> LinkId {
+        if resp3 { self.link3 } else { self.link }
     }
 
     pub(super) fn waits(self) -> bool {
@@ -37,7 +45,8 @@ impl Route {
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     pub(super) group: GroupId,
-    /// To the primary; a client keeps to one of them, so that its requests stay in order.
+    /// To the primary: so many that speak RESP2, then, if there are such clients, as many that speak RESP3. A client
+    /// keeps to one of them, so that its requests stay in order.
     pub(super) links: Vec<LinkId>,
     /// Whether any slot is the group's: broadcasts go to those that have some.
     pub(super) owns_slots: bool,
@@ -109,18 +118,33 @@ impl Routes {
         if links_per_instance <= 1 {
             return first;
         }
-        let target = self.targets.iter().find(|t| t.links.first() == Some(&first));
-        target.map_or(first, |t| t.links[client as usize % t.links.len()])
+        let n = links_per_instance as usize;
+        let own = client as usize % n;
+        self.targets
+            .iter()
+            .find_map(|t| {
+                let base = [0, n].into_iter().find(|&base| t.links.get(base) == Some(&first))?;
+                t.links.get(base + own).copied()
+            })
+            .unwrap_or(first)
     }
 
     /// Takes a topology whose groups have these links (in the topology's order). A slot whose link changes while
     /// `in_flight` says that requests are under way settles first.
-    pub(super) fn set(&mut self, topology: Arc<Topology>, targets: Vec<Target>, in_flight: &[u32], wide: u32) {
+    pub(super) fn set(
+        &mut self,
+        topology: Arc<Topology>,
+        targets: Vec<Target>,
+        links_per_instance: usize,
+        in_flight: &[u32],
+        wide: u32,
+    ) {
         let same_size = self.slots.len() == topology.slots().len();
         let mut slots = vec![Route::NOWHERE; topology.slots().len()];
         for (i, (route, owner)) in slots.iter_mut().zip(topology.slots()).enumerate() {
             let target = owner.group.and_then(|id| targets.iter().find(|t| t.group == id));
             route.link = target.and_then(|t| t.links.first().copied()).unwrap_or(NONE);
+            route.link3 = target.and_then(|t| t.links.get(links_per_instance).copied()).unwrap_or(NONE);
             route.held = owner.state == cluster::topology::SlotState::Held;
             let old = if same_size { self.slots[i] } else { Route::NOWHERE };
             // Another number of links is a move, too: clients keep to another one of them.

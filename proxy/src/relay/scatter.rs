@@ -15,6 +15,8 @@ use cluster::slot::Slot;
 
 /// Room before a part's keys for its header: `*` and the count, `$` and the name, with their line ends.
 const HEADER_ROOM: usize = 40;
+/// The generation of fans that no barrier waits for.
+const UNCOUNTED: u32 = u32::MAX;
 /// Runs of keys for which room is kept between requests.
 const RUNS_KEPT: usize = 4096;
 
@@ -29,6 +31,7 @@ impl Relay {
         match command::get(command).serve {
             Serve::Split(split) => self.split(id, split, raw),
             Serve::Fan(kind) => self.broadcast(id, merge_of(kind), raw),
+            Serve::Publish => self.place_publish(id, raw),
             _ => self.broadcast(id, Merge::First, raw),
         }
     }
@@ -44,7 +47,7 @@ impl Relay {
         if odd || refused || !command::get(command).takes(args.left()) {
             return None;
         }
-        let cut = self.cut(split, buf);
+        let cut = self.cut(client, split, buf);
         if let Some(len) = cut.len {
             self.stats.add(Counter::Requests, 1);
             let id = self.open_request(client, command, NO_SLOT);
@@ -56,14 +59,20 @@ impl Relay {
     }
 
     fn split(&mut self, id: RequestId, split: Split, raw: &[u8]) {
-        let cut = self.cut(split, raw);
+        let cut = self.cut(self.requests[id as usize].client, split, raw);
         self.send_cut(id, split, &cut, raw);
         self.keep_runs(cut.runs);
     }
 
     /// One walk over the keys of a request: where they go.
-    fn cut(&mut self, split: Split, raw: &[u8]) -> Cut {
+    fn cut(&mut self, client: ClientId, split: Split, raw: &[u8]) -> Cut {
         let runs = std::mem::take(&mut self.runs);
+        if self.clients[client as usize].resp3 {
+            return Cut::new(runs, split, raw, |key| {
+                let route = self.routes.way_of(key);
+                Route { link: if route.link == NONE { NONE } else { route.link3 }, ..route }
+            });
+        }
         // One look for tags in all keys is cheaper than one in each.
         if memchr::memchr(b'{', raw).is_none() {
             Cut::new(runs, split, raw, |key| self.routes.way_of_untagged(key))
@@ -158,7 +167,7 @@ impl Relay {
         }
     }
 
-    fn send_part(&mut self, fan_id: u32, part: usize, raw: &[u8]) {
+    pub(super) fn send_part(&mut self, fan_id: u32, part: usize, raw: &[u8]) {
         let Some(fan) = self.fans.get(fan_id as usize) else { return };
         let link = fan.parts[part].link;
         let command = self.requests.get(fan.parent).map_or(0, |r| r.command);
@@ -179,7 +188,8 @@ impl Relay {
         fan.merge = merge;
         for i in 0..self.routes.targets.len() {
             let target = &self.routes.targets[i];
-            if let Some(&link) = target.links.first().filter(|_| target.owns_slots) {
+            let at = if self.clients[client as usize].resp3 { self.links_of_each } else { 0 };
+            if let Some(&link) = target.links.get(at).filter(|_| target.owns_slots) {
                 let link = self.routes.lane(link, client, self.settings.links_per_instance);
                 if !fan.parts.iter().any(|p| p.link == link) {
                     fan.parts.push(Part { link, ..Part::default() });
@@ -201,7 +211,7 @@ impl Relay {
     }
 
     /// An empty fan; its vectors come from an earlier one.
-    fn new_fan(&mut self) -> Fan {
+    pub(super) fn new_fan(&mut self) -> Fan {
         Fan { generation: self.routes.generation, ..self.spare_fans.pop().unwrap_or_default() }
     }
 
@@ -218,13 +228,22 @@ impl Relay {
         }
     }
 
-    fn open_fan(&mut self, parent: RequestId, mut fan: Fan) -> u32 {
+    pub(super) fn open_fan(&mut self, parent: RequestId, mut fan: Fan) -> u32 {
         (fan.parent, fan.pending) = (parent, fan.parts.len() as u32);
         let id = self.fans.insert(fan) as u32;
         let request = &mut self.requests[parent as usize];
         request.stage = Stage::Split;
         request.of = id;
         self.wide_now += 1;
+        id
+    }
+
+    /// Of a request that changes nothing and may wait: it is in the way of no barrier.
+    pub(super) fn open_waiting_fan(&mut self, parent: RequestId, merge: Merge, parts: Vec<Part>) -> u32 {
+        let fan = Fan { merge, parts, ..self.new_fan() };
+        let id = self.open_fan(parent, fan);
+        self.fans[id as usize].generation = UNCOUNTED;
+        self.wide_now -= 1;
         id
     }
 
@@ -262,7 +281,8 @@ impl Relay {
             return;
         }
         let fan = self.fans.remove(fan_id as usize);
-        if fan.generation == self.routes.generation {
+        if fan.generation == UNCOUNTED {
+        } else if fan.generation == self.routes.generation {
             self.wide_now -= 1;
         } else {
             self.wide_before -= 1;
@@ -301,6 +321,8 @@ impl Relay {
         // An error anywhere is the answer: half a reply would be a wrong one.
         if let Some(error) = error_of(&fan) {
             reply.extend_from_slice(&error);
+        } else if fan.merge == Merge::Published {
+            self.published_to(&fan, &mut reply);
         } else {
             merged(&mut fan, &mut reply);
         }

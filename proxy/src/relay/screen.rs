@@ -1,7 +1,7 @@
 //! What a request is: which command, whether it may be asked, and which slot its keys are in. What may not be asked is
 //! answered here.
 
-use super::command::{self, Command, CommandId, Flags, Keys};
+use super::command::{self, Command, CommandId, Flags, Keys, Serve};
 use super::request::NO_SLOT;
 use super::state::Relay;
 use super::{ClientId, Level, declared_id, limits};
@@ -76,9 +76,6 @@ impl Relay {
             (Counter::ErrorsArity, fault.to_string())
         } else if crossed {
             (Counter::ErrorsCrossSlot, "CROSSSLOT Keys in request don't hash to the same slot".to_owned())
-        } else if command::asks_to_block(command, raw) {
-            let text = format!("ERR twemslot: '{}' with BLOCK is not served yet (blocking commands)", command.name);
-            (Counter::ErrorsNotServed, text)
         } else if command::asks_other_database(command, raw) {
             (Counter::ErrorsNotServed, "ERR DB index is out of range (a cluster has database 0 only)".to_owned())
         } else if let Some(slot) = slot {
@@ -88,6 +85,17 @@ impl Relay {
         };
         self.refuse_here(id, command_id, counter, &text);
         None
+    }
+
+    /// What is not served, and why.
+    #[cold]
+    pub(super) fn refuse_unserved(&mut self, id: ClientId, command_id: CommandId, command: &Command) {
+        let text = match command.serve {
+            Serve::Denied(reason) => format!("ERR twemslot: '{}' is not served: {reason}", command.name),
+            Serve::Later(what) => format!("ERR twemslot: '{}' is not served yet ({what})", command.name),
+            _ => format!("ERR twemslot: '{}' is not served here", command.name),
+        };
+        self.refuse_here(id, command_id, Counter::ErrorsNotServed, &text);
     }
 
     #[cold]

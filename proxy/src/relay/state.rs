@@ -5,9 +5,10 @@ use super::client::Client;
 use super::command::{Arity, CommandId, count};
 use super::fan::{self, Fan};
 use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, Settings};
-use super::link::{Link, State, whose};
+use super::link::{Link, Own, State, whose};
 use super::orphan::Orphans;
-use super::request::{NO_SLOT, NONE, RequestId, Requests, Stage};
+use super::pubsub::PubSub;
+use super::request::{NO_SLOT, NONE, PING, RequestId, Requests, Stage};
 use super::route::Routes;
 use super::{ClientId, Deed, Level, LinkId, Now, Planted};
 use crate::queue::Queue;
@@ -57,8 +58,17 @@ pub struct Relay {
     /// Requests that wait for a held slot, oldest first.
     pub(super) held: VecDeque<RequestId>,
     pub(super) held_bytes: usize,
-    /// Clients whose large request waits.
+    /// Clients whose request that is large, or taken alone, waits.
     pub(super) waiting: Vec<ClientId>,
+    /// Who listens to what.
+    pub(super) pubsub: PubSub,
+    /// Clients for which messages wait until a large reply is over.
+    pub(super) pushing: Vec<ClientId>,
+    /// Some client speaks RESP3; and how many links of each protocol there are to each primary.
+    pub(super) resp3_wanted: bool,
+    pub(super) links_of_each: usize,
+    /// Clients whose blocked request is being interrupted.
+    pub(super) interrupting: Vec<ClientId>,
     /// Clients whose replies pile up.
     pub(super) pressed: Vec<ClientId>,
     /// Requests of one slot that are on a link, by slot.
@@ -117,6 +127,11 @@ impl Relay {
             held: VecDeque::new(),
             held_bytes: 0,
             waiting: Vec::new(),
+            pubsub: PubSub::default(),
+            pushing: Vec::new(),
+            resp3_wanted: false,
+            links_of_each: 1,
+            interrupting: Vec::new(),
             pressed: Vec::new(),
             in_flight: vec![0],
             wide_now: 0,
@@ -225,6 +240,21 @@ impl Relay {
             link.dirty = true;
             self.dirty_links.push(link_id);
         }
+        if request.parts {
+            self.put_parts(link_id, id);
+        }
+    }
+
+    /// The request just put on a link is several commands: the replies of all but the last come before its own.
+    #[cold]
+    fn put_parts(&mut self, link_id: LinkId, id: RequestId) {
+        let link = &mut self.links[link_id as usize];
+        link.fifo.pop_back();
+        for _ in 0..self.requests[id as usize].of {
+            link.fifo.push_back(PING);
+            link.own.push_back(Own::Part);
+        }
+        link.fifo.push_back(id);
     }
 
     #[cold]

@@ -7,7 +7,7 @@ use super::limits::{
     EXCLUSIVE_IDLE_US, GIVE_BACK, GIVE_BACK_US, OVERRUN_US, REQUESTS_KEPT, STALL_US, Settings, TICK_IDLE_US, TICK_US,
     TRIM_KEEP,
 };
-use super::link::{self, Link, State, Use};
+use super::link::{self, Link, Own, State, Use};
 use super::request::{NONE, PING, Stage};
 use super::route::Target;
 use super::state::Relay;
@@ -32,6 +32,7 @@ impl Relay {
             let links = self.links_to(&primary.addr, group.id, entry, primary.run_id.as_ref());
             targets.push(Target { group: group.id, links, owns_slots: false });
         }
+        self.links_of_each = self.settings.links_per_instance.max(1) as usize;
         let kept: Vec<LinkId> = targets.iter().flat_map(|t| t.links.iter().copied()).collect();
         let replaced = self.replaced(&topology);
         self.retire_links(&kept, &replaced);
@@ -41,7 +42,10 @@ impl Relay {
         }
         self.wide_before += std::mem::take(&mut self.wide_now);
         self.stats.add(Counter::TopologiesApplied, 1);
-        self.routes.set(topology, targets, &self.in_flight, self.wide_before);
+        let n = self.settings.links_per_instance.max(1) as usize;
+        self.routes.set(topology, targets, n, &self.in_flight, self.wide_before);
+        self.tend_subscriptions();
+        self.look_after_sessions();
         self.release();
         self.settle();
         self.go_on();
@@ -49,10 +53,15 @@ impl Relay {
 
     /// The shared links to an instance: those there are, or new ones.
     fn links_to(&mut self, addr: &Addr, group: u32, entry: usize, run_id: Option<&String>) -> Vec<LinkId> {
-        let wanted = self.settings.links_per_instance.max(1) as usize;
+        let of_each = self.settings.links_per_instance.max(1) as usize;
+        let wanted = if self.resp3_wanted { 2 * of_each } else { of_each };
         let mut links = self.shared_links.remove(addr).unwrap_or_default();
-        for surplus in links.split_off(wanted.min(links.len())) {
-            self.retire(surplus);
+        if self.links_of_each != of_each {
+            // Which of them speak RESP3 goes by place.
+            let keep = if self.resp3_wanted { of_each.min(self.links_of_each) } else { of_each };
+            for surplus in links.split_off(keep.min(links.len())) {
+                self.retire(surplus);
+            }
         }
         for &id in &links {
             let link = &mut self.links[id as usize];
@@ -65,13 +74,23 @@ impl Relay {
             }
         }
         while links.len() < wanted {
-            let link = Link::new(addr.clone(), group, entry, run_id.cloned(), Use::Shared, self.now.us);
+            let mut link = Link::new(addr.clone(), group, entry, run_id.cloned(), Use::Shared, self.now.us);
+            link.resp3 = links.len() >= of_each;
             let id = self.links.insert(link) as LinkId;
             self.deeds.push_back(Deed::Connect { link: id, addr: addr.clone() });
             links.push(id);
         }
         self.shared_links.insert(addr.clone(), links.clone());
         links
+    }
+
+    /// A client speaks RESP3: so must links.
+    pub(super) fn want_resp3(&mut self) {
+        if !std::mem::replace(&mut self.resp3_wanted, true)
+            && let Some(topology) = self.routes.topology.clone()
+        {
+            self.set_topology(topology);
+        }
     }
 
     /// Primaries that were replaced while their slots were held: what is still in flight there was not waited for, and
@@ -164,6 +183,7 @@ impl Relay {
         }
         self.tick_orphans();
         self.expire_held();
+        self.tick_interrupted();
         self.tick_pressed();
         self.tick_idle();
         self.tick_memory();
@@ -202,11 +222,12 @@ impl Relay {
             return self.close_link(id, "idle".to_owned());
         }
         if link.fifo.is_empty() {
-            if link.shared() && now.saturating_sub(link.heard_us) >= self.settings.link_ping_us {
+            let kept = link.shared() || link.purpose == Use::PubSub;
+            if kept && now.saturating_sub(link.heard_us) >= self.settings.link_ping_us {
                 link.out.append(&mut self.pool, b"*1\r\n$4\r\nPING\r\n");
                 link.queued += 14;
                 link.fifo.push_back(PING);
-                link.own.push_back(None);
+                link.own.push_back(Own::Ping);
                 // The wait for the answer starts now.
                 link.heard_before_us = Some(link.heard_us);
                 link.heard_us = now;
@@ -216,11 +237,12 @@ impl Relay {
         }
         let oldest = link.fifo.iter().find(|&&r| r != PING).map_or(0, |&r| self.requests[r as usize].sent_us);
         let waited = now.saturating_sub(link.heard_us.max(oldest));
-        if waited > self.settings.link_dead_us && !link.stopped {
+        let late = waited > self.settings.link_dead_us && !link.stopped;
+        if late && !self.may_be_silent(id) {
             let text = format!("no byte came for {} ms while replies were owed", waited / 1000);
             return self.close_link(id, text);
         }
-        if link.shared() {
+        if self.links[id as usize].shared() {
             self.expire(id);
         }
     }
@@ -444,6 +466,7 @@ impl Relay {
             }
         }
         assert_eq!(in_flight, self.in_flight, "requests in flight, by slot");
-        assert_eq!(self.fans.len() as u32, self.wide_now + self.wide_before, "split requests in flight");
+        let counted = self.fans.iter().filter(|(_, f)| f.generation != u32::MAX).count();
+        assert_eq!(counted as u32, self.wide_now + self.wide_before, "split requests in flight");
     }
 }

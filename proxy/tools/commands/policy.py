@@ -2,7 +2,7 @@
 
 import re
 
-HOWS = ("split", "fan", "local", "later", "denied", "keyed")
+HOWS = ("split", "fan", "local", "session", "blocking", "publish", "later", "denied", "keyed")
 WORDS = ("keys", "arity", "since", "group", "summary")
 # A command with one of these is never served only because its keys are known.
 NOT_KEYED = {"+admin", "+blocking", "+pubsub", "+noscript"}
@@ -51,7 +51,9 @@ class Policy:
         if how is None and "|" in command:
             rule = self.rules.get(command.split("|")[0] + "|*", {})
             how = next((how for how in HOWS if how in rule), None)
-        if how in ("split", "fan", "local"):
+        if how in ("blocking", "publish"):
+            return how.capitalize()
+        if how in ("split", "fan", "local", "session"):
             return f"{how.capitalize()}({how.capitalize()}::{rule[how]})"
         if how in ("later", "denied"):
             return f'{how.capitalize()}("{rule[how]}")'

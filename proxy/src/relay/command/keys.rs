@@ -153,7 +153,8 @@ fn integer(text: &[u8]) -> Option<i64> {
 struct StreamOptions {
     /// The index of the argument behind STREAMS; None without one.
     keys_at: Option<u32>,
-    block: bool,
+    /// The index of the argument behind BLOCK.
+    block_at: Option<u32>,
 }
 
 /// Options are skipped with their values, so a group may be called "streams". An option we do not know is taken to
@@ -161,13 +162,13 @@ struct StreamOptions {
 fn stream_options(raw: &[u8]) -> StreamOptions {
     let mut args = Args::new(raw);
     let mut at = 1;
-    let mut block = false;
+    let mut block_at = None;
     let mut arg = args.nth(1);
     while let Some(name) = arg {
         let values = match name {
-            _ if name.eq_ignore_ascii_case(b"STREAMS") => return StreamOptions { keys_at: Some(at + 1), block },
+            _ if name.eq_ignore_ascii_case(b"STREAMS") => return StreamOptions { keys_at: Some(at + 1), block_at },
             _ if name.eq_ignore_ascii_case(b"BLOCK") => {
-                block = true;
+                block_at = Some(at + 1);
                 1
             }
             _ if name.eq_ignore_ascii_case(b"COUNT") || name.eq_ignore_ascii_case(b"CLAIM") => 1,
@@ -177,7 +178,7 @@ fn stream_options(raw: &[u8]) -> StreamOptions {
         at += values + 1;
         arg = args.nth(values as usize);
     }
-    StreamOptions { keys_at: None, block }
+    StreamOptions { keys_at: None, block_at }
 }
 
 fn streams<'a>(command: &Command, argc: u32, raw: &'a [u8], each: impl FnMut(&'a [u8])) -> Result<(), KeysFault> {
@@ -259,9 +260,9 @@ pub fn fixed_prefix(pattern: &[u8]) -> Option<&[u8]> {
     (close > 1).then_some(prefix)
 }
 
-/// Whether a request of XREAD or XREADGROUP says BLOCK. Other commands that may block are not served at all.
+/// Whether a request of XREAD or XREADGROUP says BLOCK: only then may it wait.
 pub fn asks_to_block(command: &Command, raw: &[u8]) -> bool {
-    command.keys == Keys::Streams && stream_options(raw).block
+    command.keys == Keys::Streams && stream_options(raw).block_at.is_some()
 }
 
 /// Whether a request reaches into another database than 0: `COPY a b DB 1`. What is no number is the instance's to
@@ -279,4 +280,50 @@ pub fn asks_other_database(command: &Command, raw: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// Whether a request names no key at all, where its command allows that: a script with `numkeys` 0.
+pub fn keyless(command: &Command, argc: u32, raw: &[u8]) -> bool {
+    let mut keys = 0;
+    for_each_key(command, argc, raw, |_| keys += 1).is_ok() && keys == 0
+}
+
+/// How long a request is willing to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeout {
+    /// Which argument says it.
+    at: usize,
+    /// Whether it is in milliseconds, or in seconds with a fraction.
+    in_ms: bool,
+    /// In microseconds; None: without end, or it is no number (the instance will say so).
+    pub us: Option<u64>,
+}
+
+impl Timeout {
+    /// None: the command has none, or it is not there.
+    pub fn of(command: &Command, raw: &[u8]) -> Option<Self> {
+        let args: Vec<&[u8]> = Args::new(raw).collect();
+        let (at, in_ms) = match command.name {
+            "blmpop" | "bzmpop" => (1, false),
+            "xread" | "xreadgroup" => (stream_options(raw).block_at? as usize, true),
+            _ => (args.len() - 1, false),
+        };
+        let text = std::str::from_utf8(args.get(at)?).ok();
+        let number = text.and_then(|t| t.parse::<f64>().ok()).filter(|n| *n > 0.0 && n.is_finite());
+        let us = number.map(|n| (n * if in_ms { 1e3 } else { 1e6 }) as u64);
+        Some(Self { at, in_ms, us })
+    }
+
+    /// The same request with another timeout: `us` microseconds, at least a millisecond.
+    pub fn with(&self, raw: &[u8], us: u64) -> Vec<u8> {
+        let ms = us.div_ceil(1000).max(1);
+        let text = if self.in_ms { ms.to_string() } else { format!("{}.{:03}", ms / 1000, ms % 1000) };
+        let mut args: Vec<&[u8]> = Args::new(raw).collect();
+        if let Some(arg) = args.get_mut(self.at) {
+            *arg = text.as_bytes();
+        }
+        let mut out = Vec::with_capacity(raw.len() + 16);
+        cluster::resp::write::request(&mut out, &args);
+        out
+    }
 }

@@ -9,8 +9,10 @@ mod pattern;
 mod table;
 
 pub use introspect::introspect;
-pub use keys::{KeysFault, asks_other_database, asks_to_block, fixed_prefix, for_each_key, sort_patterns};
-pub use pattern::matches;
+pub use keys::{
+    KeysFault, Timeout, asks_other_database, asks_to_block, fixed_prefix, for_each_key, keyless, sort_patterns,
+};
+pub use pattern::{matches, matches_exactly};
 
 use std::ops::BitOr;
 use table::{COMMANDS, COUNT, ENTRIES};
@@ -181,6 +183,12 @@ pub enum Serve {
     Fan(Fan),
     /// Answered here.
     Local(Local),
+    /// Concerns what the client's connection carries: a transaction, subscriptions ...
+    Session(Session),
+    /// May wait at the owner of its keys: sent there on a link of its own.
+    Blocking,
+    /// Sent to the owner of its channel's slot.
+    Publish,
     /// Refused for now: the part of Redis that is unsupported, such as "transactions".
     Later(&'static str),
     /// Refused: the reason, as a clause that can follow a colon.
@@ -207,6 +215,25 @@ pub enum Fan {
     Sum,
     /// Settings by name.
     ConfigGet,
+}
+
+/// What a connection carries from one request to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Session {
+    Multi,
+    Exec,
+    Discard,
+    Watch,
+    Unwatch,
+    Wait,
+    WaitAof,
+    Reset,
+    Subscribe,
+    Unsubscribe,
+    Psubscribe,
+    Punsubscribe,
+    Ssubscribe,
+    Sunsubscribe,
 }
 
 /// What the proxy answers itself.

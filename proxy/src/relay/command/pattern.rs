@@ -2,6 +2,15 @@
 
 /// Whether `pattern` matches the whole of `text`, letters in any case.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    matches_as::<false>(pattern, text)
+}
+
+/// The same, letters as they are.
+pub fn matches_exactly(pattern: &[u8], text: &[u8]) -> bool {
+    matches_as::<true>(pattern, text)
+}
+
+fn matches_as<const EXACT: bool>(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     // Behind the last star, and the text it has not swallowed yet: where to go on after a mismatch. Stars before the
     // last one need no second try, so the time is at most the product of the lengths.
@@ -12,7 +21,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
             star = Some((p, t));
         } else if t == text.len() && p == pattern.len() {
             return true;
-        } else if let Some(behind) = text.get(t).and_then(|&byte| one(pattern, p, byte)) {
+        } else if let Some(behind) = text.get(t).and_then(|&byte| one::<EXACT>(pattern, p, byte)) {
             p = behind;
             t += 1;
         } else if let Some((behind, swallowed)) = star.filter(|&(_, swallowed)| swallowed < text.len()) {
@@ -24,19 +33,23 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
+fn fold<const EXACT: bool>(byte: u8) -> u8 {
+    if EXACT { byte } else { byte.to_ascii_lowercase() }
+}
+
 /// Whether the pattern's element at `p` takes `byte`; the place behind the element.
-fn one(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
+fn one<const EXACT: bool>(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
     match *pattern.get(p)? {
         b'?' => Some(p + 1),
-        b'[' => class(pattern, p + 1, byte),
-        b'\\' if p + 1 < pattern.len() => pattern[p + 1].eq_ignore_ascii_case(&byte).then_some(p + 2),
-        other => other.eq_ignore_ascii_case(&byte).then_some(p + 1),
+        b'[' => class::<EXACT>(pattern, p + 1, byte),
+        b'\\' if p + 1 < pattern.len() => (fold::<EXACT>(pattern[p + 1]) == fold::<EXACT>(byte)).then_some(p + 2),
+        other => (fold::<EXACT>(other) == fold::<EXACT>(byte)).then_some(p + 1),
     }
 }
 
 /// A class from behind its `[`; one that is not closed ends with the pattern.
-fn class(pattern: &[u8], mut p: usize, byte: u8) -> Option<usize> {
-    let byte = byte.to_ascii_lowercase();
+fn class<const EXACT: bool>(pattern: &[u8], mut p: usize, byte: u8) -> Option<usize> {
+    let byte = fold::<EXACT>(byte);
     let negated = pattern.get(p) == Some(&b'^');
     p += usize::from(negated);
     let mut found = false;
@@ -46,7 +59,7 @@ fn class(pattern: &[u8], mut p: usize, byte: u8) -> Option<usize> {
             (_, Some(b'-'), Some(&high)) => (low.min(high), low.max(high), p + 3),
             _ => (low, low, p + 1),
         };
-        found |= (low.to_ascii_lowercase()..=high.to_ascii_lowercase()).contains(&byte);
+        found |= (fold::<EXACT>(low)..=fold::<EXACT>(high)).contains(&byte);
         p = behind;
     }
     (found != negated).then_some((p + 1).min(pattern.len()))

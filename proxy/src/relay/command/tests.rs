@@ -54,7 +54,11 @@ fn every_row_can_be_served_as_it_says() {
                 assert_eq!(command.keys, Keys::Range { first: 1, last: -1, step }, "{name}");
             }
             Serve::Later(why) | Serve::Denied(why) => assert!(!why.is_empty() && !why.ends_with('.'), "{name}"),
-            Serve::Fan(_) | Serve::Local(_) => assert_eq!(command.keys, Keys::None, "{name}"),
+            Serve::Blocking => assert_ne!(command.keys, Keys::None, "{name}"),
+            Serve::Session(Session::Watch) => assert_ne!(command.keys, Keys::None, "{name}"),
+            Serve::Fan(_) | Serve::Local(_) | Serve::Session(_) | Serve::Publish => {
+                assert_eq!(command.keys, Keys::None, "{name}");
+            }
         }
         let writes_unasked = command.flags.contains(Flags::ADMIN) && command.serve == Serve::Keyed;
         assert!(!writes_unasked, "{name} administrates");
@@ -89,9 +93,9 @@ fn what_is_done_with_some() {
         ("client|setname", Serve::Local(Local::ClientSetname)),
         ("command", Serve::Local(Local::Command)),
         ("xinfo|help", Serve::Local(Local::Help)),
-        ("multi", Serve::Later("transactions")),
-        ("blpop", Serve::Later("blocking commands")),
-        ("spublish", Serve::Later("pub/sub")),
+        ("multi", Serve::Session(Session::Multi)),
+        ("blpop", Serve::Blocking),
+        ("spublish", Serve::Publish),
         ("eval", Serve::Later("scripts and functions")),
         ("function|load", Serve::Later("scripts and functions")),
         ("scan", Serve::Later("whole-key-space commands")),

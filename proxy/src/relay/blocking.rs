@@ -1,0 +1,244 @@
+//! Requests that may wait at their instance: each on a link of the client's own, which is closed when the client goes,
+//! so that nothing is popped for nobody. When the slot is held or moves, the instance is told to stop waiting
+//! (CLIENT UNBLOCK), and the request is asked again with the time that remains, wherever the slot is then.
+
+use super::client::Lane;
+use super::command::{self, CommandId, Serve, Session as Asked, Timeout};
+use super::fan::{Merge, Part};
+use super::limits::{UNBLOCK_AGAIN_US, UNBLOCK_GIVE_UP_US};
+use super::link::{Own, State, Use};
+use super::request::{NO_SLOT, PING};
+use super::session::Blocked;
+use super::state::Relay;
+use super::{ClientId, LinkId};
+use crate::stats::Counter;
+use cluster::resp::request::Args;
+use cluster::resp::write;
+use cluster::slot::Slot;
+
+/// What stands before WAIT: it counts the replicas that have what *this* connection wrote last, and the client's
+/// writes went over others. This one is written after them and replicated, and changes nothing.
+const BARRIER: [&[u8]; 3] = [b"PUBLISH", b"__twemslot", b""];
+
+impl Relay {
+    /// Sends a request that may block, when its turn has come.
+    pub(super) fn block(&mut self, id: ClientId, command: CommandId, slot: Slot, raw: &[u8]) {
+        if self.start_alone(id, None, (command, slot), raw, 0).is_none() {
+            self.clients[id as usize].session().blocked = None;
+            return;
+        }
+        let now = self.now.us;
+        let kept = self.pool.keep(raw);
+        let session = self.clients[id as usize].session();
+        let deadline_us = match &session.blocked {
+            Some(again) => again.deadline_us,
+            None => Timeout::of(command::get(command), raw).and_then(|t| t.us).map(|us| now.saturating_add(us)),
+        };
+        session.blocked = Some(Blocked { raw: kept, deadline_us, interrupted: None });
+    }
+
+    /// A reply has come on a client's own link. True: it only says that the wait was interrupted, and the request goes
+    /// on elsewhere.
+    pub(super) fn interrupted(&mut self, id: ClientId, reply: &[u8]) -> bool {
+        let Some(session) = self.clients.get_mut(id as usize).and_then(|c| c.session.as_mut()) else { return false };
+        let Some(blocked) = session.blocked.take() else { return false };
+        let nothing = matches!(reply, b"*-1\r\n" | b"$-1\r\n" | b"_\r\n");
+        if blocked.interrupted.is_none() || !nothing {
+            self.pool.give(blocked.raw);
+            self.clients[id as usize].tidy_session();
+            return false;
+        }
+        let client = &mut self.clients[id as usize];
+        let Lane::Passing { link, request, .. } = client.lane else { return false };
+        let (command, slot) = (self.requests[request as usize].command, self.requests[request as usize].slot);
+        client.session().blocked =
+            Some(Blocked { raw: Vec::new(), deadline_us: blocked.deadline_us, interrupted: None });
+        self.left_link(slot);
+        self.pop_head(id);
+        self.clients[id as usize].lane = Lane::Shared;
+        self.large_answered(link);
+        self.block_again(id, command, slot, blocked, reply);
+        true
+    }
+
+    /// Asks again with the time that remains; if none does, that was the answer.
+    fn block_again(&mut self, id: ClientId, command: CommandId, slot: Slot, blocked: Blocked, nothing: &[u8]) {
+        let left = blocked.deadline_us.map(|at| at.saturating_sub(self.now.us));
+        if left == Some(0) {
+            self.clients[id as usize].session().blocked = None;
+            self.clients[id as usize].tidy_session();
+            self.answer_here(id, command, nothing);
+        } else {
+            let raw = match (Timeout::of(command::get(command), &blocked.raw), left) {
+                (Some(timeout), Some(left)) => timeout.with(&blocked.raw, left),
+                _ => blocked.raw.clone(),
+            };
+            self.begin_alone(id, command, slot, &raw, 0);
+        }
+        self.pool.give(blocked.raw);
+    }
+
+    /// A topology has come: a blocked client whose slot is held or has another owner must let go of it.
+    pub(super) fn interrupt_if_moved(&mut self, id: ClientId) {
+        let client = &self.clients[id as usize];
+        let Lane::Passing { link, request, .. } = client.lane else { return };
+        let Some(blocked) = client.session.as_ref().and_then(|s| s.blocked.as_ref()) else { return };
+        let slot = self.requests[request as usize].slot;
+        if blocked.interrupted.is_none() && !self.still_leads(slot, link) {
+            let now = self.now.us;
+            if let Some(blocked) = self.clients[id as usize].session().blocked.as_mut() {
+                blocked.interrupted = Some((now, now));
+            }
+            self.interrupting.push(id);
+            self.unblock_link(link, b"TIMEOUT");
+        }
+    }
+
+    /// Tells the instance at the other end of a link that its client shall wait no longer.
+    fn unblock_link(&mut self, link: LinkId, how: &[u8]) {
+        let Some(own) = self.links.get(link as usize) else { return };
+        let (Some(server_id), State::Up) = (own.server_id, own.state) else { return };
+        let shared = self.shared_links.get(&own.addr).into_iter().flatten();
+        let Some(&via) = shared.into_iter().find(|&&l| self.links[l as usize].state == State::Up) else { return };
+        let mut bytes = Vec::new();
+        write::request(&mut bytes, &[b"CLIENT", b"UNBLOCK", server_id.to_string().as_bytes(), how]);
+        let via_link = &mut self.links[via as usize];
+        via_link.fifo.push_back(PING);
+        via_link.own.push_back(Own::Unblock);
+        via_link.queued += bytes.len() as u64;
+        via_link.out.append(&mut self.pool, &bytes);
+        self.mark_link(via);
+    }
+
+    /// The instance may have been told before it had begun to wait: it is told again; one that does not hear is left.
+    pub(super) fn tick_interrupted(&mut self) {
+        let now = self.now.us;
+        for id in std::mem::take(&mut self.interrupting) {
+            let Some(client) = self.clients.get_mut(id as usize) else { continue };
+            let Lane::Passing { link, .. } = client.lane else { continue };
+            let Some(blocked) = client.session.as_mut().and_then(|s| s.blocked.as_mut()) else { continue };
+            let Some((since, told)) = blocked.interrupted else { continue };
+            self.interrupting.push(id);
+            if now.saturating_sub(since) > UNBLOCK_GIVE_UP_US {
+                self.close_link(
+                    link,
+                    "its slot has moved, and the instance does not let go of a blocked request".into(),
+                );
+            } else if now.saturating_sub(told) > UNBLOCK_AGAIN_US {
+                blocked.interrupted = Some((since, now));
+                self.unblock_link(link, b"TIMEOUT");
+            }
+        }
+    }
+
+    /// CLIENT UNBLOCK of a client of this worker, by its CLIENT ID; whether it was blocked.
+    pub(super) fn unblock(&mut self, client_id: u64, with_error: bool) -> bool {
+        let found = self.clients.iter().find(|(_, c)| c.id == client_id).map(|(id, _)| id as ClientId);
+        let Some(id) = found else { return false };
+        let client = &mut self.clients[id as usize];
+        if client.session.as_ref().is_none_or(|s| s.blocked.is_none()) {
+            return false;
+        }
+        match client.lane {
+            Lane::Passing { link, .. } => {
+                self.unblock_link(link, if with_error { b"ERROR" } else { b"TIMEOUT" });
+                true
+            }
+            Lane::Waiting { command, .. } => {
+                self.stop_waiting(id, command, with_error);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Answers a blocked request that is with no instance at the moment.
+    fn stop_waiting(&mut self, id: ClientId, command: CommandId, with_error: bool) {
+        self.waiting.retain(|&w| w != id);
+        let client = &mut self.clients[id as usize];
+        client.lane = Lane::Shared;
+        let session = client.session();
+        (session.blocked, session.alone) = (None, Vec::new());
+        client.tidy_session();
+        if with_error {
+            let text = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
+            self.refuse_here(id, command, Counter::ErrorsNotServed, text);
+        } else {
+            let name = command::get(command).name;
+            let one = matches!(name, "blmove" | "brpoplpush") && !self.clients[id as usize].resp3;
+            let nil = if one { b"$-1\r\n" } else { self.nil_array(id) };
+            self.answer_here(id, command, nil);
+        }
+        self.resumable.push(id);
+    }
+
+    /// Blocked requests whose slot is held wait as long as they would have at the instance. True: it is one.
+    pub(super) fn expire_blocked(&mut self, id: ClientId, command: CommandId) -> bool {
+        let client = &self.clients[id as usize];
+        let Some(blocked) = client.session.as_ref().and_then(|s| s.blocked.as_ref()) else { return false };
+        if blocked.deadline_us.is_some_and(|at| at <= self.now.us) {
+            self.stop_waiting(id, command, false);
+        }
+        true
+    }
+
+    /// WAIT and WAITAOF: asked of every group, and the least of the answers is the answer.
+    pub(super) fn wait_for_replicas(&mut self, id: ClientId, command: CommandId, raw: &[u8]) {
+        let firsts: Vec<LinkId> =
+            self.routes.targets.iter().filter(|t| t.owns_slots).filter_map(|t| t.links.first().copied()).collect();
+        if firsts.is_empty() {
+            return self.refuse_here(id, command, Counter::ErrorsNoOwner, "ERR twemslot: no group owns any slot yet");
+        }
+        if let Some(text) = wait_fault(command, raw) {
+            return self.refuse_here(id, command, Counter::ErrorsArity, text);
+        }
+        let mut bytes = Vec::new();
+        write::request(&mut bytes, &BARRIER);
+        bytes.extend_from_slice(raw);
+        let mut parts = Vec::new();
+        for first in firsts {
+            match self.exclusive_link(first, id) {
+                Some(link) => parts.push(Part { link, ..Part::default() }),
+                None => {
+                    parts.iter().for_each(|p| self.release_link(p.link));
+                    let text = "ERR twemslot: too many clients wait already; nothing was asked";
+                    return self.refuse_here(id, command, Counter::ErrorsOverload, text);
+                }
+            }
+        }
+        let request = self.open_request(id, command, NO_SLOT);
+        self.clients[id as usize].lane = Lane::Away;
+        let links: Vec<LinkId> = parts.iter().map(|p| p.link).collect();
+        let least = command::get(command).serve == Serve::Session(Asked::Wait);
+        let merge = if least { Merge::Least } else { Merge::LeastOfEach };
+        let fan = self.open_waiting_fan(request, merge, parts);
+        for (part, link) in links.into_iter().enumerate() {
+            let link = &mut self.links[link as usize];
+            link.fifo.push_back(PING);
+            link.own.push_back(Own::Part);
+            self.send_part(fan, part, &bytes);
+        }
+    }
+
+    /// Whether a client's own link may be silent for long: its request blocks.
+    pub(super) fn may_be_silent(&self, link: LinkId) -> bool {
+        let Use::Exclusive { client } = self.links[link as usize].purpose else { return false };
+        let Some(client) = self.clients.get(client as usize) else { return false };
+        client.lane == Lane::Away || client.session.as_ref().is_some_and(|s| s.blocked.is_some())
+    }
+}
+
+/// What Redis would say to these arguments, which it must not say to several groups in several ways.
+fn wait_fault(command: CommandId, raw: &[u8]) -> Option<&'static str> {
+    let args: Vec<&[u8]> = Args::new(raw).collect();
+    let numbers: Option<Vec<i64>> =
+        args[1..].iter().map(|a| std::str::from_utf8(a).ok().and_then(|t| t.parse().ok())).collect();
+    match numbers {
+        None if command::get(command).name == "wait" && args.len() > 2 && args[1].iter().all(u8::is_ascii_digit) => {
+            Some("ERR timeout is not an integer or out of range")
+        }
+        None => Some("ERR value is not an integer or out of range"),
+        Some(n) if n.last().is_some_and(|&t| t < 0) => Some("ERR timeout is negative"),
+        Some(_) => None,
+    }
+}

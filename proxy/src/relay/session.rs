@@ -1,0 +1,71 @@
+//! What a connection carries from one request to the next: a transaction, watched keys, a request that blocks,
+//! subscriptions. Few clients have any of it, so it is kept beside them.
+
+use super::LinkId;
+use cluster::slot::Slot;
+use std::collections::BTreeSet;
+
+/// Commands between MULTI and EXEC. They are kept here and sent together, so a transaction needs no link of its own.
+#[derive(Debug, Default)]
+pub(super) struct Multi {
+    /// MULTI and the commands as they go out.
+    pub(super) bytes: Vec<u8>,
+    pub(super) commands: u32,
+    /// The one slot of its keys, once one is known.
+    pub(super) slot: Option<Slot>,
+    /// One was refused: EXEC will be, too.
+    pub(super) failed: bool,
+}
+
+/// Keys under WATCH.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Watch {
+    #[default]
+    None,
+    /// The instance watches them for this link, which is the client's alone meanwhile.
+    On { link: LinkId, slot: Slot },
+    /// It can no longer be known whether they were changed (the link is lost, the slot is held or moved): EXEC will
+    /// say that they were.
+    Broken,
+}
+
+/// A request that blocks, and what it takes to ask it again elsewhere.
+#[derive(Debug)]
+pub(super) struct Blocked {
+    pub(super) raw: Vec<u8>,
+    /// None: it waits without end.
+    pub(super) deadline_us: Option<u64>,
+    /// Since when it is being interrupted (its slot is held or has moved), and when the instance was last told.
+    pub(super) interrupted: Option<(u64, u64)>,
+}
+
+/// What kind of subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Channel,
+    Pattern,
+    Shard,
+}
+
+/// Everything a connection carries.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    pub(super) multi: Option<Multi>,
+    pub(super) watch: Watch,
+    /// A request that is taken alone, until its turn comes; and how many replies come before its own.
+    pub(super) alone: Vec<u8>,
+    pub(super) parts: u32,
+    pub(super) blocked: Option<Blocked>,
+    pub(super) subscriptions: BTreeSet<(Kind, Box<[u8]>)>,
+    /// Messages that came in the middle of a large reply.
+    pub(super) pushes: Vec<u8>,
+}
+
+impl Session {
+    /// Nothing is left of it.
+    pub(super) fn is_over(&self) -> bool {
+        let waits = !self.alone.is_empty() || self.blocked.is_some();
+        let quiet = self.subscriptions.is_empty() && self.pushes.is_empty();
+        !waits && quiet && self.multi.is_none() && self.watch == Watch::None
+    }
+}

@@ -1,0 +1,467 @@
+//! Subscriptions of clients, and the links on which the relay itself subscribes: one to each group, for all of them.
+//! A client is told that it listens once every group that can be reached has confirmed it.
+
+use super::client::Lane;
+use super::command::{self, CommandId, Local, Serve, Session as Asked};
+use super::fan::{Fan, Merge, Part};
+use super::limits::PUBSUB_OUTPUT_MAX;
+use super::link::{Link, State, Use};
+use super::pubsub::Topic;
+use super::request::{NO_SLOT, NONE, RequestId};
+use super::scatter::no_owner;
+use super::session::{Kind, Session, Watch};
+use super::state::Relay;
+use super::{ClientId, Deed, LinkId};
+use crate::stats::Counter;
+use cluster::instance::Addr;
+use cluster::resp::reply::{self, Elements};
+use cluster::resp::request::{Args, Frame};
+use cluster::resp::write;
+
+impl Relay {
+    /// A request of a client whose connection carries something. True: it has been taken.
+    pub(super) fn in_session(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) -> bool {
+        let client = &self.clients[id as usize];
+        if client.session.as_ref().is_some_and(|s| s.multi.is_some()) {
+            self.queued_request(id, frame, raw);
+            return true;
+        }
+        client.listens() && self.while_listening(id, frame, raw)
+    }
+
+    /// A RESP2 client that listens may ask for little: replies and messages look alike to it.
+    fn while_listening(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) -> bool {
+        let name = frame.kept[0].of(raw);
+        let Some(command) = command::lookup(name) else { return false };
+        match command::get(command).serve {
+            Serve::Session(Asked::Multi | Asked::Exec | Asked::Discard | Asked::Watch | Asked::Unwatch) => {}
+            Serve::Session(Asked::Wait | Asked::WaitAof) => {}
+            Serve::Session(_) | Serve::Local(Local::Quit) => return false,
+            Serve::Local(Local::Ping) => {
+                let mut reply = Vec::new();
+                write::array(&mut reply, 2);
+                write::bulk(&mut reply, b"pong");
+                write::bulk(&mut reply, Args::new(raw).nth(1).unwrap_or_default());
+                self.answer_here(id, command, &reply);
+                return true;
+            }
+            _ => {}
+        }
+        let text = format!(
+            "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+            command::get(command).name
+        );
+        self.refuse_here(id, command, Counter::ErrorsNotServed, &text);
+        true
+    }
+
+    /// Subscribes or unsubscribes, when its turn has come.
+    pub(super) fn subscription(&mut self, id: ClientId, command: CommandId, asked: Asked, raw: &[u8]) {
+        let names: Vec<&[u8]> = Args::new(raw).skip(1).collect();
+        match asked {
+            Asked::Subscribe => self.subscribe(id, command, Kind::Channel, &names, raw),
+            Asked::Psubscribe => self.subscribe(id, command, Kind::Pattern, &names, raw),
+            Asked::Ssubscribe => self.subscribe(id, command, Kind::Shard, &names, raw),
+            Asked::Unsubscribe => self.unsubscribe(id, command, Kind::Channel, &names),
+            Asked::Punsubscribe => self.unsubscribe(id, command, Kind::Pattern, &names),
+            _ => self.unsubscribe(id, command, Kind::Shard, &names),
+        }
+    }
+
+    fn subscribe(&mut self, id: ClientId, command: CommandId, kind: Kind, names: &[&[u8]], raw: &[u8]) {
+        self.tend_pubsub_links(true);
+        if self.pubsub.links.is_empty() {
+            return self.refuse_here(id, command, Counter::ErrorsNoOwner, "ERR twemslot: no group owns any slot yet");
+        }
+        let mut confirmed = true;
+        for name in names {
+            let topic: Topic = (kind, (*name).into());
+            self.clients[id as usize].session().subscriptions.insert(topic.clone());
+            self.pubsub.topics.entry(topic.clone()).or_default().clients.entry(id).or_insert(false);
+            confirmed &= self.confirmed(&topic);
+        }
+        if !confirmed {
+            // It is looked at again whenever a group has answered.
+            return self.begin_alone_later(id, command, raw);
+        }
+        let mut reply = Vec::new();
+        let client = &self.clients[id as usize];
+        let session = client.session.as_deref();
+        let has = |topic: &Topic| session.is_some_and(|s| s.subscriptions.contains(topic));
+        let told = |p: &Self, topic: &Topic| p.pubsub.topics.get(topic).and_then(|l| l.clients.get(&id)) == Some(&true);
+        let all = session
+            .map_or(0, |s| s.subscriptions.iter().filter(|t| (t.0 == Kind::Shard) == (kind == Kind::Shard)).count());
+        let fresh: Vec<&[u8]> = names
+            .iter()
+            .filter(|n| {
+                let topic = (kind, Box::from(**n));
+                has(&topic) && !told(self, &topic)
+            })
+            .copied()
+            .collect();
+        let mut count = all - distinct(&fresh);
+        let mut seen: Vec<&[u8]> = Vec::new();
+        for name in names {
+            if fresh.contains(name) && !seen.contains(name) {
+                seen.push(name);
+                count += 1;
+            }
+            notice(&mut reply, client.resp3, kind.subscribe(), Some(name), count);
+        }
+        for name in names {
+            if let Some(listeners) = self.pubsub.topics.get_mut(&(kind, Box::from(*name))) {
+                listeners.clients.insert(id, true);
+            }
+        }
+        self.clients[id as usize].set_common();
+        self.answer_here(id, command, &reply);
+    }
+
+    fn unsubscribe(&mut self, id: ClientId, command: CommandId, kind: Kind, names: &[&[u8]]) {
+        let client = &mut self.clients[id as usize];
+        let resp3 = client.resp3;
+        let subscriptions = &mut client.session().subscriptions;
+        let own: Vec<Box<[u8]>> = match names {
+            [] => subscriptions.iter().filter(|t| t.0 == kind).map(|t| t.1.clone()).collect(),
+            _ => names.iter().map(|n| Box::from(*n)).collect(),
+        };
+        let mut reply = Vec::new();
+        let mut gone = Vec::new();
+        let left = |s: &std::collections::BTreeSet<Topic>| {
+            s.iter().filter(|t| (t.0 == Kind::Shard) == (kind == Kind::Shard)).count()
+        };
+        if own.is_empty() {
+            notice(&mut reply, resp3, kind.unsubscribe(), None, left(subscriptions));
+        }
+        for name in own {
+            let topic = (kind, name);
+            if subscriptions.remove(&topic) {
+                gone.push(topic.clone());
+            }
+            notice(&mut reply, resp3, kind.unsubscribe(), Some(&topic.1), left(subscriptions));
+        }
+        client.tidy_session();
+        for topic in gone {
+            self.leave(id, &topic);
+        }
+        self.answer_here(id, command, &reply);
+    }
+
+    /// Takes back what a request to subscribe that failed had begun.
+    pub(super) fn unsubscribe_again(&mut self, id: ClientId, command: CommandId, raw: &[u8]) {
+        let kind = match command::get(command).serve {
+            Serve::Session(Asked::Subscribe) => Kind::Channel,
+            Serve::Session(Asked::Psubscribe) => Kind::Pattern,
+            Serve::Session(Asked::Ssubscribe) => Kind::Shard,
+            _ => return,
+        };
+        for name in Args::new(raw).skip(1) {
+            let topic: Topic = (kind, Box::from(name));
+            if self.pubsub.topics.get(&topic).and_then(|l| l.clients.get(&id)) == Some(&false) {
+                self.clients[id as usize].session().subscriptions.remove(&topic);
+                self.leave(id, &topic);
+            }
+        }
+        self.clients[id as usize].tidy_session();
+    }
+
+    /// A client listens to a topic no more.
+    fn leave(&mut self, id: ClientId, topic: &Topic) {
+        let Some(listeners) = self.pubsub.topics.get_mut(topic) else { return };
+        listeners.clients.remove(&id);
+        if listeners.clients.is_empty() {
+            self.ask_links(topic, false);
+            self.pubsub.tidy(topic);
+        }
+    }
+
+    /// Asks every group for a topic, or for no more of it.
+    fn ask_links(&mut self, topic: &Topic, wanted: bool) {
+        for link in self.pubsub.links.clone() {
+            let Some(listeners) = self.pubsub.topics.get_mut(topic) else { return };
+            let asked = listeners.at.iter_mut().find(|(l, _)| *l == link);
+            match asked {
+                Some((_, owed)) => *owed += 1,
+                None if wanted && self.links[link as usize].state == State::Up => listeners.at.push((link, 1)),
+                None => continue,
+            }
+            let verb = if wanted { topic.0.subscribe() } else { topic.0.unsubscribe() };
+            let mut bytes = Vec::new();
+            write::request(&mut bytes, &[verb, &topic.1]);
+            let own = &mut self.links[link as usize];
+            own.queued += bytes.len() as u64;
+            own.out.append(&mut self.pool, &bytes);
+            self.mark_link(link);
+        }
+    }
+
+    /// Whether every group that can be reached publishes the topic to us; those that were not asked are.
+    fn confirmed(&mut self, topic: &Topic) -> bool {
+        let Some(listeners) = self.pubsub.topics.get(topic) else { return true };
+        let fresh = listeners.clients.len() == 1 && listeners.clients.values().all(|told| !told);
+        let asked = |link: &LinkId| listeners.at.iter().any(|(l, _)| l == link);
+        let up = |link: &LinkId| self.links[*link as usize].state == State::Up;
+        if fresh && self.pubsub.links.iter().any(|l| up(l) && !asked(l)) {
+            self.ask_links(topic, true);
+        }
+        let Some(listeners) = self.pubsub.topics.get(topic) else { return true };
+        self.pubsub.links.iter().all(|link| match self.links[*link as usize].state {
+            State::Up => listeners.at.iter().any(|(l, owed)| l == link && *owed == 0),
+            State::Connecting | State::Greeting => false,
+            State::Down { .. } | State::Closing => true,
+        })
+    }
+
+    /// Links to subscribe on: one to each group that owns slots, if anyone listens (or is about to).
+    fn tend_pubsub_links(&mut self, wanted: bool) {
+        if !wanted && self.pubsub.topics.is_empty() && self.pubsub.links.is_empty() {
+            return;
+        }
+        let primary =
+            |link: LinkId| self.links.get(link as usize).map(|l| (l.addr.clone(), l.group, l.entry, l.run_id.clone()));
+        let targets = self.routes.targets.iter().filter(|t| t.owns_slots);
+        let wanted: Vec<(Addr, u32, usize, Option<String>)> =
+            targets.filter_map(|t| primary(*t.links.first()?)).collect();
+        let same = |l: &Link, w: &(Addr, u32, usize, Option<String>)| l.addr == w.0 && l.run_id == w.3;
+        for id in std::mem::take(&mut self.pubsub.links) {
+            if wanted.iter().any(|w| same(&self.links[id as usize], w)) {
+                self.pubsub.links.push(id);
+            } else {
+                self.finish_pubsub_link(id);
+            }
+        }
+        for w in &wanted {
+            if !self.pubsub.links.iter().any(|&id| same(&self.links[id as usize], w)) {
+                let (addr, group, entry, run_id) = w.clone();
+                let link = Link::new(addr.clone(), group, entry, run_id, Use::PubSub, self.now.us);
+                let link = self.links.insert(link) as LinkId;
+                self.pubsub.links.push(link);
+                self.deeds.push_back(Deed::Connect { link, addr });
+            }
+        }
+    }
+
+    fn finish_pubsub_link(&mut self, id: LinkId) {
+        self.pubsub.lost(id);
+        self.links[id as usize].purpose = Use::Finished;
+        if matches!(self.links[id as usize].state, State::Down { .. }) {
+            self.remove_link(id);
+        } else {
+            self.close_link(id, "its instance has left the topology".to_owned());
+        }
+    }
+
+    /// A topology has come.
+    pub(super) fn tend_subscriptions(&mut self) {
+        self.tend_pubsub_links(false);
+        self.retry_waiting();
+    }
+
+    /// A link to subscribe on is up: it gets everything.
+    pub(super) fn subscribe_all(&mut self, id: LinkId) {
+        let mut bytes = Vec::new();
+        for ((kind, name), listeners) in &mut self.pubsub.topics {
+            if !listeners.clients.is_empty() {
+                listeners.at.push((id, 1));
+                write::request(&mut bytes, &[kind.subscribe(), name]);
+            }
+        }
+        let link = &mut self.links[id as usize];
+        link.queued += bytes.len() as u64;
+        link.out.append(&mut self.pool, &bytes);
+        self.retry_waiting();
+    }
+
+    pub(super) fn pubsub_link_lost(&mut self, id: LinkId) {
+        self.pubsub.lost(id);
+        self.retry_waiting();
+    }
+
+    /// Something has changed that clients may wait for.
+    fn retry_waiting(&mut self) {
+        self.resumable.extend(self.waiting.iter().copied());
+    }
+
+    /// What an instance says on a link to subscribe on. False: it is a reply to something of ours.
+    pub(super) fn published(&mut self, id: LinkId, bytes: &[u8]) -> bool {
+        if bytes.first() != Some(&b'*') {
+            return bytes.first() == Some(&b'-') && self.subscription_refused(id, bytes);
+        }
+        let texts: Vec<Option<&[u8]>> = Elements::new(bytes).into_iter().flatten().map(reply::text).collect();
+        match texts.as_slice() {
+            [Some(b"message"), Some(channel), _] => self.deliver(&(Kind::Channel, Box::from(*channel)), bytes),
+            [Some(b"pmessage"), Some(pattern), _, _] => self.deliver(&(Kind::Pattern, Box::from(*pattern)), bytes),
+            [Some(b"smessage"), Some(channel), _] => self.deliver(&(Kind::Shard, Box::from(*channel)), bytes),
+            [Some(b"subscribe" | b"unsubscribe"), Some(name), _] => self.answered(id, Kind::Channel, name),
+            [Some(b"psubscribe" | b"punsubscribe"), Some(name), _] => self.answered(id, Kind::Pattern, name),
+            [Some(b"ssubscribe" | b"sunsubscribe"), Some(name), _] => self.answered(id, Kind::Shard, name),
+            // The answer to PING while something is subscribed.
+            _ => return false,
+        }
+        true
+    }
+
+    /// A group cannot do what was asked (SSUBSCRIBE before Redis 7, or no right to). Which request it was cannot be
+    /// told, so those who wait are told.
+    fn subscription_refused(&mut self, id: LinkId, bytes: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(&bytes[1..]).trim_end().to_owned();
+        let whose = super::link::whose(&self.links[id as usize]);
+        for client in self.waiting.clone() {
+            let subscribes = self
+                .clients
+                .get(client as usize)
+                .is_some_and(|c| matches!(c.lane, Lane::Waiting { slot: NO_SLOT, .. }) && c.head == NONE);
+            if subscribes {
+                self.refuse_waiting(client, &format!("ERR twemslot: {whose} refuses: {text}"));
+            }
+        }
+        true
+    }
+
+    fn answered(&mut self, id: LinkId, kind: Kind, name: &[u8]) {
+        self.pubsub.answered(id, &(kind, Box::from(name)));
+        self.retry_waiting();
+    }
+
+    /// Passes a message on to everyone who listens.
+    fn deliver(&mut self, topic: &Topic, bytes: &[u8]) {
+        let Some(listeners) = self.pubsub.topics.get(topic) else { return };
+        let clients: Vec<ClientId> = listeners.clients.iter().filter(|(_, told)| **told).map(|(id, _)| *id).collect();
+        for id in clients {
+            self.push(id, bytes);
+        }
+    }
+
+    fn push(&mut self, id: ClientId, bytes: &[u8]) {
+        let midway = self.midway(id);
+        let Some(client) = self.clients.get_mut(id as usize) else { return };
+        if client.closed {
+            return;
+        }
+        let (kind, rest) = (if client.resp3 { &b">"[..] } else { b"*" }, &bytes[1..]);
+        if midway {
+            let pushes = &mut client.session().pushes;
+            pushes.extend_from_slice(kind);
+            pushes.extend_from_slice(rest);
+            self.pushing.push(id);
+        } else {
+            client.out.append(&mut self.pool, kind);
+            client.out.append(&mut self.pool, rest);
+            self.mark_client(id);
+        }
+        let client = &self.clients[id as usize];
+        if client.out.len() + client.session.as_ref().map_or(0, |s| s.pushes.len()) > PUBSUB_OUTPUT_MAX {
+            self.close_for_memory(id, "it does not read the messages it has subscribed to");
+        }
+    }
+
+    /// Whether the client is in the middle of a large reply: a message must not come between its parts.
+    fn midway(&self, id: ClientId) -> bool {
+        let Some(client) = self.clients.get(id as usize).filter(|c| c.head != NONE) else { return false };
+        self.links.iter().any(|(_, l)| l.streamed > 0 && l.fifo.front() == Some(&client.head))
+    }
+
+    /// Messages that had to wait for the end of a large reply.
+    pub(super) fn push_later(&mut self) {
+        for id in std::mem::take(&mut self.pushing) {
+            if self.midway(id) {
+                self.pushing.push(id);
+            } else if let Some(client) = self.clients.get_mut(id as usize)
+                && let Some(session) = client.session.as_mut()
+            {
+                let pushes = std::mem::take(&mut session.pushes);
+                client.out.append(&mut self.pool, &pushes);
+                client.tidy_session();
+                self.mark_client(id);
+            }
+        }
+    }
+
+    /// Sends a message to the owner of its channel's slot: anywhere would do, and so publishers share the load.
+    pub(super) fn publish(&mut self, id: ClientId, command: CommandId, raw: &[u8]) {
+        let request = self.open_request(id, command, NO_SLOT);
+        self.place_publish(request, raw);
+    }
+
+    pub(super) fn place_publish(&mut self, id: RequestId, raw: &[u8]) {
+        let client = self.requests[id as usize].client;
+        let channel = Args::new(raw).nth(1).unwrap_or_default();
+        let slot = self.routes.slot_of(channel);
+        let route = self.routes.slots[usize::from(slot)];
+        if route.link == NONE {
+            return self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot));
+        }
+        if route.waits() || self.clients[client as usize].held_wide > 0 {
+            return self.hold(id, raw);
+        }
+        let first = route.first(self.clients[client as usize].resp3);
+        let link = self.routes.lane(first, client, self.settings.links_per_instance);
+        let part = Part { link, request: channel.to_vec(), ..Part::default() };
+        let mut fan = self.new_fan();
+        fan.merge = Merge::Published;
+        fan.parts.push(part);
+        let fan = self.open_fan(id, fan);
+        self.send_part(fan, 0, raw);
+    }
+
+    /// How many clients a message reached: an instance counts this relay's one link for all its clients.
+    pub(super) fn published_to(&self, fan: &Fan, out: &mut Vec<u8>) {
+        let part = &fan.parts[0];
+        let shard = self.requests.get(fan.parent).is_some_and(|r| command::get(r.command).name == "spublish");
+        match reply::integer(&part.reply) {
+            Some(n) => {
+                let (links, clients) = self.pubsub.receivers(&part.request, shard);
+                write::integer(out, (n - links).max(0) + clients);
+            }
+            None => out.extend_from_slice(&part.reply),
+        }
+    }
+
+    /// What a client's connection carried ends with it.
+    pub(super) fn session_closed(&mut self, id: ClientId, session: Session) {
+        if let Watch::On { link, .. } = session.watch {
+            self.release_link(link);
+        }
+        for topic in &session.subscriptions {
+            self.leave(id, topic);
+        }
+        self.pool.give(session.alone);
+        if let Some(blocked) = session.blocked {
+            self.pool.give(blocked.raw);
+        }
+    }
+
+    /// RESET: as if it had just connected.
+    pub(super) fn reset(&mut self, id: ClientId, command: CommandId) {
+        self.forget_watch(id);
+        let open = self.settings.client_password.is_none();
+        let client = &mut self.clients[id as usize];
+        let session = client.session.take();
+        (client.resp3, client.authenticated) = (false, open);
+        (client.reply_off, client.reply_skip) = (false, 0);
+        client.name = "".into();
+        client.set_common();
+        if let Some(session) = session {
+            self.session_closed(id, *session);
+        }
+        self.answer_here(id, command, b"+RESET\r\n");
+    }
+}
+
+fn distinct(names: &[&[u8]]) -> usize {
+    let mut names = names.to_vec();
+    names.sort_unstable();
+    names.dedup();
+    names.len()
+}
+
+/// What a client is told of a subscription, and how many it has now.
+fn notice(out: &mut Vec<u8>, resp3: bool, verb: &[u8], name: Option<&[u8]>, count: usize) {
+    out.extend_from_slice(if resp3 { b">3\r\n" } else { b"*3\r\n" });
+    write::bulk(out, &verb.to_ascii_lowercase());
+    match name {
+        Some(name) => write::bulk(out, name),
+        None => out.extend_from_slice(if resp3 { b"_\r\n" } else { b"$-1\r\n" }),
+    }
+    write::integer(out, count as i64);
+}
