@@ -41,7 +41,9 @@ pub(super) struct RangeWord {
 #[derive(Serialize, ToSchema)]
 #[schema(as = News)]
 pub(super) struct NewsWord {
-    /// `topology`, `proxy_joined`, `proxy_lost`, `invalid_edit`, `leader`, `store_lost`, `store_back`.
+    /// `topology`, `proxy_joined`, `proxy_lost`, `invalid_edit`, `leader`, `store_lost`, `store_back`, `failover`,
+    /// `failover_vetoed`, `failover_frozen`, `failover_stuck`, `no_candidate`, `failover_off`, `automation_off`, `writes_lost`,
+    /// `demoted`.
     pub kind: String,
     /// It needs somebody's attention until `settled` news of the same kind and subject come.
     pub alarm: bool,

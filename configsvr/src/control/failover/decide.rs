@@ -72,20 +72,37 @@ impl Failovers {
         if !scene.own.sound {
             return Some((FROZEN, format!("group {id}: this member's own view is not to be trusted")));
         }
-        let accused = scene.health.groups_accused(scene.now, scene.own, scene.state).len();
-        let most = (scene.groups().len() * GROUPS_DOWN_PERCENT / 100).max(1);
-        if accused > most && !case.proxies_agree {
-            let why = format!("{accused} groups seem to be down at once and proxies do not say so: are we cut off?");
-            return Some((FROZEN, why));
-        }
-        if let Some(last) = last_decision(scene, id).filter(|at| scene.wall.abs_diff(*at) < FAILOVER_PAUSE_MS) {
-            let ago = scene.wall.abs_diff(last) / 1000;
-            return Some((HELPLESS, format!("group {id}: down again {ago} s after a failover: {}", case.why)));
+        // One that was started again is not waited with: it answers, so nobody is cut off from it, and its replicas will
+        // forget what they hold as soon as they have taken over its emptiness.
+        if !case.reborn
+            && let Some(obstacle) = self.caution(scene, id, case)
+        {
+            return Some(obstacle);
         }
         if !scene.health.promotable(group, guard, case.since) {
             return Some((HELPLESS, format!("group {id}: no replica can take over: {}", case.why)));
         }
         None
+    }
+
+    /// What speaks for waiting.
+    fn caution(&self, scene: &Scene, id: GroupId, case: &Case) -> Option<(&'static str, String)> {
+        let most = (scene.groups().len() * GROUPS_DOWN_PERCENT / 100).max(1);
+        if self.down > most && !case.proxies_agree {
+            let down = self.down;
+            let why = format!("{down} groups seem to be down at once and proxies do not say so: are we cut off?");
+            return Some((FROZEN, why));
+        }
+        let last = last_decision(scene, id).filter(|at| scene.wall.abs_diff(*at) < FAILOVER_PAUSE_MS)?;
+        let ago = scene.wall.abs_diff(last) / 1000;
+        Some((HELPLESS, format!("group {id}: down again {ago} s after a failover: {}", case.why)))
+    }
+
+    /// How many groups' primaries are dead, as far as anybody can see.
+    pub(super) fn count_down(&mut self, scene: &Scene) {
+        let beats = scene.fleet.beats();
+        let dead = |g: &&Group| matches!(scene.health.judge(scene.now, scene.own, g, &beats), Judgement::Down(case) if !case.reborn);
+        self.down = scene.groups().iter().filter(dead).count();
     }
 
     /// A last PING, on a connection of its own.
@@ -133,10 +150,8 @@ impl Failovers {
             Some(known) if *known == now => false,
             // Another one by somebody's hand, or one that changed its history by itself (its backlog was freed).
             Some(known) if known.addr != now.addr || known.run_id == now.run_id => true,
-            // It was started again: to be accepted where nobody has more than it has.
-            Some(_) => group.replicas().all(|r| {
-                scene.info(&r.addr).is_some_and(|i| i.role == Role::Replica && i.link_up && i.continues(&now.replid))
-            }),
+            // It was started again: to be accepted where it is certain that nobody has what it had.
+            Some(known) => group.replicas().all(|r| scene.info(&r.addr).is_some_and(|i| !i.continues(&known.replid))),
             None => true,
         };
         if accept {

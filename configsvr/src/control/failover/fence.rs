@@ -9,7 +9,7 @@ use super::scene::Scene;
 use crate::control::event::{Order, Report};
 use crate::control::health::Verdict;
 use crate::control::layout::{Failover, FailoverKind};
-use crate::control::limits::{DETACH_MS, FENCE_MS};
+use crate::control::limits::{DETACH_MS, FENCE_MS, STUCK_MS};
 use crate::control::out::Out;
 use cluster::group::Group;
 use cluster::instance::Addr;
@@ -58,13 +58,16 @@ impl Failovers {
         (detached, missing)
     }
 
-    /// Nobody can take over. If the old primary is back and still is who it was, it may serve on.
+    /// Nobody can take over. If the old primary is back and still is who it was, it may serve on; after a while also if it
+    /// is another process: then nobody has what it had, and what it has is all there is.
     fn give_up(&mut self, scene: &Scene, group: &Group, record: &Failover, out: &mut Out) {
         let back = scene.verdict(group, &record.old) == Verdict::Up
             && scene.own.on(&record.old).is_none()
             && scene.info(&record.old).is_some_and(|i| i.run_id == record.old_run_id);
+        let lives = scene.verdict(group, &record.old) != Verdict::Unknown && scene.info(&record.old).is_some();
+        let last = lives && scene.now > self.entered(scene, record) + STUCK_MS;
         let planned = record.kind != FailoverKind::Failover && scene.verdict(group, &record.old) == Verdict::Up;
-        if (back || planned)
+        if (back || planned || last)
             && let Some(txn) = record::aborted(scene, record, "no replica could take over; the old primary serves on")
         {
             self.writer.write(scene.now, txn, out);

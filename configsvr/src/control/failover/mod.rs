@@ -52,6 +52,8 @@ pub(super) struct Failovers {
     corrected: BTreeMap<Addr, u64>,
     /// Since when a group cannot be helped.
     helpless: BTreeMap<GroupId, u64>,
+    /// Groups whose primary is judged dead now.
+    down: usize,
     /// Judged dead, but somebody objected: how often.
     vetoes: u64,
     vetoed: BTreeSet<GroupId>,
@@ -82,6 +84,7 @@ impl Failovers {
         self.writer.look(scene, out);
         self.tell_automation(scene, out, board);
         if scene.is_settled() {
+            self.count_down(scene);
             for group in scene.groups() {
                 match scene.state.failover_of(group.id) {
                     Some(record) => self.go_on(scene, group, record, out, board),
@@ -115,6 +118,10 @@ impl Failovers {
     /// When this leader first saw the record in this phase.
     fn entered(&mut self, scene: &Scene, record: &Failover) -> u64 {
         *self.since.entry((record.id.clone(), record.phase.word())).or_insert(scene.now)
+    }
+
+    fn has_entered(&self, record: &Failover) -> bool {
+        self.since.contains_key(&(record.id.clone(), record.phase.word()))
     }
 
     fn tell_automation(&self, scene: &Scene, out: &mut Out, board: &mut Board) {

@@ -17,9 +17,10 @@ use cluster::instance::{Addr, Instance, Role};
 impl Failovers {
     /// From the commit to the end: all that live follow.
     pub(super) fn settle(&mut self, scene: &Scene, group: &Group, record: &Failover, out: &mut Out, board: &mut Board) {
+        let known = self.has_entered(record);
         let since = self.entered(scene, record);
         let Some(primary) = group.primary() else { return };
-        if since == scene.now {
+        if !known {
             let message = format!("group {}: {} is the primary now, not {}", group.id, primary.addr, record.old);
             board.tell(out, "failover", &group.id.to_string(), record.epoch, message);
         }

@@ -20,7 +20,7 @@ use super::limits::{
 };
 use super::state::State;
 use cluster::beat::Beat;
-use cluster::group::{Group, GroupId};
+use cluster::group::Group;
 use cluster::instance::{Addr, Instance, Role};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +29,8 @@ use std::collections::{BTreeMap, BTreeSet};
 struct Seen {
     look: Look,
     at: u64,
+    /// Since when it is the process that it is.
+    process_since: u64,
 }
 
 /// What a member knows of the instances.
@@ -108,8 +110,11 @@ impl Health {
     }
 
     pub(super) fn observed(&mut self, now: u64, looks: Vec<(Addr, Look)>) {
+        let run_id = |look: &Look| look.info.as_ref().map(|(info, _)| info.run_id.clone());
         for (addr, look) in looks {
-            self.seen.insert(addr, Seen { look, at: now });
+            let before = self.seen.get(&addr).filter(|seen| run_id(&seen.look) == run_id(&look));
+            let process_since = before.map_or(now, |seen| seen.process_since);
+            self.seen.insert(addr, Seen { look, at: now, process_since });
         }
     }
 
@@ -141,12 +146,12 @@ impl Health {
         if owed > hang_ms {
             return down(Verdict::Hang, owed);
         }
-        if let Some((info, age)) = &seen.look.info
+        if let Some((info, _)) = &seen.look.info
             && let Some(known) = guard.and_then(|g| g.primary.as_ref()).filter(|k| k.addr == instance.addr)
             && instance.role == Role::Primary
             && info.run_id != known.run_id
         {
-            return down(Verdict::Reborn, *age);
+            return down(Verdict::Reborn, now - seen.process_since);
         }
         match seen.look.heard_ms {
             Some(_) if seen.look.refused.is_none() => down(Verdict::Up, 0),
@@ -321,13 +326,6 @@ impl Health {
             let info = self.info_since(&r.addr, since);
             info.is_some_and(|i| may_lead(i, replid) && !guard.never.contains(&r.addr))
         })
-    }
-
-    /// Groups whose primary a majority accuses.
-    pub(super) fn groups_accused(&self, now: u64, own: &Ballot, state: &State) -> Vec<GroupId> {
-        let groups = state.in_force.iter().flat_map(|f| f.known.groups());
-        let accused = |g: &&Group| g.primary().is_some_and(|p| self.votes(now, own, &p.addr).len() * 2 > self.voters);
-        groups.filter(accused).map(|g| g.id).collect()
     }
 
     /// All instances for people.
