@@ -56,6 +56,28 @@ fn redis_py_7() -> Result<()> {
     redis_py("redis-py-7.4.1")
 }
 
+/// What applications do, by redis-py; and two queues that many of them use, each with its own client library.
+#[test]
+fn applications() -> Result<()> {
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", installed()?.join("redis-py-8.1.0")).env("PYTHONDONTWRITEBYTECODE", "1");
+    client(python, "applications.py", &[])
+}
+
+#[test]
+fn celery() -> Result<()> {
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", installed()?.join("celery")).env("PYTHONDONTWRITEBYTECODE", "1");
+    client(python, "celery_app.py", &[])
+}
+
+#[test]
+fn bullmq() -> Result<()> {
+    let mut node = Command::new("node");
+    node.env("CLIENTS_NODE", installed()?.join("node"));
+    client(node, "bullmq.mjs", &[])
+}
+
 #[test]
 fn ioredis_6() -> Result<()> {
     node("ioredis")

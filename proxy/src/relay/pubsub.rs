@@ -14,8 +14,18 @@ pub(super) type Topic = (Kind, Box<[u8]>);
 pub(super) struct Listeners {
     /// True: it has been told that it listens.
     pub(super) clients: BTreeMap<ClientId, bool>,
-    /// The links on which it was asked for, and how many answers (to subscribing or unsubscribing) each still owes.
-    pub(super) at: Vec<(LinkId, u32)>,
+    /// The links on which it was ever asked for.
+    pub(super) at: Vec<At>,
+}
+
+/// How a topic stands on a link.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At {
+    pub(super) link: LinkId,
+    /// What was asked last: to subscribe, or to unsubscribe.
+    pub(super) wanted: bool,
+    /// How many answers are still to come.
+    pub(super) owed: u32,
 }
 
 /// All subscriptions of a worker.
@@ -47,7 +57,7 @@ impl Kind {
 impl PubSub {
     /// Nobody listens and nothing is owed: the topic is over.
     pub(super) fn tidy(&mut self, topic: &Topic) {
-        if self.topics.get(topic).is_some_and(|l| l.clients.is_empty() && l.at.iter().all(|(_, owed)| *owed == 0)) {
+        if self.topics.get(topic).is_some_and(|l| l.clients.is_empty() && l.at.iter().all(|at| at.owed == 0)) {
             self.topics.remove(topic);
         }
     }
@@ -55,7 +65,7 @@ impl PubSub {
     /// A link is gone; what was asked on it is forgotten.
     pub(super) fn lost(&mut self, link: LinkId) {
         self.topics.retain(|_, listeners| {
-            listeners.at.retain(|(l, _)| *l != link);
+            listeners.at.retain(|at| at.link != link);
             !listeners.clients.is_empty() || !listeners.at.is_empty()
         });
     }
@@ -63,8 +73,8 @@ impl PubSub {
     /// A link has answered a request to subscribe or unsubscribe.
     pub(super) fn answered(&mut self, link: LinkId, topic: &Topic) {
         let Some(listeners) = self.topics.get_mut(topic) else { return };
-        for (_, owed) in listeners.at.iter_mut().filter(|(l, _)| *l == link) {
-            *owed = owed.saturating_sub(1);
+        for at in listeners.at.iter_mut().filter(|at| at.link == link) {
+            at.owed = at.owed.saturating_sub(1);
         }
         self.tidy(topic);
     }

@@ -13,6 +13,9 @@ pub(super) struct Multi {
     pub(super) commands: u32,
     /// The one slot of its keys, once one is known.
     pub(super) slot: Option<Slot>,
+    /// The slot of the first channel it publishes to: where it goes if it has no key, so that messages of one publisher
+    /// to one channel take one way.
+    pub(super) channel: Option<Slot>,
     /// One was refused: EXEC will be, too.
     pub(super) failed: bool,
 }

@@ -6,7 +6,7 @@ use super::command::{self, CommandId, Local, Serve, Session as Asked};
 use super::fan::{Fan, Merge, Part};
 use super::limits::PUBSUB_OUTPUT_MAX;
 use super::link::{Link, State, Use};
-use super::pubsub::Topic;
+use super::pubsub::{At, Topic};
 use super::request::{NO_SLOT, NONE, RequestId};
 use super::scatter::no_owner;
 use super::session::{Kind, Session, Watch};
@@ -182,14 +182,16 @@ impl Relay {
         }
     }
 
-    /// Asks every group for a topic, or for no more of it.
+    /// Asks every group for a topic, or for no more of it, where that was not what was asked last.
     fn ask_links(&mut self, topic: &Topic, wanted: bool) {
         for link in self.pubsub.links.clone() {
             let Some(listeners) = self.pubsub.topics.get_mut(topic) else { return };
-            let asked = listeners.at.iter_mut().find(|(l, _)| *l == link);
-            match asked {
-                Some((_, owed)) => *owed += 1,
-                None if wanted && self.links[link as usize].state == State::Up => listeners.at.push((link, 1)),
+            match listeners.at.iter_mut().find(|at| at.link == link) {
+                Some(at) if at.wanted == wanted => continue,
+                Some(at) => (at.wanted, at.owed) = (wanted, at.owed + 1),
+                None if wanted && self.links[link as usize].state == State::Up => {
+                    listeners.at.push(At { link, wanted, owed: 1 });
+                }
                 None => continue,
             }
             let verb = if wanted { topic.0.subscribe() } else { topic.0.unsubscribe() };
@@ -204,16 +206,10 @@ impl Relay {
 
     /// Whether every group that can be reached publishes the topic to us; those that were not asked are.
     fn confirmed(&mut self, topic: &Topic) -> bool {
-        let Some(listeners) = self.pubsub.topics.get(topic) else { return true };
-        let fresh = listeners.clients.len() == 1 && listeners.clients.values().all(|told| !told);
-        let asked = |link: &LinkId| listeners.at.iter().any(|(l, _)| l == link);
-        let up = |link: &LinkId| self.links[*link as usize].state == State::Up;
-        if fresh && self.pubsub.links.iter().any(|l| up(l) && !asked(l)) {
-            self.ask_links(topic, true);
-        }
+        self.ask_links(topic, true);
         let Some(listeners) = self.pubsub.topics.get(topic) else { return true };
         self.pubsub.links.iter().all(|link| match self.links[*link as usize].state {
-            State::Up => listeners.at.iter().any(|(l, owed)| l == link && *owed == 0),
+            State::Up => listeners.at.iter().any(|at| at.link == *link && at.wanted && at.owed == 0),
             State::Connecting | State::Greeting => false,
             State::Down { .. } | State::Closing => true,
         })
@@ -269,7 +265,7 @@ impl Relay {
         let mut bytes = Vec::new();
         for ((kind, name), listeners) in &mut self.pubsub.topics {
             if !listeners.clients.is_empty() {
-                listeners.at.push((id, 1));
+                listeners.at.push(At { link: id, wanted: true, owed: 1 });
                 write::request(&mut bytes, &[kind.subscribe(), name]);
             }
         }

@@ -9,7 +9,7 @@ use super::request::NO_SLOT;
 use super::session::{Multi, Watch};
 use super::state::Relay;
 use crate::stats::Counter;
-use cluster::resp::request::Frame;
+use cluster::resp::request::{Args, Frame};
 use cluster::slot::Slot;
 
 const OK: &[u8] = b"+OK\r\n";
@@ -83,7 +83,9 @@ impl Relay {
             Serve::Denied(_) => return self.refuse_unserved(id, command_id, command),
             Serve::Local(Local::Ping | Local::Echo | Local::Time | Local::Select) => None,
             Serve::Session(Asked::Unwatch | Asked::Wait | Asked::WaitAof) => None,
-            Serve::Keyed | Serve::Split(_) | Serve::Blocking | Serve::Publish if command.keys != Keys::None => {
+            // Who listens has subscribed at every group.
+            Serve::Publish => None,
+            Serve::Keyed | Serve::Split(_) | Serve::Blocking if command.keys != Keys::None => {
                 match self.slot_of_queued(id, command_id, command, frame.argc, raw) {
                     Some(slot) => slot,
                     None => return,
@@ -91,7 +93,6 @@ impl Relay {
             }
             // A cursor of ours would tell an instance nothing.
             Serve::Fan(kind) if one_group && kind != Fan::Scan => None,
-            Serve::Publish if one_group => None,
             _ => {
                 let text = format!(
                     "ERR twemslot: '{}' cannot be part of a transaction: it is not one group's alone",
@@ -100,6 +101,8 @@ impl Relay {
                 return self.refuse_here(id, command_id, Counter::ErrorsNotServed, &text);
             }
         };
+        let publishes = command.serve == Serve::Publish;
+        let channel = publishes.then(|| self.routes.slot_of(Args::new(raw).nth(1).unwrap_or_default()));
         let max = self.settings.request_kept_max;
         let Some(multi) = self.clients[id as usize].session().multi.as_mut() else { return };
         if let (Some(wanted), Some(slot)) = (multi.slot, slot)
@@ -115,6 +118,7 @@ impl Relay {
             return self.refuse_here(id, command_id, Counter::ErrorsOverload, &text);
         }
         multi.slot = multi.slot.or(slot);
+        multi.channel = multi.channel.or(channel);
         multi.bytes.extend_from_slice(raw);
         multi.commands += 1;
         self.note_script(command_id, raw);
@@ -156,7 +160,7 @@ impl Relay {
             let text = "EXECABORT Transaction discarded because of previous errors.";
             return self.refuse_here(id, command, Counter::ErrorsNotServed, text);
         }
-        let Multi { mut bytes, commands, slot, .. } = multi;
+        let Multi { mut bytes, commands, slot, channel, .. } = multi;
         bytes.extend_from_slice(EXEC);
         let slot = match (watch, slot) {
             (Watch::On { slot: watched, .. }, Some(slot)) if watched != slot => {
@@ -168,7 +172,7 @@ impl Relay {
             }
             (Watch::On { slot, .. }, _) => slot,
             // A transaction without a key may run anywhere.
-            (_, slot) => slot.unwrap_or(0),
+            (_, slot) => slot.or(channel).unwrap_or(0),
         };
         if watch != Watch::None {
             // A held slot must not make it wait: EXEC then says that the keys may have changed.
