@@ -297,6 +297,75 @@ members:
         }
     }
 
+    /// Tells which keys a struct takes: it is asked for them, and gives no value.
+    struct Asked<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> serde::Deserializer<'de> for Asked<'_> {
+        type Error = serde::de::value::Error;
+
+        fn deserialize_any<V: serde::de::Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+            Err(serde::de::Error::custom("no struct"))
+        }
+
+        fn deserialize_struct<V: serde::de::Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Self::Error> {
+            *self.0 = fields;
+            Err(serde::de::Error::custom("that is all"))
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    fn keys<T: serde::de::DeserializeOwned>() -> &'static [&'static str] {
+        let mut keys: &[&str] = &[];
+        T::deserialize(Asked(&mut keys)).err().expect("no value was given");
+        assert!(!keys.is_empty(), "no struct");
+        keys
+    }
+
+    #[test]
+    fn the_file_we_ship_explains_every_key() {
+        const SHIPPED: &str = include_str!("../../conf/configsvr.yml");
+        let between = |from: &str, to: &str| {
+            let text = SHIPPED.split_once(from).unwrap_or_else(|| panic!("no {from:?}")).1;
+            text.split_once(to).map_or(text, |(section, _)| section)
+        };
+        let etcd = between("\n#  etcd:\n", "\nlog:\n");
+        let sections = [
+            (SHIPPED, keys::<Config>()),
+            (between("\nmembers:\n", "\n#"), keys::<Member>()),
+            (between("\ntokens: []\n", "\n\n"), keys::<ApiToken>()),
+            (between("\nraft:\n", "\n\n"), keys::<Raft>()),
+            (between("\nlog:\n", "\n\n"), keys::<LogSettings>()),
+            (etcd, keys::<etcd::Options>()),
+            (between("\n#    tls:\n", "\n#    #"), keys::<etcd::Tls>()),
+        ];
+        for (section, keys) in sections {
+            for key in keys {
+                let here = |line: &str| {
+                    let words = line.trim_start_matches(['#', ' ', '-', '{']).split([',', '{', ' ']);
+                    !line.trim_start_matches(['#', ' ']).is_empty() && words.into_iter().any(|w| w == format!("{key}:"))
+                };
+                assert!(section.lines().any(here), "conf/configsvr.yml says nothing of `{key}`");
+            }
+        }
+        // What stands there as an example works, and what stands as a default is the default.
+        let example: String = etcd.lines().map(|l| l.trim_start_matches('#').to_owned() + "\n").collect();
+        let example = example.replace("    password: secret\n", "");
+        let options: etcd::Options = serde_saphyr::from_str(&example).expect("the example");
+        let usual = etcd::Options::new(vec![]);
+        assert_eq!((&options.prefix, options.timeout_ms), (&usual.prefix, usual.timeout_ms));
+        options.check().expect("the example");
+        parse(SHIPPED).expect("the file");
+    }
+
     #[test]
     fn secrets_are_never_shown() {
         let config = parse(&format!("{GOOD}peer_token: abcdefghijklmnopqrst\n")).expect("good");

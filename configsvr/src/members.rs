@@ -17,7 +17,9 @@ impl Members for Quorum {
 
     fn add(&self, who: String, new: NewMember, dry_run: bool) -> BoxFuture<'_, Result<Vec<Member>, Refusal>> {
         Box::pin(async move {
-            if !dry_run {
+            if dry_run {
+                self.0.may_add(new.id, &new.name, &new.addr).map_err(refuse)?;
+            } else {
                 tracing::info!(who, member = new.name, addr = new.addr, "a member is added, as a learner");
                 self.0.add_learner(new.id, &new.name, &new.addr).await.map_err(refuse)?;
             }
@@ -40,7 +42,9 @@ impl Members for Quorum {
     fn remove(&self, who: String, name: String, dry_run: bool) -> BoxFuture<'_, Result<Vec<Member>, Refusal>> {
         Box::pin(async move {
             let id = self.named(&name).await?;
-            if !dry_run {
+            if dry_run {
+                self.0.may_remove(id).await.map_err(refuse)?;
+            } else {
                 tracing::info!(who, member = name, "a member is taken out");
                 self.0.remove(id).await.map_err(refuse)?;
             }

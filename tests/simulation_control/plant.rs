@@ -52,6 +52,7 @@ fn key_of(op: &Op) -> &str {
 fn compared(compare: &Compare) -> &str {
     match compare {
         Compare::Absent { key } | Compare::ModifiedAt { key, .. } | Compare::ValueIs { key, .. } => key,
+        Compare::UnwrittenSince { prefix, .. } => prefix,
     }
 }
 

@@ -48,6 +48,9 @@ impl Store {
             Compare::Absent { key } => !self.entries.contains_key(key),
             Compare::ModifiedAt { key, revision } => self.entries.get(key).is_some_and(|e| e.modified == *revision),
             Compare::ValueIs { key, value } => self.entries.get(key).is_some_and(|e| e.value == *value),
+            Compare::UnwrittenSince { prefix, revision } => {
+                self.entries.values().all(|e| !e.key.starts_with(prefix) || e.modified <= *revision)
+            }
         }
     }
 

@@ -47,6 +47,13 @@ pub struct MemberView {
     pub reachable: bool,
 }
 
+/// Whether what was asked for is so already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    Change,
+    Nothing,
+}
+
 type Changed = Result<(), RaftError<MemberId, ClientWriteError<MemberId, Place>>>;
 
 impl Consensus {
@@ -78,12 +85,21 @@ impl Consensus {
 
     /// Lets a member learn. It need not run yet. Welcome also when it does so already.
     pub async fn add_learner(&self, id: MemberId, name: &str, addr: &str) -> Result<(), Fault> {
-        self.check_leading()?;
+        if self.may_add(id, name, addr)? == Need::Nothing {
+            return Ok(());
+        }
+        let place = Place { name: name.to_owned(), addr: addr.to_owned() };
+        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, place)]))).await
+    }
+
+    /// Whether `add_learner` could be done, as far as is known before; and whether there is anything to do.
+    pub fn may_add(&self, id: MemberId, name: &str, addr: &str) -> Result<Need, Fault> {
+        self.may_change()?;
         let place = Place { name: name.to_owned(), addr: addr.to_owned() };
         let metrics = self.metrics();
         for (known, known_place) in metrics.membership_config.nodes() {
             match *known == id {
-                true if *known_place == place => return Ok(()),
+                true if *known_place == place => return Ok(Need::Nothing),
                 true => {
                     let (name, addr) = (&known_place.name, &known_place.addr);
                     let why =
@@ -97,7 +113,7 @@ impl Consensus {
                 false => {}
             }
         }
-        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, place)]))).await
+        Ok(Need::Change)
     }
 
     /// Gives a learner a vote, once it has caught up (within 30 s). Welcome also when it has one.
@@ -131,11 +147,20 @@ impl Consensus {
 
     /// Takes a member out. Refused where the rest could not decide anything. Welcome also when there is no such member.
     pub async fn remove(&self, id: MemberId) -> Result<(), Fault> {
-        self.check_leading()?;
+        match self.may_remove(id).await? {
+            None => Ok(()),
+            Some(Rank::Learner) => self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await,
+            Some(Rank::Voter) => self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await,
+        }
+    }
+
+    /// Whether `remove` could be done, as far as is known before; what the member is, None: there is none.
+    pub async fn may_remove(&self, id: MemberId) -> Result<Option<Rank>, Fault> {
+        self.may_change()?;
         let members = self.members().await;
-        let Some(member) = members.iter().find(|member| member.id == id) else { return Ok(()) };
+        let Some(member) = members.iter().find(|member| member.id == id) else { return Ok(None) };
         if member.rank == Rank::Learner {
-            return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await;
+            return Ok(Some(Rank::Learner));
         }
         let rest: Vec<_> = members.iter().filter(|m| m.rank == Rank::Voter && m.id != id).collect();
         let reachable = rest.iter().filter(|m| m.reachable).count();
@@ -147,7 +172,17 @@ impl Consensus {
             );
             return Err(Fault::Invalid(why));
         }
-        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
+        Ok(Some(Rank::Voter))
+    }
+
+    /// Whether this member may ask raft for a change of members.
+    fn may_change(&self) -> Result<(), Fault> {
+        self.check_leading()?;
+        // A leader that was taken out leads for a moment longer; openraft panics if it is asked for another change then.
+        if !self.metrics().membership_config.membership().voter_ids().any(|id| id == self.id()) {
+            return Err(Fault::Unavailable("this member was taken out: ask another".to_owned()));
+        }
+        Ok(())
     }
 
     async fn change(&self, change: ChangeMembers<MemberId, Place>) -> Result<(), Fault> {
@@ -155,10 +190,7 @@ impl Consensus {
         let Ok(_turn) = timeout_at(end, self.inner.changing.lock()).await else {
             return Err(Fault::Unavailable("another change of members is under way".to_owned()));
         };
-        // A leader that was taken out leads for a moment longer; openraft panics if it is asked for another change then.
-        if !self.metrics().membership_config.membership().voter_ids().any(|id| id == self.id()) {
-            return Err(Fault::Unavailable("this member was taken out: ask another".to_owned()));
-        }
+        self.may_change()?;
         loop {
             let done = self.inner.raft.change_membership(change.clone(), false);
             let left = end.saturating_duration_since(Instant::now());

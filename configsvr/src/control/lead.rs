@@ -6,7 +6,7 @@
 
 use super::event::{Action, DeedId, Leadership};
 use super::layout::{LEADER, Leader, Token};
-use super::limits::{RECORD_MS, WRITE_AGAIN_MS};
+use super::limits::{RECORD_MS, SUPERSEDED_MS, WRITE_AGAIN_MS};
 use super::out::Out;
 use super::state::{Standing, State};
 use crate::store::{Compare, Op, Txn};
@@ -35,11 +35,13 @@ pub(super) struct Lead {
     /// Writing our token: the deed, and since when.
     claim: Option<(DeedId, u64)>,
     again_at: u64,
+    /// Since when raft has had this member lead while the store names a later leader.
+    superseded_since: Option<u64>,
 }
 
 impl Lead {
     pub(super) fn new(member: Member) -> Self {
-        Self { member, leadership: Leadership::Following(None), claim: None, again_at: 0 }
+        Self { member, leadership: Leadership::Following(None), claim: None, again_at: 0, superseded_since: None }
     }
 
     /// Some as long as this member leads and the store says so too.
@@ -55,6 +57,23 @@ impl Lead {
             (Leadership::Leading(token), Some(leader)) => leader.value.token > *token,
             _ => false,
         }
+    }
+
+    /// What is to be done where raft and the store disagree for longer than any election takes; None: they do not.
+    ///
+    /// It is not mended here: a raft log that was lost and a second control plane on the same keys look alike, and two that
+    /// took the record from each other by turns would both change the cluster.
+    pub(super) fn disputed(&mut self, now: u64, state: &State) -> Option<String> {
+        let since = if self.superseded(state) { Some(*self.superseded_since.get_or_insert(now)) } else { None };
+        self.superseded_since = since;
+        let record = &state.leader.as_ref().filter(|_| since.is_some_and(|s| now >= s + SUPERSEDED_MS))?.value;
+        Some(format!(
+            "raft has {} lead, but the store's key `leader` names a later leader, {} at {}, so nothing is changed. If \
+             another control plane uses the same keys, give each a prefix of its own (store.etcd.prefix). If the members' \
+             data_dirs were lost while etcd was kept, see that none of the old members runs, then delete the key: \
+             etcdctl del /redis-cluster/leader (with your prefix)",
+            self.member.name, record.member, record.addr
+        ))
     }
 
     /// Whether this member leads, or is about to: then it is worth waiting.
@@ -113,6 +132,9 @@ impl Lead {
     }
 
     pub(super) fn deadline(&self, state: &State) -> Option<u64> {
+        if let Some(since) = self.superseded_since {
+            return Some(since + SUPERSEDED_MS);
+        }
         let waits = matches!(self.leadership, Leadership::Leading(_)) && self.fence(state).is_none();
         waits.then(|| self.claim.map_or(self.again_at, |(_, since)| since + RECORD_MS))
     }

@@ -27,6 +27,14 @@ pub const SLOTS_AT_ONCE: usize = 100;
 /// to be seen.
 pub const GROUPS_AT_ONCE: usize = 100;
 
+/// Groups that get slots and must still be there when the change is done: what is left of `store::TXN_MAX` comparisons
+/// beside those of `GROUPS_AT_ONCE`. With more of them, the deletion of one by hand at that very moment is seen afterwards.
+pub const OWNERS_COMPARED: usize = 20;
+
+/// How long raft and the store may say different things about who leads before people are told. An election, and a
+/// leader that does not know yet that it was replaced, take a tenth of it.
+pub const SUPERSEDED_MS: u64 = 5_000;
+
 /// Faults of the store's contents that are listed; who has more has one cause.
 pub const FAULTS_MAX: usize = 50;
 

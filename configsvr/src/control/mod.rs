@@ -88,6 +88,7 @@ impl Control {
         self.health.wake(now_ms);
         self.take(now_ms, event);
         self.tell_leader();
+        self.tell_dispute(now_ms);
         let fence = self.lead.fence(&self.state);
         self.lead.advance(now_ms, &self.state, &mut self.out);
         let leader = self.lead.leader(&self.state);
@@ -261,6 +262,13 @@ impl Control {
         };
         self.board.tell(&mut self.out, "leader", "", self.state.epoch_in_force(), message);
         self.leader_told = leader;
+    }
+
+    fn tell_dispute(&mut self, now: u64) {
+        match self.lead.disputed(now, &self.state) {
+            Some(why) => self.board.raise(&mut self.out, "leader_disputed", "", self.state.epoch_in_force(), why),
+            None => self.board.settle(&mut self.out, "leader_disputed", "", "raft and the store agree who leads"),
+        }
     }
 
     /// Tells people what the watch brought.

@@ -5,7 +5,9 @@ use super::command::{Command, Kind, NewInstance, Refusal};
 use super::failover::{self, Begin};
 use super::fitness::{self, Fit, Sightings, Wanted};
 use super::layout::{self, Epoch, FailoverKind, Guard, Settings, SlotAction, SlotEntry, SlotRange};
-use super::limits::{AUDIT_LIST_MAX, EPOCH_MAX, GROUPS_AT_ONCE, HANG_RANGE_MS, ID_MAX, PROXY_TTL_S, SLOTS_AT_ONCE};
+use super::limits::{
+    AUDIT_LIST_MAX, EPOCH_MAX, GROUPS_AT_ONCE, HANG_RANGE_MS, ID_MAX, OWNERS_COMPARED, PROXY_TTL_S, SLOTS_AT_ONCE,
+};
 use super::out::refusal;
 use super::state::{Standing, State, for_proxies, ranges, record_of, sum_of};
 use crate::store::{Compare, Op};
@@ -17,6 +19,7 @@ use cluster::topology::Topology;
 use cluster::wire;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// All that a change writes, except what every change writes: the fence, the epoch's comparison, the audit.
 #[derive(Debug, Clone, PartialEq)]
@@ -216,12 +219,10 @@ fn between(state: &State, old: Option<&Topology>, next: &Topology) -> Result<Pla
         return Err(refusal(Kind::Invalid, "too_large", message, hint));
     }
     let slots = moved(old, next);
+    compares.extend(relied_on(state, &slots, &come));
     let mut unfolded = Vec::new();
     if ops.len() + slots.len() <= SLOTS_AT_ONCE {
-        for (slot, _, group) in &slots {
-            ops.push(put_slot(*slot, *group));
-            compares.push(state.as_it_is(&layout::slot_key(*slot)));
-        }
+        ops.extend(slots.iter().map(|(slot, _, group)| put_slot(*slot, *group)));
     } else {
         unfolded = ranges(slots.iter().map(|(slot, _, new)| (*slot, *new)));
     }
@@ -231,6 +232,21 @@ fn between(state: &State, old: Option<&Topology>, next: &Topology) -> Result<Pla
     let before = picture(&was, slots.iter().map(|(slot, old, _)| (*slot, *old)));
     let after = picture(&come, slots.iter().map(|(slot, _, new)| (*slot, *new)));
     Ok(Plan { compares, ops, follows: Vec::new(), epoch, before, result: after.clone(), after, notes: Vec::new() })
+}
+
+/// What else must be as it was when this was judged, or an edit by hand that comes in between leaves what makes no sense:
+/// no group or slot was written (a slot given to a group that goes, an instance to two groups), and the groups that get
+/// slots are there.
+fn relied_on(
+    state: &State,
+    slots: &[(Slot, Option<GroupId>, Option<GroupId>)],
+    come: &[&Group],
+) -> impl Iterator<Item = Compare> {
+    let unwritten = |prefix: &str| Compare::UnwrittenSince { prefix: prefix.to_owned(), revision: state.revision };
+    let owners: BTreeSet<GroupId> = slots.iter().filter_map(|(_, _, new)| *new).collect();
+    let there = owners.into_iter().filter(|id| come.iter().all(|g| g.id != *id)).take(OWNERS_COMPARED);
+    let there: Vec<Compare> = there.map(|id| state.as_it_is(&layout::group_key(id))).collect();
+    [unwritten(layout::SLOTS), unwritten(layout::GROUPS)].into_iter().chain(there)
 }
 
 /// Slots whose owner changes: the old one, the new one.

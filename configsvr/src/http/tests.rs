@@ -42,7 +42,7 @@ impl FakeStore {
         let mut all = self.0.lock().await;
         let holds = |compare: &Compare| match compare {
             Compare::Absent { key } => !all.contains_key(key),
-            Compare::ModifiedAt { .. } => false,
+            Compare::ModifiedAt { .. } | Compare::UnwrittenSince { .. } => false,
             Compare::ValueIs { key, value } => all.get(key) == Some(value),
         };
         if !txn.compares.iter().all(holds) {

@@ -49,6 +49,8 @@ pub enum Compare {
     ModifiedAt { key: String, revision: Revision },
     /// The key holds exactly this.
     ValueIs { key: String, value: String },
+    /// No key that begins with `prefix` was written after this revision. Keys that were deleted leave no trace.
+    UnwrittenSince { prefix: String, revision: Revision },
 }
 
 /// One change of a transaction.
@@ -105,6 +107,7 @@ impl Txn {
         let compares = self.compares.iter().map(|compare| match compare {
             Compare::Absent { key } | Compare::ModifiedAt { key, .. } => key.len(),
             Compare::ValueIs { key, value } => key.len() + value.len(),
+            Compare::UnwrittenSince { prefix, .. } => prefix.len(),
         });
         let ops = self.ops.iter().map(|op| match op {
             Op::Put { key, value, .. } => key.len() + value.len(),

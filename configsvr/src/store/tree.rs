@@ -110,6 +110,10 @@ impl Tree {
             Compare::Absent { key } => node(key).is_none(),
             Compare::ModifiedAt { key, revision } => node(key).map_or(0, |n| n.modified) == *revision,
             Compare::ValueIs { key, value } => node(key).is_some_and(|n| n.value == *value),
+            Compare::UnwrittenSince { prefix, revision } => {
+                let below = self.kept.entries.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(prefix));
+                below.map(|(_, node)| node.modified).all(|modified| modified <= *revision)
+            }
         }
     }
 
@@ -373,6 +377,7 @@ mod tests {
             key().prop_map(|key| Compare::Absent { key }),
             (key(), 0..20_u64).prop_map(|(key, revision)| Compare::ModifiedAt { key, revision }),
             (key(), value()).prop_map(|(key, value)| Compare::ValueIs { key, value }),
+            (key(), 0..20_u64).prop_map(|(prefix, revision)| Compare::UnwrittenSince { prefix, revision }),
         ];
         let txn = (prop::collection::vec(compare, 0..2), prop::collection::vec(op, 0..4));
         let step = prop_oneof![
@@ -408,6 +413,9 @@ mod tests {
                     Compare::Absent { key } => self.at(key).is_none(),
                     Compare::ModifiedAt { key, revision } => self.at(key).map_or(0, |e| e.modified) == *revision,
                     Compare::ValueIs { key, value } => self.at(key).map(|e| &e.value) == Some(value),
+                    Compare::UnwrittenSince { prefix, revision } => {
+                        self.entries.iter().all(|e| !e.key.starts_with(prefix) || e.modified <= *revision)
+                    }
                 };
                 if !holds {
                     return Ok(Verdict::Refused(self.revision));

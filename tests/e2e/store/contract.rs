@@ -86,8 +86,11 @@ async fn comparisons_decide(store: &dyn Store) {
     let absent = |key: &str| Compare::Absent { key: key.to_owned() };
     let at = |key: &str, revision| Compare::ModifiedAt { key: key.to_owned(), revision };
     let is = |key: &str, value: &str| Compare::ValueIs { key: key.to_owned(), value: value.to_owned() };
+    let unwritten = |prefix: &str, revision| Compare::UnwrittenSince { prefix: prefix.to_owned(), revision };
     let wrong = [
         absent("compare/a"),
+        unwritten("compare/", revision - 1),
+        unwritten("compare/a", 0),
         at("compare/a", revision - 1),
         at("compare/b", revision),
         is("compare/a", "2"),
@@ -98,7 +101,8 @@ async fn comparisons_decide(store: &dyn Store) {
         let refused = store.commit(Txn { compares, ops: vec![put("compare/a", "x")] }).await;
         assert_eq!(refused, Ok(Verdict::Refused(revision)), "{compare:?}");
     }
-    let compares = vec![absent("compare/b"), at("compare/a", revision), is("compare/a", "1")];
+    let mut compares = vec![absent("compare/b"), at("compare/a", revision), is("compare/a", "1")];
+    compares.extend([unwritten("compare/", revision), unwritten("compare/b", 0)]);
     let only_asked = store.commit(Txn { compares: compares.clone(), ops: vec![] }).await;
     assert_eq!(only_asked, Ok(Verdict::Done(revision)));
     let done = store.commit(Txn { compares: compares.clone(), ops: vec![put("compare/b", "1")] }).await;

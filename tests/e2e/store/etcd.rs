@@ -2,10 +2,12 @@
 
 use crate::contract::{self, Reader, done, put, txn, value};
 use crate::etcds::{Etcds, PATIENCE};
-use crate::site::{Wire, eventually};
+use crate::site::{Wire, eventually, within};
 use crate::writers::{Writer, check};
 use configsvr::store::etcd::{Etcd, Options, Secret, Tls};
-use configsvr::store::{Compare, Fault, Store, Txn, Verdict};
+use configsvr::store::{Change, Compare, Fault, Notice, Store, Txn, Verdict};
+use futures_util::future::join_all;
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -139,6 +141,47 @@ async fn what_was_compacted_while_a_watch_was_away_is_listed() {
     let revision = store.range("").await.expect("an answer").revision;
     etcds.ctl(0, &["compact", &revision.to_string()]).expect("compacted");
     reader.until(&mut notices, "all", |r| r.value("a") == Some("19") && r.value("b").is_none()).await;
+}
+
+/// As many as a cluster's worst day: each change is told once, whole, and in the order of the revisions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_changes_are_told_once_and_in_order() {
+    const TXNS: u64 = 5_000; // of two keys each
+    let etcds = Etcds::start(1, &[]).await;
+    let store = store(&etcds);
+    ready(&store).await;
+    let mut notices = store.watch();
+    let Some(Notice::Listed(before)) = notices.recv().await else { panic!("the list comes first") };
+    let writer = store.clone();
+    let writing = tokio::spawn(async move {
+        let all: Vec<u64> = (0..TXNS).collect();
+        for some in all.chunks(64) {
+            join_all(some.iter().map(|n| write_once(&writer, *n))).await;
+        }
+    });
+    let (mut seen, mut next) = (BTreeSet::new(), before.revision + 1);
+    while seen.len() < TXNS as usize {
+        let notice = within(PATIENCE, "a change", notices.recv()).await.expect("a watch does not end by itself");
+        let Notice::Changed { revision, changes } = notice else { panic!("nothing was missed: {notice:?}") };
+        assert_eq!(revision, next, "one was lost, or told twice");
+        let [Change::Put(a), Change::Put(b)] = &changes[..] else { panic!("both keys: {changes:?}") };
+        let n = a.key.strip_prefix("many/").or(b.key.strip_prefix("many/")).expect("the key written once");
+        assert!(a.value == n && b.value == n && seen.insert(n.to_owned()), "{changes:?}");
+        next += 1;
+    }
+    writing.await.expect("no panic");
+    assert_eq!(store.range("many/").await.expect("an answer").entries.len(), seen.len());
+}
+
+/// However often it must be asked for: the first key is written only where it is not there.
+async fn write_once(store: &Etcd, n: u64) {
+    let key = format!("many/{n}");
+    let ops = vec![put(&key, &n.to_string()), put(&format!("slot/{}", n % 1024), &n.to_string())];
+    let txn = Txn { compares: vec![Compare::Absent { key }], ops };
+    let began = Instant::now();
+    while let Err(fault) = store.commit(txn.clone()).await {
+        assert!(began.elapsed() < PATIENCE, "{n}: {fault}");
+    }
 }
 
 /// A watch whose next revision is compacted: etcd is asked for it, says so, and everything is listed.

@@ -70,6 +70,10 @@ impl Etcd {
             Compare::ValueIs { key, value } => {
                 etcd_client::Compare::value(self.full(key), CompareOp::Equal, value.as_str())
             }
+            Compare::UnwrittenSince { prefix, revision } => {
+                let end = *revision as i64 + 1;
+                etcd_client::Compare::mod_revision(self.full(prefix), CompareOp::Less, end).with_prefix()
+            }
         });
         let ops = txn.ops.iter().map(|op| match op {
             Op::Put { key, value, lease } => {
@@ -116,7 +120,8 @@ fn repeats(txn: &Txn) -> Repeat {
         (Compare::ModifiedAt { key, revision }, op) => key == op.key() && *revision != 0,
         (Compare::ValueIs { key, value }, Op::Put { key: put, value: next, .. }) => key == put && value != next,
         (Compare::ValueIs { key, .. }, Op::Delete { key: deleted }) => key == deleted,
-        (Compare::Absent { .. }, Op::Delete { .. }) => false,
+        (Compare::UnwrittenSince { prefix, .. }, Op::Put { key, .. }) => key.starts_with(prefix),
+        (Compare::Absent { .. } | Compare::UnwrittenSince { .. }, Op::Delete { .. }) => false,
     };
     let harmless = txn.ops.is_empty() || txn.compares.iter().any(|c| txn.ops.iter().any(|op| ends(c, op)));
     if harmless { Repeat::Harmless } else { Repeat::Harmful }
@@ -214,13 +219,26 @@ mod tests {
         let delete = || Op::Delete { key: key() };
         let absent = || Compare::Absent { key: key() };
         let other = || Compare::ValueIs { key: "leader".to_owned(), value: "me".to_owned() };
+        let unwritten = |prefix: &str| Compare::UnwrittenSince { prefix: prefix.to_owned(), revision: 5 };
         let judged = |compare, op| repeats(&Txn { compares: vec![other(), compare], ops: vec![op] });
-        for (compare, op) in
-            [(absent(), put("1")), (at(5), put("1")), (at(5), delete()), (is("1"), put("2")), (is("1"), delete())]
-        {
+        for (compare, op) in [
+            (unwritten(""), put("1")),
+            (absent(), put("1")),
+            (at(5), put("1")),
+            (at(5), delete()),
+            (is("1"), put("2")),
+            (is("1"), delete()),
+        ] {
             assert_eq!(judged(compare.clone(), op.clone()), Repeat::Harmless, "{compare:?} {op:?}");
         }
-        for (compare, op) in [(absent(), delete()), (at(0), delete()), (is("1"), put("1")), (other(), put("1"))] {
+        for (compare, op) in [
+            (unwritten(""), delete()),
+            (unwritten("b"), put("1")),
+            (absent(), delete()),
+            (at(0), delete()),
+            (is("1"), put("1")),
+            (other(), put("1")),
+        ] {
             assert_eq!(judged(compare.clone(), op.clone()), Repeat::Harmful, "{compare:?} {op:?}");
         }
         assert_eq!(repeats(&Txn { compares: vec![], ops: vec![put("1")] }), Repeat::Harmful);
