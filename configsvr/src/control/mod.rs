@@ -97,7 +97,7 @@ impl Control {
             self.changes.deposed(&ground, &mut self.out);
         }
         self.changes.advance(now_ms, wall_ms, &ground, &mut self.out);
-        if let Some((all, close)) = self.health.to_watch(now_ms, &self.state) {
+        if let Some((all, close)) = self.health.watch_list(now_ms, &self.state) {
             self.out.push(Action::Watch { all, close });
         }
         match &fence {

@@ -200,7 +200,7 @@ impl Health {
 
 impl Health {
     /// Whom to watch, and whom closely: those of groups whose primary is in doubt or is being replaced. None: as before.
-    pub(super) fn to_watch(&mut self, now: u64, state: &State) -> Option<(Vec<Addr>, Vec<Addr>)> {
+    pub(super) fn watch_list(&mut self, now: u64, state: &State) -> Option<(Vec<Addr>, Vec<Addr>)> {
         let all: Vec<Addr> = instances(state).map(|(_, i)| i.addr.clone()).collect();
         let in_doubt = |group: &Group| {
             let primary = group.primary();
