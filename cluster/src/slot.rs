@@ -44,19 +44,11 @@ pub fn slot_of(key: &[u8], rule: TagRule, slot_count: u16) -> Slot {
     slot_of_hash(hash, slot_count)
 }
 
-/// The same of a key that holds no `{`.
-#[inline(always)]
-pub fn slot_of_untagged(key: &[u8], slot_count: u16) -> Slot {
-    slot_of_hash(crc32(key), slot_count)
-}
-
 #[inline(always)]
 fn slot_of_hash(hash: u32, slot_count: u16) -> Slot {
-    if slot_count.is_power_of_two() {
-        (hash & (u32::from(slot_count) - 1)) as Slot
-    } else {
-        (hash % u32::from(slot_count)) as Slot
-    }
+    let mask = u32::from(slot_count).wrapping_sub(1);
+    // A power of two, which nearly every count is.
+    if u32::from(slot_count) & mask == 0 { (hash & mask) as Slot } else { (hash % u32::from(slot_count)) as Slot }
 }
 
 #[cold]

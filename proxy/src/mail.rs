@@ -3,7 +3,7 @@
 
 use crate::os;
 use crate::relay::limits::Settings;
-use crate::relay::{ClientState, LinkStatus};
+use crate::relay::{ClientState, LinkStatus, Question};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
@@ -52,6 +52,21 @@ pub enum ToWorker {
     Status {
         ticket: u64,
     },
+    /// Another worker asks; say `Answer`.
+    Question {
+        ticket: u64,
+        question: Question,
+    },
+    /// Part of the answers to this worker's own question; `last`: nobody will say more.
+    Answered {
+        ticket: u32,
+        text: String,
+        last: bool,
+    },
+    /// Requests of another worker's clients, for clients of this one that monitor.
+    Show {
+        lines: String,
+    },
 }
 
 /// From a worker.
@@ -89,6 +104,21 @@ pub enum ToMaster {
     Status {
         ticket: u64,
         links: Vec<LinkStatus>,
+    },
+    /// Ask the other workers; say `Answered` as they answer.
+    Ask {
+        ticket: u32,
+        question: Question,
+    },
+    /// Part of an answer to a `Question`; `last`: the end of it.
+    Answer {
+        ticket: u64,
+        text: String,
+        last: bool,
+    },
+    /// Requests of this worker's clients, for the other workers.
+    Show {
+        lines: String,
     },
 }
 

@@ -219,6 +219,21 @@ impl Stats {
         }
     }
 
+    /// What is not zero, without the groups: where it stands, and how much.
+    pub fn sparse(&self) -> Vec<(u32, u64)> {
+        let words = self.words[..GROUPS_AT].iter().enumerate();
+        words.filter(|(_, n)| **n > 0).map(|(at, &n)| (at as u32, n)).collect()
+    }
+
+    /// Sums what another's `sparse` said into these.
+    pub fn add_sparse(&mut self, words: &[(u32, u64)]) {
+        for &(at, n) in words {
+            if let Some(word) = self.words[..GROUPS_AT].get_mut(at as usize) {
+                *word += n;
+            }
+        }
+    }
+
     pub fn words(&self) -> &[u64] {
         &self.words[..]
     }
@@ -332,5 +347,8 @@ mod tests {
         sum.add_all(&next);
         sum.add_all(&next);
         assert_eq!((sum.get(Counter::Requests), sum.of_group(1, OfGroup::Requests)), (10, 4));
+        sum.add_sparse(&next.sparse());
+        sum.add_sparse(&[(u32::MAX, 1)]);
+        assert_eq!((sum.get(Counter::Requests), sum.of_group(1, OfGroup::Requests)), (15, 4));
     }
 }

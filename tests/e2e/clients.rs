@@ -4,12 +4,12 @@
 mod redis_rs;
 mod script;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use configsvr::playground::{Options, Playground};
 use script::{ours, run};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Several times what the slowest takes on two busy cores.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -84,6 +84,49 @@ fn redis_rb() -> Result<()> {
 #[test]
 fn phpredis() -> Result<()> {
     client(Command::new("php"), "phpredis.php", &[])
+}
+
+/// Two proxies that say that they are a Redis Cluster of two, and a client that believes it.
+fn cluster_client(mut program: Command, script: &str, more: &[&str]) -> Result<()> {
+    let mut playground = Playground::start(Options { replicas: 0, proxies: 2, ..Options::default() })?;
+    let addrs: Vec<String> = playground.proxies().iter().map(|p| p.addr().to_string()).collect();
+    let conf = format!("cluster_mode: emulate\ncluster_nodes: [{}]\n", addrs.join(", "));
+    for i in 0..addrs.len() {
+        playground.reload(i, &conf)?;
+    }
+    for addr in &addrs {
+        let mut connection = redis::Client::open(format!("redis://{addr}/"))?.get_connection()?;
+        let deadline = Instant::now() + LIMIT;
+        while redis::cmd("CLUSTER").arg("SLOTS").query::<Vec<redis::Value>>(&mut connection).map_or(0, |s| s.len()) != 2
+        {
+            ensure!(Instant::now() < deadline, "{addr} does not emulate a cluster");
+        }
+    }
+    let addr = playground.proxy_addr()?;
+    program.arg(ours("tests/clients").join(script));
+    program.args([&addr.ip().to_string(), &addr.port().to_string()]).args(more);
+    println!("{}", run(&mut program, LIMIT)?);
+    playground.stop()
+}
+
+#[test]
+fn redis_py_cluster() -> Result<()> {
+    for version in ["redis-py-8.1.0", "redis-py-7.4.1"] {
+        let mut python = Command::new("python3");
+        python.env("PYTHONPATH", installed()?.join(version)).env("PYTHONDONTWRITEBYTECODE", "1");
+        cluster_client(python, "redis_py_cluster.py", &[])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn ioredis_cluster() -> Result<()> {
+    for package in ["ioredis", "ioredis-5"] {
+        let mut node = Command::new("node");
+        node.env("CLIENTS_NODE", installed()?.join("node"));
+        cluster_client(node, "cluster.mjs", &[package])?;
+    }
+    Ok(())
 }
 
 #[test]

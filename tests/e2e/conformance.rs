@@ -9,7 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The suite changes settings of the server it tests, and looks at counters it has reset.
-const CONF: &str = "declared_commands:
+const CONF: &str = "operator_commands: true
+declared_commands:
   - {name: CONFIG SET, all_groups: true, write: true}
   - {name: CONFIG RESETSTAT, all_groups: true, write: true}
 ";

@@ -31,9 +31,9 @@ class Callgrind:
 
     def cost(self, load, keys):
         """Instructions and allocator calls per request under this load."""
-        few, many = (n // max(1, load.keys_per_request // 5) for n in (FEW, MANY))
+        few, many = (n // max(1, load.keys_per_request // 10) for n in (FEW, MANY))
         load.check(self.program.port)
-        load.run(self.program.port, few, keys)  # warm: buffers have their size, tables are filled
+        load.run(self.program.port, many, keys)  # warm: buffers have their size, for as many at once as there will be
         self.part()
         load.run(self.program.port, few, keys)
         first = self.part()

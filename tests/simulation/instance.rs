@@ -38,11 +38,21 @@ pub(crate) struct Peer {
     pub(crate) input: Vec<u8>,
     frame: Frame,
     pub(crate) output: Vec<u8>,
+    /// What has been queued since MULTI; None within: something was refused.
+    queued: Option<Option<Vec<Vec<u8>>>>,
 }
 
 impl Peer {
     pub(crate) fn new(id: i64, worker: WorkerUid) -> Self {
-        Self { id, worker, authenticated: false, input: Vec::new(), frame: Frame::default(), output: Vec::new() }
+        Self {
+            id,
+            worker,
+            authenticated: false,
+            input: Vec::new(),
+            frame: Frame::default(),
+            output: Vec::new(),
+            queued: None,
+        }
     }
 
     /// The next whole request; None: more bytes are needed.
@@ -108,6 +118,9 @@ impl Instance {
         let args: Vec<&[u8]> = Args::new(raw).collect();
         let name = args[0].to_ascii_uppercase();
         let mut out = Vec::new();
+        if let Some(reply) = self.transaction(&name, raw, peer, now, owners, history) {
+            return Effect::Reply(reply);
+        }
         if name == b"AUTH" {
             self.auth(&args, peer, &mut out);
         } else if self.password.is_some() && !peer.authenticated {
@@ -133,6 +146,54 @@ impl Instance {
         Effect::Reply(out)
     }
 
+    /// MULTI, what is queued behind it, and EXEC. WATCH is taken, but never makes EXEC fail.
+    fn transaction(
+        &mut self,
+        name: &[u8],
+        raw: &[u8],
+        peer: &mut Peer,
+        now: u64,
+        owners: &Owners,
+        history: &mut History,
+    ) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        let serves = self.primary && now >= self.loading_until && (self.password.is_none() || peer.authenticated);
+        match (name, peer.queued.as_mut()) {
+            (b"WATCH" | b"UNWATCH", None) if serves => write::simple(&mut out, "OK"),
+            (b"MULTI", None) => {
+                peer.queued = Some(Some(Vec::new()));
+                write::simple(&mut out, "OK");
+            }
+            (b"EXEC", None) => write::error(&mut out, "ERR EXEC without MULTI"),
+            (b"EXEC", Some(queued)) => {
+                let queued = queued.take();
+                peer.queued = None;
+                let Some(queued) = queued.filter(|_| serves) else {
+                    write::error(&mut out, "EXECABORT Transaction discarded because of previous errors.");
+                    return Some(out);
+                };
+                write::array(&mut out, queued.len());
+                for raw in queued {
+                    if let Effect::Reply(reply) = self.execute(&raw, peer, now, owners, history) {
+                        out.extend_from_slice(&reply);
+                    }
+                }
+            }
+            (_, Some(queued)) if serves => {
+                if let Some(queued) = queued {
+                    queued.push(raw.to_vec());
+                }
+                write::simple(&mut out, "QUEUED");
+            }
+            (_, Some(queued)) => {
+                *queued = None;
+                write::error(&mut out, "LOADING Redis is loading the dataset in memory");
+            }
+            (_, None) => return None,
+        }
+        Some(out)
+    }
+
     fn auth(&self, args: &[&[u8]], peer: &mut Peer, out: &mut Vec<u8>) {
         match &self.password {
             Some(password) if args.last().copied() == Some(password.as_bytes()) => {
@@ -154,6 +215,12 @@ impl Instance {
             b"PING" | b"ECHO" => write::bulk(&mut out, args.get(1).copied().unwrap_or_default()),
             b"SELECT" | b"READONLY" => write::simple(&mut out, "OK"),
             b"ROLE" => self.role(&mut out),
+            // It has none of the scripts it is asked for, and takes those it is given.
+            b"SCRIPT" if args[1] == b"EXISTS" => {
+                write::array(&mut out, args.len() - 2);
+                args[2..].iter().for_each(|_| write::integer(&mut out, 0));
+            }
+            b"SCRIPT" => write::bulk(&mut out, b"sha"),
             b"INFO" => {
                 let text =
                     format!("# Server\r\nredis_version:7.0.15\r\nrun_id:{:039}{:x}\r\n", self.run, self.run % 16);
@@ -176,12 +243,15 @@ impl Instance {
     fn witness(&self, name: &[u8], args: &[&[u8]], peer: &Peer, owners: &Owners, history: &mut History) {
         let what = show(name);
         let slots: Vec<Slot> = match name {
-            b"FLUSHALL" | b"FLUSHDB" | b"DBSIZE" => {
+            // It may be asked while a slot is held.
+            b"SCAN" => return,
+            b"FLUSHALL" | b"FLUSHDB" | b"DBSIZE" | b"KEYS" | b"RANDOMKEY" => {
                 return owners.executes_all(peer.worker, &self.addr, &what, history);
             }
             b"MGET" | b"DEL" | b"UNLINK" | b"EXISTS" | b"TOUCH" => {
                 args[1..].iter().map(|key| topology::slot(key)).collect()
             }
+            b"EVAL" => args.get(3).iter().map(|key| topology::slot(key)).collect(),
             b"MSET" | b"MSETNX" => args[1..].iter().step_by(2).map(|key| topology::slot(key)).collect(),
             _ => args.get(1).iter().map(|key| topology::slot(key)).collect(),
         };

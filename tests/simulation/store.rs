@@ -56,6 +56,17 @@ impl Store {
                 let there = keys.iter().filter(|key| self.keys.contains_key(**key)).count();
                 write::integer(&mut out, there as i64);
             }
+            (b"EVAL", [_, _, key]) => self.get(key, &mut out),
+            (b"RANDOMKEY", []) => match self.keys.keys().next() {
+                Some(key) => write::bulk(&mut out, key),
+                None => out.extend_from_slice(b"$-1\r\n"),
+            },
+            (b"KEYS", [_]) => self.names(&mut out),
+            (b"SCAN", _) => {
+                write::array(&mut out, 2);
+                write::bulk(&mut out, b"0");
+                self.names(&mut out);
+            }
             (b"DBSIZE", []) => write::integer(&mut out, self.keys.len() as i64),
             (b"FLUSHALL" | b"FLUSHDB", _) => {
                 self.lose_all(history);
@@ -64,6 +75,11 @@ impl Store {
             _ => return None,
         }
         Some(out)
+    }
+
+    fn names(&self, out: &mut Vec<u8>) {
+        write::array(out, self.keys.len());
+        self.keys.keys().for_each(|key| write::bulk(out, key));
     }
 
     fn get(&self, key: &[u8], out: &mut Vec<u8>) {

@@ -407,7 +407,9 @@ impl World {
             }
             Deed::Quiet { epoch } => self.quiet(w, epoch),
             Deed::AtBoundary { client } => self.at_boundary(w, client),
-            Deed::NotQuiet { .. } | Deed::Tell { .. } | Deed::GiveMemoryBack => {}
+            // Each worker is a proxy of its own here: nobody else is there to answer.
+            Deed::Ask { ticket, .. } => self.workers[w].relay.others_answered(ticket, "", true),
+            Deed::Show { .. } | Deed::NotQuiet { .. } | Deed::Tell { .. } | Deed::GiveMemoryBack => {}
         }
     }
 

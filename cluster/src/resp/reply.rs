@@ -180,7 +180,27 @@ pub fn quick(raw: &[u8]) -> Option<usize> {
     }
 }
 
-/// The elements of a whole array reply (`*n` and n whole values), each as its bytes.
+/// The length of the array of as many values as `ends` has room for that `raw` starts with; `ends` is told where each of
+/// them ends. None: it is not whole, or another reply.
+#[inline(never)]
+pub fn values(raw: &[u8], ends: &mut [usize]) -> Option<usize> {
+    let Line::Number(n, behind) = line(raw, 1) else { return None };
+    if raw[0] != b'*' || n != ends.len() as i64 {
+        return None;
+    }
+    let mut rest = &raw[behind..];
+    for end in ends {
+        let len = match short_header(rest) {
+            Some((body, len)) => body + len + 2,
+            None => length(rest)?,
+        };
+        rest = rest.get(len..)?;
+        *end = raw.len() - rest.len();
+    }
+    Some(raw.len() - rest.len())
+}
+
+/// The elements of a whole array reply (`*n` and n whole values), each as its bytes; of a map, names and values by turns.
 #[derive(Debug, Clone)]
 pub struct Elements<'a> {
     raw: &'a [u8],
@@ -188,11 +208,14 @@ pub struct Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// None where `raw` is not an array.
+    /// None where `raw` is neither an array, a set, a push nor a map.
     pub fn new(raw: &'a [u8]) -> Option<Self> {
         match (raw.first(), line(raw, 1)) {
             (Some(b'*' | b'~' | b'>'), Line::Number(n, behind)) if n >= 0 => {
                 Some(Self { raw: &raw[behind..], left: n as u32 })
+            }
+            (Some(b'%'), Line::Number(n, behind)) if n >= 0 => {
+                Some(Self { raw: &raw[behind..], left: (n as u32).saturating_mul(2) })
             }
             _ => None,
         }
@@ -278,6 +301,20 @@ mod tests {
         assert_eq!((text(elements[0]), text(elements[1]), integer(elements[2])), (Some(&b"a"[..]), None, Some(7)));
     }
 
+    #[test]
+    fn values_of_an_array() {
+        let long = format!("${}\r\n{}\r\n", 300, "x".repeat(300));
+        let raw = ["*4\r\n$1\r\na\r\n$-1\r\n*1\r\n:7\r\n", &long, "+next\r\n"].concat();
+        let mut ends = [0; 4];
+        assert_eq!(values(raw.as_bytes(), &mut ends), Some(raw.len() - 7));
+        assert_eq!(ends, [11, 16, 24, 332]);
+        for cut in 0..raw.len() - 7 {
+            assert_eq!(values(&raw.as_bytes()[..cut], &mut ends), None, "whole at {cut}?");
+        }
+        assert_eq!(values(raw.as_bytes(), &mut [0; 3]), None, "another number");
+        assert_eq!(values(b"~1\r\n:7\r\n", &mut [0]), None, "no array");
+    }
+
     proptest! {
         #[test]
         fn never_panics(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
@@ -289,7 +326,7 @@ mod tests {
             if let Some(elements) = Elements::new(&raw) {
                 let _ = elements.count();
             }
-            let _ = (text(&raw), integer(&raw));
+            let _ = (text(&raw), integer(&raw), values(&raw, &mut [0; 3]));
         }
     }
 }

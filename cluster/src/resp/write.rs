@@ -41,21 +41,37 @@ pub fn request(out: &mut Vec<u8>, args: &[&[u8]]) {
 
 /// Appends `kind`, a number and a line end.
 pub fn header(out: &mut Vec<u8>, kind: u8, n: i64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
+    // A sign, 19 digits, and what stands around them.
+    let mut line = [0; 23];
+    line[21..].copy_from_slice(b"\r\n");
+    let mut at = 21;
     let mut rest = n.unsigned_abs();
     loop {
         at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
+        line[at] = b'0' + (rest % 10) as u8;
         rest /= 10;
         if rest == 0 {
             break;
         }
     }
-    out.push(kind);
     if n < 0 {
-        out.push(b'-');
+        at -= 1;
+        line[at] = b'-';
     }
-    out.extend_from_slice(&digits[at..]);
-    out.extend_from_slice(b"\r\n");
+    line[at - 1] = kind;
+    out.extend_from_slice(&line[at - 1..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_hold_any_number() {
+        for n in [0, 7, 10, 100, -1, i64::MAX, i64::MIN] {
+            let mut out = b"x".to_vec();
+            integer(&mut out, n);
+            assert_eq!(out, format!("x:{n}\r\n").into_bytes());
+        }
+    }
 }

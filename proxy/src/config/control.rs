@@ -73,7 +73,7 @@ fn advertised(map: &mut Reader<'_>, key: &'static str, usual: &str, anywhere: bo
 }
 
 /// `HOST:PORT` or `[IPV6]:PORT`.
-fn host_port(text: &str) -> Result<String, String> {
+pub(super) fn host_port(text: &str) -> Result<String, String> {
     let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains(['/', '@', ' ']));
     match parts.map(|(_, port)| port.parse::<u16>()) {
         Some(Ok(1..)) => Ok(text.to_owned()),

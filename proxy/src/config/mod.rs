@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "a shell: reads the file")]
 
 mod control;
+mod users;
 mod yaml;
 
 use crate::log::{Format, Level, LogSettings};
@@ -125,6 +126,7 @@ fn read(file: &mut Reader<'_>) -> Config {
         file.fault(admin_place, why);
     }
     let control = file.map("control", "control.", |map| control::read(map, &listen, admin));
+    let relay = read_relay(file, &control.advertise);
     Config {
         listen,
         admin,
@@ -135,7 +137,7 @@ fn read(file: &mut Reader<'_>) -> Config {
         topology_file: text_or(file, "topology_file", "topology.json").into(),
         drain_timeout_us: file.ms("drain_timeout_ms", 10_000_000, 0..=HOUR_MS),
         log: file.map("log", "log.", read_log),
-        relay: read_relay(file),
+        relay,
         control,
         shown: Json::new(),
     }
@@ -194,7 +196,7 @@ fn read_log(log: &mut Reader<'_>) -> LogSettings {
     LogSettings { level, format, file: log.text("file").map(|t| t.0.into()) }
 }
 
-fn read_relay(file: &mut Reader<'_>) -> Settings {
+fn read_relay(file: &mut Reader<'_>, advertise: &str) -> Settings {
     let usual = Settings::default();
     let client_password = secret(file, "client_password", "client_password_file");
     let instance_password = secret(file, "instance_password", "instance_password_file");
@@ -203,6 +205,12 @@ fn read_relay(file: &mut Reader<'_>) -> Settings {
         file.fault(*place, "instance_user: a user without `instance_password` or `instance_password_file`");
     }
     let settings = Settings {
+        users: users::read(file, client_password.is_some()),
+        operator_commands: file.flag("operator_commands", usual.operator_commands),
+        slowlog_slower_than_us: file.number("slowlog_slower_than_us", usual.slowlog_slower_than_us, 0..=HOUR_MS * 1000),
+        slowlog_max_len: file.number("slowlog_max_len", usual.slowlog_max_len as u64, 1..=100_000) as usize,
+        advertise: advertise.to_owned(),
+        cluster_nodes: read_cluster(file, advertise),
         client_password,
         instance_user: instance_user.map(|t| t.0),
         instance_password,
@@ -227,6 +235,36 @@ fn read_relay(file: &mut Reader<'_>) -> Settings {
     };
     check_relay(file, &settings);
     settings
+}
+
+/// The proxies that clients which think that this is a Redis Cluster are told of; none: they are told that it is none.
+fn read_cluster(file: &mut Reader<'_>, advertise: &str) -> Vec<String> {
+    let emulate = file.get("cluster_mode", false, |node| match text(node)?.as_str() {
+        "none" => Ok(false),
+        "emulate" => Ok(true),
+        _ => Err("expected none or emulate".into()),
+    });
+    file.show("cluster_mode", if emulate { "emulate" } else { "none" });
+    let nodes = file.get_placed("cluster_nodes", |node| one_or_many(node, control::host_port));
+    let (nodes, place) = nodes.unwrap_or_default();
+    file.show("cluster_nodes", nodes.clone());
+    match (emulate, nodes.is_empty()) {
+        (false, true) => Vec::new(),
+        (false, false) => {
+            file.fault(place, "cluster_nodes: they are told to nobody without `cluster_mode: emulate`");
+            Vec::new()
+        }
+        (true, false) => nodes,
+        (true, true) => {
+            let here = advertise.parse::<SocketAddr>().is_ok_and(|addr| !addr.ip().is_unspecified());
+            if !here && control::host_port(advertise).is_err() || advertise.starts_with("0.0.0.0:") {
+                let why =
+                    format!("cluster_mode: {advertise} is no address for others: say the address in `cluster_nodes`");
+                file.fault(Place::default(), why);
+            }
+            vec![advertise.to_owned()]
+        }
+    }
 }
 
 /// Pairs that only make sense in one order.

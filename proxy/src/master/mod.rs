@@ -3,6 +3,7 @@
 
 mod upgrade;
 mod answers;
+mod referral;
 mod reload;
 mod member;
 mod registration;
@@ -40,6 +41,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use pid_file::PidFile;
 use process::{Birth, Page, Process};
+use referral::Referrals;
 use signal_hook::iterator::Signals;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
@@ -95,6 +97,7 @@ struct Master {
     topology: Option<Arc<Topology>>,
     barrier: Barrier,
     inquiries: Inquiries,
+    referrals: Referrals,
     admin: Admin,
     /// Removed when we end; an image that is replaced never gets there.
     _pid_file: Option<PidFile>,
@@ -186,6 +189,7 @@ impl Master {
             topology: None,
             barrier: Barrier::default(),
             inquiries: Inquiries::default(),
+            referrals: Referrals::default(),
             admin: Admin::start(socket, config.admin_token.clone(), events.clone(), registration::keep(events.clone()))
                 .context("the admin port")?,
             _pid_file: pid_file,
@@ -258,7 +262,13 @@ impl Master {
     fn patience(&self) -> Duration {
         let now = self.now_us();
         let unsent = self.processes.values().any(Process::has_unsent).then_some(now + FLUSH_US);
-        let deadlines = [self.fleet.deadline_us(now), self.barrier.deadline_us(), self.inquiries.deadline_us(), unsent];
+        let deadlines = [
+            self.fleet.deadline_us(now),
+            self.barrier.deadline_us(),
+            self.inquiries.deadline_us(),
+            self.referrals.deadline_us(),
+            unsent,
+        ];
         let nearest = deadlines.into_iter().flatten().min();
         nearest.map_or(PATIENCE, |at| Duration::from_micros(at.saturating_sub(now)).min(PATIENCE))
     }
@@ -270,6 +280,7 @@ impl Master {
         let now = self.now_us();
         self.barrier.settle(&self.fleet, self.epoch().unwrap_or(0), now);
         self.answer_inquiries(now);
+        self.end_referrals(now);
         self.upgrade_when_calm(now);
     }
 
@@ -339,6 +350,9 @@ impl Master {
             }
             ToMaster::Client(state) => self.forward(state, fd),
             ToMaster::Status { ticket, links } => self.inquiries.note(ticket, id, links),
+            ToMaster::Ask { ticket, question } => self.refer(id, ticket, question),
+            ToMaster::Answer { ticket, text, last } => self.pass_answer(id, ticket, text, last),
+            ToMaster::Show { lines } => self.show(id, &lines),
             ToMaster::Unlistened { name } => tracing::debug!(id, name, "unlistened"),
             ToMaster::Drained => tracing::debug!(id, "drained"),
         }

@@ -75,6 +75,7 @@ fn changed_keys(old: &Config, new: &Config) -> Vec<String> {
         ("admin_token", old.admin_token != new.admin_token),
         ("client_password", old.relay.client_password != new.relay.client_password),
         ("control", old.control.token != new.control.token),
+        ("users", old.relay.users != new.relay.users),
         ("instance_password", old.relay.instance_password != new.relay.instance_password),
     ];
     let mut changed: Vec<String> = shown.chain(secrets.iter().filter(|s| s.1).map(|s| s.0.to_owned())).collect();

@@ -21,20 +21,27 @@ use cluster::slot::Slot;
 const BARRIER: [&[u8]; 3] = [b"PUBLISH", b"__twemslot", b""];
 
 impl Relay {
-    /// Sends a request that may block, when its turn has come.
+    /// A request that may block. Its time begins now, wherever it has to wait.
+    pub(super) fn begin_blocking(&mut self, id: ClientId, command: CommandId, slot: Slot, raw: &[u8]) {
+        let us = Timeout::of(command::get(command), raw).and_then(|t| t.us);
+        let deadline_us = us.map(|us| self.now.us.saturating_add(us));
+        self.clients[id as usize].session().blocked = Some(Blocked { raw: Vec::new(), deadline_us, interrupted: None });
+        self.begin_alone(id, command, slot, raw, 0);
+    }
+
+    /// Sends a request that may block, when its turn has come, with the time that remains.
     pub(super) fn block(&mut self, id: ClientId, command: CommandId, slot: Slot, raw: &[u8]) {
-        if self.start_alone(id, None, (command, slot), raw, 0).is_none() {
-            self.clients[id as usize].session().blocked = None;
-            return;
-        }
         let now = self.now.us;
-        let kept = self.pool.keep(raw);
-        let session = self.clients[id as usize].session();
-        let deadline_us = match &session.blocked {
-            Some(again) => again.deadline_us,
-            None => Timeout::of(command::get(command), raw).and_then(|t| t.us).map(|us| now.saturating_add(us)),
+        let deadline_us = self.clients[id as usize].session().blocked.take().and_then(|b| b.deadline_us);
+        let sent = match (Timeout::of(command::get(command), raw), deadline_us) {
+            (_, Some(at)) if at <= now => return self.answer_nothing(id, command),
+            (Some(timeout), Some(at)) => timeout.with(raw, at - now),
+            _ => raw.to_vec(),
         };
-        session.blocked = Some(Blocked { raw: kept, deadline_us, interrupted: None });
+        if self.start_alone(id, None, (command, slot), &sent, 0).is_some() {
+            let raw = self.pool.keep(raw);
+            self.clients[id as usize].session().blocked = Some(Blocked { raw, deadline_us, interrupted: None });
+        }
     }
 
     /// A reply has come on a client's own link. True: it only says that the wait was interrupted, and the request goes
@@ -57,25 +64,9 @@ impl Relay {
         self.pop_head(id);
         self.clients[id as usize].lane = Lane::Shared;
         self.large_answered(link);
-        self.block_again(id, command, slot, blocked, reply);
-        true
-    }
-
-    /// Asks again with the time that remains; if none does, that was the answer.
-    fn block_again(&mut self, id: ClientId, command: CommandId, slot: Slot, blocked: Blocked, nothing: &[u8]) {
-        let left = blocked.deadline_us.map(|at| at.saturating_sub(self.now.us));
-        if left == Some(0) {
-            self.clients[id as usize].session().blocked = None;
-            self.clients[id as usize].tidy_session();
-            self.answer_here(id, command, nothing);
-        } else {
-            let raw = match (Timeout::of(command::get(command), &blocked.raw), left) {
-                (Some(timeout), Some(left)) => timeout.with(&blocked.raw, left),
-                _ => blocked.raw.clone(),
-            };
-            self.begin_alone(id, command, slot, &raw, 0);
-        }
+        self.begin_alone(id, command, slot, &blocked.raw, 0);
         self.pool.give(blocked.raw);
+        true
     }
 
     /// A topology has come: a blocked client whose slot is held or has another owner must let go of it.
@@ -164,12 +155,16 @@ impl Relay {
             let text = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
             self.refuse_here(id, command, Counter::ErrorsNotServed, text);
         } else {
-            let name = command::get(command).name;
-            let one = matches!(name, "blmove" | "brpoplpush") && !self.clients[id as usize].resp3;
-            let nil = if one { b"$-1\r\n" } else { self.nil_array(id) };
-            self.answer_here(id, command, nil);
+            self.answer_nothing(id, command);
         }
         self.resumable.push(id);
+    }
+
+    /// The time is over.
+    fn answer_nothing(&mut self, id: ClientId, command: CommandId) {
+        let one = matches!(command::get(command).name, "blmove" | "brpoplpush") && !self.clients[id as usize].resp3;
+        let nil = if one { b"$-1\r\n" } else { self.nil_array(id) };
+        self.answer_here(id, command, nil);
     }
 
     /// Blocked requests whose slot is held wait as long as they would have at the instance. True: it is one.

@@ -6,6 +6,7 @@ use super::buffer::Outgoing;
 use super::command::CommandId;
 use super::request::{NONE, RequestId};
 use super::session::{Session, Watch};
+use super::users::NOBODY;
 use cluster::resp::reply::Cursor;
 use cluster::resp::request::Frame;
 use cluster::slot::Slot;
@@ -52,6 +53,16 @@ pub(super) struct Client {
     pub(super) resp3: bool,
     /// What its connection carries, if it carries anything.
     pub(super) session: Option<Box<Session>>,
+    /// Its user may not do everything.
+    pub(super) restricted: bool,
+    /// Somebody looks at all requests (MONITOR).
+    pub(super) watched: bool,
+    /// CLIENT NO-EVICT: when memory is short, others are closed first.
+    pub(super) no_evict: bool,
+    /// Who it is: see `Users`.
+    pub(super) user: u16,
+    /// What it is made with: see `Libraries`.
+    pub(super) library: u16,
     /// `StopReading` has been said.
     pub(super) stopped: bool,
     /// Replies pile up: no further request is taken ...
@@ -71,7 +82,8 @@ pub(super) struct Client {
     /// CLIENT REPLY OFF; and SKIP: 1 mutes the next request, 2 the one after the command itself.
     pub(super) reply_off: bool,
     pub(super) reply_skip: u8,
-    /// When it last sent something, and when it last took some of its replies.
+    /// When it came, when it last sent something, and when it last took some of its replies.
+    pub(super) opened_us: u64,
     pub(super) heard_us: u64,
     pub(super) progress_us: u64,
     /// For CLIENT ID; unique in this proxy process's life.
@@ -98,6 +110,11 @@ impl Client {
             common: authenticated,
             resp3: false,
             session: None,
+            restricted: false,
+            watched: false,
+            no_evict: false,
+            user: NOBODY,
+            library: 0,
             stopped: false,
             pressed: false,
             largest: 0,
@@ -108,6 +125,7 @@ impl Client {
             boundary_told: false,
             reply_off: false,
             reply_skip: 0,
+            opened_us: now_us,
             heard_us: now_us,
             progress_us: now_us,
             id,
@@ -131,7 +149,8 @@ impl Client {
     /// Call when something changes that `common` depends on.
     pub(super) fn set_common(&mut self) {
         let queues = self.session.as_ref().is_some_and(|s| s.multi.is_some());
-        self.common = self.authenticated && !queues && !self.listens();
+        let looked_at = self.restricted || self.watched;
+        self.common = self.authenticated && !queues && !self.listens() && !looked_at;
     }
 
     /// It has subscriptions, in RESP2: it may ask for little else.

@@ -1,5 +1,6 @@
 //! The words between a relay and its shell.
 
+use super::inquiry::Question;
 use cluster::instance::Addr;
 
 /// One reading of the clocks; the shell takes it once a loop.
@@ -65,6 +66,16 @@ pub enum Deed {
     AtBoundary {
         client: ClientId,
     },
+    /// Ask every other worker of this proxy; then call `others_answered` with this ticket as answers come. Theirs come as
+    /// `question`.
+    Ask {
+        ticket: u32,
+        question: Question,
+    },
+    /// Lines about requests, for workers whose clients want to see them: call `watched_elsewhere` there.
+    Show {
+        lines: String,
+    },
     /// Something a person should know.
     Tell {
         level: Level,
@@ -89,6 +100,20 @@ pub struct ClientState {
     /// It speaks RESP3.
     #[serde(default)]
     pub resp3: bool,
+    /// Whom it has said to be.
+    #[serde(default)]
+    pub user: String,
+    /// Its library's name and version.
+    #[serde(default)]
+    pub library: (String, String),
+    #[serde(default)]
+    pub no_evict: bool,
+    /// It wants to see all requests.
+    #[serde(default)]
+    pub monitors: bool,
+    /// How long it has been connected.
+    #[serde(default)]
+    pub age_us: u64,
 }
 
 /// How one link stands.

@@ -1,7 +1,9 @@
 //! A request whose parts are under way to several groups, and how their replies become one.
 
 use super::LinkId;
+use super::command::Fan as Kind;
 use super::request::RequestId;
+use cluster::group::GroupId;
 use cluster::resp::{reply, write};
 use std::borrow::Cow;
 
@@ -11,6 +13,7 @@ pub(super) enum Merge {
     /// One array with the keys' values in their order.
     Values,
     /// +OK.
+    #[default]
     Ok,
     /// The sum.
     Sum,
@@ -19,11 +22,19 @@ pub(super) enum Merge {
     LeastOfEach,
     /// How many clients a message reached: see `PubSub`.
     Published,
-    /// The first one, less what is secret.
-    Settings,
-    /// The first one.
-    #[default]
-    First,
+    /// INFO of every group: whatever they say, errors too.
+    Survey,
+    /// The same request to each: see `wide.rs`.
+    Groups(Kind),
+    /// RANDOMKEY, asked for the so-manieth time.
+    RandomKey {
+        tries: u8,
+    },
+    /// SCAN of the so-manieth group, under the owners of this print.
+    Scan {
+        place: u16,
+        owners: u32,
+    },
 }
 
 /// One fragment.
@@ -34,17 +45,12 @@ pub(super) struct Part {
     /// The keys' request, behind room for its header, until it is sent.
     pub(super) request: Vec<u8>,
     pub(super) reply: Vec<u8>,
+    /// Which of the fan's `ends` is its next value's; `keys` of them are its own.
+    pub(super) next: usize,
+    /// Whether they are known.
+    pub(super) ended: bool,
     /// How much of `reply` has been merged.
     pub(super) merged: usize,
-}
-
-/// Keys that follow one another to one owner: those from the end of the run before to `end` in the request.
-#[derive(Debug)]
-pub(super) struct Run {
-    /// The first link to the owner; NONE: there is no owner.
-    pub(super) link: LinkId,
-    pub(super) keys: u32,
-    pub(super) end: usize,
 }
 
 /// A request whose fragments are under way.
@@ -58,6 +64,10 @@ pub(super) struct Fan {
     /// To which part how many keys went, one after another.
     pub(super) order: Vec<(u32, u32)>,
     pub(super) parts: Vec<Part>,
+    /// Where the parts of one request to each group went.
+    pub(super) groups: Vec<GroupId>,
+    /// Where in its part's reply each value ends, one part after another.
+    pub(super) ends: Vec<usize>,
 }
 
 /// The error that stands for the whole. "Nothing was sent" is said only where it is true of every part.
@@ -77,7 +87,6 @@ pub(super) fn error_of(fan: &Fan) -> Option<Cow<'_, [u8]>> {
 pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
     match fan.merge {
         Merge::Ok => out.extend_from_slice(b"+OK\r\n"),
-        Merge::First | Merge::Published => out.extend_from_slice(&fan.parts[0].reply),
         Merge::Sum => {
             let sums: Option<i64> = fan.parts.iter().map(|p| reply::integer(&p.reply)).sum();
             match sums {
@@ -89,8 +98,7 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
             let least = fan.parts.iter().map(|p| reply::integer(&p.reply)).min().flatten();
             write::integer(out, least.unwrap_or_default());
         }
-        Merge::LeastOfEach => least_of_each(fan, out),
-        Merge::Settings => without_secrets(&fan.parts[0].reply, out),
+        Merge::LeastOfEach => least(fan, out),
         Merge::Values => {
             write::array(out, fan.parts.iter().map(|p| p.keys as usize).sum());
             if values(fan, out).is_none() {
@@ -98,63 +106,65 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
                 write::error(out, "ERR twemslot: an instance answered fewer values than it was asked for");
             }
         }
+        Merge::Published | Merge::Survey | Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. } => {}
     }
 }
 
-/// The parts' elements in the order of the keys.
-fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
-    for part in &mut fan.parts {
-        // Behind the header `*n`.
-        part.merged = memchr::memchr(b'\n', &part.reply)? + 1;
-        if part.reply.first() != Some(&b'*') {
-            return None;
+impl Fan {
+    /// Makes room for where the parts' values end, once all parts have their keys.
+    pub(super) fn expect_values(&mut self) {
+        let mut keys = 0;
+        for part in &mut self.parts {
+            part.next = keys;
+            keys += part.keys as usize;
         }
+        self.ends.resize(keys, 0);
+    }
+
+    /// The length of the part's reply that `raw` starts with; None: it is not whole, or not what was asked for. Where its
+    /// values end is kept for the merge: they are walked over once.
+    pub(super) fn values_of(&mut self, part: usize, raw: &[u8]) -> Option<usize> {
+        let part = &mut self.parts[part];
+        let len = reply::values(raw, self.ends.get_mut(part.next..part.next + part.keys as usize)?)?;
+        part.ended = true;
+        Some(len)
+    }
+}
+
+/// The parts' elements in the order of the keys. A call, so that its loop has the registers to itself.
+#[inline(never)]
+fn values(fan: &mut Fan, out: &mut Vec<u8>) -> Option<()> {
+    for at in 0..fan.parts.len() {
+        if !fan.parts[at].ended {
+            // It came in pieces.
+            let reply = std::mem::take(&mut fan.parts[at].reply);
+            let len = fan.values_of(at, &reply);
+            fan.parts[at].reply = reply;
+            len?;
+        }
+        // Behind the header `*n`.
+        let part = &mut fan.parts[at];
+        part.merged = memchr::memchr(b'\n', &part.reply)? + 1;
     }
     for &(part, keys) in &fan.order {
         let part = &mut fan.parts[part as usize];
-        let values = part.reply.get(part.merged..)?;
-        let mut rest = values;
-        for _ in 0..keys {
-            rest = rest.get(reply::length(rest)?..)?;
-        }
-        let len = values.len() - rest.len();
-        out.extend_from_slice(&values[..len]);
-        part.merged += len;
+        part.next += keys as usize;
+        let end = *fan.ends.get(part.next - 1)?;
+        out.extend_from_slice(part.reply.get(part.merged..end)?);
+        part.merged = end;
     }
     Some(())
 }
 
 /// The least of the first elements, of the second ones ...
-fn least_of_each(fan: &Fan, out: &mut Vec<u8>) {
-    let numbers = |p: &Part| -> Vec<i64> {
-        reply::Elements::new(&p.reply).into_iter().flatten().filter_map(reply::integer).collect()
+pub(super) fn least(fan: &Fan, out: &mut Vec<u8>) {
+    let numbers = |raw| reply::Elements::new(raw)?.map(reply::integer).collect::<Option<Vec<i64>>>();
+    let replies: Option<Vec<Vec<i64>>> = fan.parts.iter().map(|p| numbers(&p.reply)).collect();
+    let Some(replies) = replies.filter(|all| all.iter().all(|r| r.len() == all[0].len())) else {
+        return write::error(out, "ERR twemslot: an instance answered something else than numbers");
     };
-    let least = fan.parts.iter().map(numbers).reduce(|a, b| a.into_iter().zip(b).map(|(a, b)| a.min(b)).collect());
-    let least = least.unwrap_or_default();
-    write::array(out, least.len());
-    least.into_iter().for_each(|n| write::integer(out, n));
-}
-
-/// CONFIG GET's pairs, less those whose value nobody should see.
-fn without_secrets(raw: &[u8], out: &mut Vec<u8>) {
-    const SECRETS: [&[u8]; 6] = [
-        b"requirepass",
-        b"masterauth",
-        b"primaryauth",
-        b"masteruser",
-        b"tls-key-file-pass",
-        b"tls-client-key-file-pass",
-    ];
-    let Some(elements) = reply::Elements::new(raw) else { return out.extend_from_slice(raw) };
-    let elements: Vec<&[u8]> = elements.collect();
-    let open = |pair: &&[&[u8]]| {
-        let name = reply::text(pair[0]).unwrap_or_default().to_ascii_lowercase();
-        !SECRETS.contains(&name.as_slice())
-    };
-    let pairs: Vec<&[&[u8]]> = elements.chunks_exact(2).filter(open).collect();
-    write::array(out, pairs.len() * 2);
-    for pair in pairs {
-        out.extend_from_slice(pair[0]);
-        out.extend_from_slice(pair[1]);
+    write::array(out, replies[0].len());
+    for at in 0..replies[0].len() {
+        write::integer(out, replies.iter().map(|r| r[at]).min().unwrap_or_default());
     }
 }

@@ -50,7 +50,7 @@ impl Relay {
         self.stats.add(Counter::OrphansEnded, ended as u64);
         let kills = self.orphans.to_kill(&link.addr, &link.process);
         if kills.is_empty() {
-            return self.greeting_done(id);
+            return self.ask_for_scripts(id) || self.greeting_done(id);
         }
         self.links[id as usize].kill(&kills, &mut self.pool);
         self.mark_link(id);
@@ -94,7 +94,7 @@ impl Relay {
     }
 
     /// The greeting is over: the link is used, or was made for lost connections alone. True: it goes on.
-    fn greeting_done(&mut self, id: LinkId) -> bool {
+    pub(super) fn greeting_done(&mut self, id: LinkId) -> bool {
         let link = &mut self.links[id as usize];
         if link.purpose == Use::Fence {
             self.close_link(id, "what was lost has been looked after".to_owned());

@@ -8,6 +8,18 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// What clients must say with AUTH; None: nothing.
     pub client_password: Option<String>,
+    /// Who else clients may be, and what they may do then.
+    pub users: Vec<User>,
+    /// Whether who is no user of `users` may use MONITOR and TWEMSLOT ON.
+    pub operator_commands: bool,
+    /// A request that took at least so long is noted in the slow log; 0: none is.
+    pub slowlog_slower_than_us: u64,
+    /// Entries of the slow log of a worker.
+    pub slowlog_max_len: usize,
+    /// Where clients reach this proxy, as HOST:PORT.
+    pub advertise: String,
+    /// The proxies that a Redis Cluster client is told of, as HOST:PORT; none: this is no cluster to clients.
+    pub cluster_nodes: Vec<String>,
     /// Said to instances with AUTH.
     pub instance_user: Option<String>,
     pub instance_password: Option<String>,
@@ -47,6 +59,31 @@ pub struct Settings {
     pub declared_commands: Vec<Declared>,
 }
 
+/// Somebody whom clients may be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    pub name: String,
+    /// SHA-256 of each password that will do, as 64 hex digits; none: any password will.
+    #[serde(default)]
+    pub password_sha256: Vec<String>,
+    /// Of commands, as ACL CAT names them: `all`, `read`, `-dangerous`. The last word on a command counts.
+    #[serde(default)]
+    pub categories: Vec<String>,
+    /// Patterns of the keys that may be used.
+    #[serde(default)]
+    pub keys: Vec<String>,
+    /// Patterns of the channels that may be used.
+    #[serde(default)]
+    pub channels: Vec<String>,
+    /// Commands that write are refused.
+    #[serde(default)]
+    pub read_only: bool,
+    /// May use MONITOR and TWEMSLOT ON.
+    #[serde(default)]
+    pub admin: bool,
+}
+
 /// A command served on the operator's word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,6 +113,12 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             client_password: None,
+            users: Vec::new(),
+            operator_commands: false,
+            slowlog_slower_than_us: 10_000,
+            slowlog_max_len: 128,
+            advertise: "127.0.0.1:6380".into(),
+            cluster_nodes: Vec::new(),
             instance_user: None,
             instance_password: None,
             proxy_name: "twemslot".into(),
@@ -146,3 +189,31 @@ pub const GIVE_BACK_US: u64 = 1_000_000;
 /// Free buffers of each size, and requests, for which room is kept then.
 pub const TRIM_KEEP: usize = 64;
 pub const REQUESTS_KEPT: usize = 4096;
+/// Scripts remembered, so that a process which lacks one can be given it: as many as an application has, several times;
+/// compiling them all takes an instance some tens of milliseconds.
+pub const SCRIPTS_MAX: usize = 1000;
+/// Their bytes: what is written to a link before it carries requests, and it is per worker.
+pub const SCRIPTS_BYTES_MAX: usize = 4 << 20;
+/// A larger script is not remembered: it would push many others out.
+pub const SCRIPT_BYTES_MAX: usize = 256 << 10;
+/// A script that is missing is sent once in this time to one link: many requests for it may be under way.
+pub const SCRIPT_AGAIN_US: u64 = 100_000;
+/// Connections at once, per worker, for SCRIPT KILL and its likes, which must not queue behind a script that runs.
+pub const ERRANDS_MAX: usize = 64;
+/// How often RANDOMKEY asks again when all that came were copies left by a move of slots.
+pub const RANDOM_KEY_TRIES: u8 = 16;
+/// Questions to other workers, and to all groups for INFO, that wait for answers at once.
+pub const INQUIRIES_MAX: usize = 256;
+/// How long they wait; then what is there is told.
+pub const INQUIRY_US: u64 = 500_000;
+/// Text kept of the answers to one question: 100,000 lines of CLIENT LIST or so.
+pub const INQUIRY_BYTES_MAX: usize = 32 << 20;
+/// Text of an answer to another worker that goes into one letter.
+pub const ANSWER_PIECE: usize = 64 << 10;
+/// Requests that a worker shows to MONITOR in a second, how much of each, and bytes of them that wait for other workers.
+pub const SHOWN_PER_S: u32 = 1000;
+pub const SHOWN_ARGS: usize = 16;
+pub const SHOWN_ARG_BYTES: usize = 128;
+pub const SHOWN_BYTES: usize = 64 << 10;
+/// Names and versions of client libraries that are remembered.
+pub const LIBRARIES_MAX: usize = 1024;

@@ -5,6 +5,7 @@ use super::ClientId;
 use super::buffer::{Outgoing, Pool};
 use super::limits::Settings;
 use super::request::{PING, RequestId};
+use super::scripts::Sha;
 use cluster::group::GroupId;
 use cluster::instance::Addr;
 use cluster::resp::{reply, write};
@@ -41,6 +42,8 @@ pub(super) enum Use {
     PubSub,
     /// To end what the instance may hold of lost connections, where no shared link will.
     Fence,
+    /// One request that must not queue behind others, such as SCRIPT KILL.
+    Errand,
     /// To be forgotten once its socket is closed.
     Finished,
 }
@@ -57,6 +60,9 @@ pub(super) enum Hello {
     Protocol,
     /// CLIENT KILL of a connection that was lost.
     Kill(i64),
+    /// SCRIPT EXISTS of those that are known, and SCRIPT LOAD of one that it has not.
+    Scripts,
+    Load,
 }
 
 /// What one of our own requests in a link's queue is.
@@ -67,6 +73,8 @@ pub(super) enum Own {
     Kill(i64),
     /// CLIENT UNBLOCK of a connection on which a client's request blocks.
     Unblock,
+    /// SCRIPT LOAD of one that was missing.
+    Script,
     /// Part of a client's request whose reply is not its answer: MULTI, and what is queued before EXEC.
     Part,
 }
@@ -77,6 +85,12 @@ pub(super) enum Greeted {
     NotYet,
     /// It is known who it is, and what its role is.
     Introduced,
+    /// It has said which scripts it has.
+    Scripts,
+    /// It has taken a script.
+    Loaded,
+    /// An errand need know no more.
+    Ready,
     /// It has answered CLIENT KILL of this id.
     Asked(i64, Killed),
     /// Not to be used, and why.
@@ -144,6 +158,9 @@ pub(super) struct Link {
     /// For each `PING` in `fifo`: what it is.
     pub(super) own: VecDeque<Own>,
     pub(super) version: String,
+    /// The process that has all known scripts, as far as this link saw to it; and those it is being asked for.
+    pub(super) scripts_of: String,
+    pub(super) scripts_asked: Option<Vec<Sha>>,
 }
 
 impl Link {
@@ -187,6 +204,8 @@ impl Link {
             unfit: None,
             own: VecDeque::new(),
             version: String::new(),
+            scripts_of: String::new(),
+            scripts_asked: None,
         }
     }
 
@@ -218,9 +237,12 @@ impl Link {
             }
         }
         say(Hello::SetName, &[b"CLIENT", b"SETNAME", name.as_bytes()]);
-        say(Hello::Id, &[b"CLIENT", b"ID"]);
-        say(Hello::Role, &[b"ROLE"]);
-        say(Hello::Info, &[b"INFO", b"server"]);
+        if self.purpose != Use::Errand {
+            // An instance that is busy with a script does not answer these.
+            say(Hello::Id, &[b"CLIENT", b"ID"]);
+            say(Hello::Role, &[b"ROLE"]);
+            say(Hello::Info, &[b"INFO", b"server"]);
+        }
         if self.resp3 {
             say(Hello::Protocol, &[b"HELLO", b"3"]);
         }
@@ -238,7 +260,27 @@ impl Link {
         self.out.append(pool, &bytes);
     }
 
-    /// The same on a link in use: what is sent on it afterwards is executed after it.
+    /// Goes on with the greeting: which of these scripts are there?
+    pub(super) fn ask_for_scripts(&mut self, names: &[Sha], pool: &mut Pool) {
+        let mut args: Vec<&[u8]> = vec![b"SCRIPT", b"EXISTS"];
+        args.extend(names.iter().map(|sha| &sha[..]));
+        let mut bytes = Vec::new();
+        write::request(&mut bytes, &args);
+        self.out.append(pool, &bytes);
+        self.hello.push_back(Hello::Scripts);
+    }
+
+    /// Goes on with the greeting: takes these scripts.
+    pub(super) fn load_scripts<'a>(&mut self, bodies: impl Iterator<Item = &'a [u8]>, pool: &mut Pool) {
+        let mut bytes = Vec::new();
+        for body in bodies {
+            write::request(&mut bytes, &[b"SCRIPT", b"LOAD", body]);
+            self.hello.push_back(Hello::Load);
+        }
+        self.out.append(pool, &bytes);
+    }
+
+    /// Kills on a link in use: what is sent on it afterwards is executed after it.
     pub(super) fn kill_in_turn(&mut self, ids: &[i64], pool: &mut Pool) {
         let mut bytes = Vec::new();
         for &id in ids {
@@ -269,6 +311,7 @@ impl Link {
             return Greeted::Refused(why);
         }
         match step {
+            _ if self.purpose == Use::Errand && self.hello.is_empty() => return Greeted::Ready,
             Hello::Id => self.server_id = reply::integer(reply),
             Hello::Kill(id) => return Greeted::Asked(id, killed(reply)),
             Hello::Role => {
@@ -284,6 +327,8 @@ impl Link {
                     return Greeted::Introduced;
                 }
             }
+            Hello::Scripts => return Greeted::Scripts,
+            Hello::Load => return Greeted::Loaded,
             Hello::Protocol => return Greeted::Introduced,
             Hello::Auth | Hello::SetName => {}
         }
@@ -307,7 +352,7 @@ impl Link {
 
     /// Forgets the socket and all that was on its way; the requests are the caller's to answer.
     pub(super) fn reset(&mut self, pool: &mut Pool) -> VecDeque<RequestId> {
-        (self.server_id, self.unfit) = (None, None);
+        (self.server_id, self.unfit, self.scripts_asked) = (None, None, None);
         self.process.clear();
         self.out.clear(pool);
         self.queue.clear(pool);

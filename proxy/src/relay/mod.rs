@@ -11,7 +11,7 @@
 //! back to `read_replies -> reply`.
 //! `answer` is where replies are put in order: a client's requests are a list, and only the head's reply is written.
 //! Other arms leave this path at one `match` in `other_request`: `local` (answered here), `scatter` (several groups),
-//! `hold` (waits for a slot), `exclusive` (too large to share a link).
+//! `wide` (every group, or one of no slot), `hold` (waits for a slot), `exclusive` (too large to share a link).
 
 mod upkeep;
 mod replies;
@@ -23,16 +23,25 @@ mod subscribe;
 mod alone;
 mod exclusive;
 mod scatter;
+mod wide;
 mod hold;
 mod fence;
+mod reload;
 mod state;
 mod fan;
 mod orphan;
 mod link;
+mod scripts;
 mod client;
 mod pubsub;
 mod session;
+mod users;
+mod library;
+mod slowlog;
+mod monitors;
+mod inquiry;
 mod route;
+mod scan;
 mod request;
 mod buffer;
 mod deed;
@@ -41,8 +50,11 @@ pub mod limits;
 
 #[cfg(test)]
 mod stories;
+#[cfg(test)]
+mod walks;
 
 pub use deed::{ClientId, ClientState, Deed, Level, LinkId, LinkStatus, Now, Planted};
+pub use inquiry::{Filter, Question, pieces};
 pub use state::Relay;
 
 use crate::stats::Counter;
@@ -51,7 +63,7 @@ use cluster::resp::reply::Step as ReplyStep;
 use cluster::resp::request::{Ceilings, Frame, Short, Step, Wrong, inline_to_resp};
 use cluster::resp::write;
 use cluster::slot::Slot;
-use command::{CommandId, Keys, Serve};
+use command::{CommandId, Flags, Keys, Serve};
 use limits::{CHUNK_KEPT, LARGE};
 use link::Use;
 use request::{NO_SLOT, NONE, RequestId, Stage};
@@ -68,9 +80,9 @@ impl Relay {
         // Unique among the workers of a proxy without a word between them.
         let id = self.next_client << 10 | u64::from(self.worker & 1023);
         self.next_client += 1;
-        let authenticated = self.settings.client_password.is_none();
         self.stats.add(Counter::ClientsAccepted, 1);
-        let client = self.clients.insert(Client::new(id, peer, authenticated, self.now.us)) as ClientId;
+        let client = self.clients.insert(Client::new(id, peer, false, self.now.us)) as ClientId;
+        self.introduce(client);
         if self.clients.len() > self.settings.clients_max as usize {
             let client = &mut self.clients[client as usize];
             client.out.append(&mut self.pool, b"-ERR max number of clients reached\r\n");
@@ -87,12 +99,9 @@ impl Relay {
 
     /// Goes on with a client that another worker handed over.
     pub fn client_adopted(&mut self, state: ClientState) -> ClientId {
-        let client = self.clients.insert(Client::new(state.id, &state.peer, state.authenticated, self.now.us));
-        self.clients[client].name = state.name.into();
-        if state.resp3 {
-            self.clients[client].resp3 = true;
-            self.want_resp3();
-        }
+        let client = self.clients.insert(Client::new(state.id, &state.peer, false, self.now.us));
+        self.introduce(client as ClientId);
+        self.reintroduce(client as ClientId, state);
         if self.draining {
             self.resumable.push(client as ClientId);
             self.go_on();
@@ -110,13 +119,7 @@ impl Relay {
         let client = self.clients.remove(id as usize);
         self.forget_marks(id, client.dirty, client.pressed);
         self.stats.add(Counter::ClientsHandedOver, 1);
-        Some(ClientState {
-            id: client.id,
-            peer: client.peer.into(),
-            name: client.name.into(),
-            authenticated: client.authenticated,
-            resp3: client.resp3,
-        })
+        Some(self.state_of(id, client))
     }
 
     /// Bytes read from a client (not empty). The relay has used or copied them when this returns.
@@ -165,6 +168,10 @@ impl Relay {
             match request.stage {
                 // Its reply is still to come, and will be dropped.
                 Stage::Sent => {}
+                Stage::Asked => {
+                    self.drop_inquiry(this);
+                    self.forget(this);
+                }
                 Stage::Split => {
                     let fan = request.of;
                     self.orphan_fan(fan);
@@ -187,6 +194,7 @@ impl Relay {
             self.session_closed(id, *session);
         }
         self.forget_marks(id, client.dirty, client.pressed);
+        self.stop_monitoring(id);
         client.out.clear(&mut self.pool);
         self.pool.give(client.input);
         self.go_on();
@@ -433,6 +441,9 @@ impl Relay {
     /// One whole request: what it is decides which way it goes.
     #[inline(never)]
     fn other_request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
+        if self.clients[id as usize].watched {
+            self.show_request(id, raw);
+        }
         if self.clients[id as usize].session.is_some() && self.in_session(id, frame, raw) {
             return;
         }
@@ -447,8 +458,11 @@ impl Relay {
                         self.routes.slot_of(frame.kept[usize::from(at)].of(raw))
                     }
                     _ => match self.one_slot(id, command_id, command, frame.argc, raw) {
+                        Some(slot) if command.flags.contains(Flags::NO_MANDATORY_KEYS) => {
+                            return self.run_script(id, command_id, slot, raw);
+                        }
                         Some(slot) if command::asks_to_block(command, raw) => {
-                            return self.begin_alone(id, command_id, slot, raw, 0);
+                            return self.begin_blocking(id, command_id, slot, raw);
                         }
                         Some(slot) => slot,
                         None => return,
@@ -459,7 +473,7 @@ impl Relay {
             }
             Serve::Blocking => {
                 if let Some(slot) = self.one_slot(id, command_id, command, frame.argc, raw) {
-                    self.begin_alone(id, command_id, slot, raw, 0);
+                    self.begin_blocking(id, command_id, slot, raw);
                 }
             }
             Serve::Session(asked) => self.session_request(id, command_id, asked, frame, raw),
@@ -477,7 +491,7 @@ impl Relay {
                 let request = self.open_request(id, command_id, NO_SLOT);
                 self.place_wide(request, raw);
             }
-            Serve::Later(_) | Serve::Denied(_) => self.refuse_unserved(id, command_id, command),
+            Serve::Denied(_) => self.refuse_unserved(id, command_id, command),
         }
     }
 

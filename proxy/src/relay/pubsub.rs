@@ -69,14 +69,18 @@ impl PubSub {
         self.tidy(topic);
     }
 
+    /// The same for a channel's own subscribers, without those of patterns.
+    pub(super) fn subscribers(&self, channel: &[u8], shard: bool) -> (i64, i64) {
+        let kind = if shard { Kind::Shard } else { Kind::Channel };
+        let Some(listeners) = self.topics.get(&(kind, channel.into())) else { return (0, 0) };
+        let told = listeners.clients.values().filter(|told| **told).count();
+        (i64::from(!listeners.clients.is_empty()), told as i64)
+    }
+
     /// How many receivers an instance counts for this relay's link, and how many clients they stand for.
     pub(super) fn receivers(&self, channel: &[u8], shard: bool) -> (i64, i64) {
-        let kind = if shard { Kind::Shard } else { Kind::Channel };
         let of = |l: &Listeners| l.clients.values().filter(|told| **told).count() as i64;
-        let (mut links, mut clients) = (0, 0);
-        if let Some(listeners) = self.topics.get(&(kind, channel.into())) {
-            (links, clients) = (i64::from(!listeners.clients.is_empty()), of(listeners));
-        }
+        let (mut links, mut clients) = self.subscribers(channel, shard);
         if !shard {
             for ((kind, pattern), listeners) in &self.topics {
                 if *kind == Kind::Pattern

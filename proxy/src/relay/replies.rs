@@ -62,7 +62,7 @@ impl Relay {
             return 0;
         }
         let (entry, mut at) = (link.entry, 0);
-        while let Some(len) = reply::quick(&buf[at..]) {
+        while let Some(len) = reply::quick(&buf[at..]).or_else(|| self.read_values(id, &buf[at..])) {
             let link = &mut self.links[id as usize];
             let Some(request_id) = link.fifo.pop_front() else { break };
             link.expired = link.expired.saturating_sub(1);
@@ -74,6 +74,13 @@ impl Relay {
             at += len;
         }
         at
+    }
+
+    /// The length of the reply to a part of MGET, if `buf` starts with all of it.
+    #[inline(never)]
+    fn read_values(&mut self, id: LinkId, buf: &[u8]) -> Option<usize> {
+        let request = *self.links[id as usize].fifo.front().filter(|_| buf.first() == Some(&b'*'))?;
+        self.fragment_values(request, buf)
     }
 
     /// An instance has answered a request.
@@ -180,11 +187,15 @@ impl Relay {
         } else {
             if bytes.first() == Some(&b'-') {
                 self.note_error(entry, bytes);
+                if bytes.starts_with(b"-NOSCRIPT") {
+                    self.script_missing(id, request_id);
+                }
             }
             self.request_answered(request_id, entry, bytes);
         }
         match self.links[id as usize].purpose {
             Use::Exclusive { .. } => self.large_answered(id),
+            Use::Errand => self.close_link(id, "its errand is done".to_owned()),
             Use::Retiring if self.links[id as usize].fifo.is_empty() => {
                 self.close_link(id, "its instance has left the topology".to_owned());
             }
@@ -246,6 +257,9 @@ impl Relay {
         match link.greeted(bytes) {
             Greeted::NotYet => true,
             Greeted::Introduced => self.introduced(id),
+            Greeted::Ready => self.greeting_done(id),
+            Greeted::Scripts => self.told_of_scripts(id, bytes),
+            Greeted::Loaded => link.greeting() || self.introduced(id),
             Greeted::Asked(orphan, killed) => self.asked_in_greeting(id, orphan, killed),
             Greeted::Refused(why) => {
                 self.close_link(id, why);
@@ -280,7 +294,9 @@ impl Relay {
             self.tell(Level::Warn, format!("the link to {whose} is down: {cause}"));
         }
         self.orphans.not_asked_on(&addr, id);
-        self.orphaned(&addr, &lost);
+        if purpose != Use::Errand {
+            self.orphaned(&addr, &lost);
+        }
         for request_id in lost.requests.into_iter().filter(|&r| r != PING) {
             let request = &self.requests[request_id as usize];
             let (slot, place) = (request.slot, request.place);

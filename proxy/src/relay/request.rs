@@ -26,6 +26,8 @@ pub(super) enum Stage {
     Split,
     /// Part of a split one. `of` is the fan.
     Fragment,
+    /// Answered when others have said what they know: see `Inquiry`.
+    Asked,
     /// Answered, but an earlier request of the client is not: `kept` or `small` holds the reply.
     Done,
     /// Over; the place is free.

@@ -1,9 +1,10 @@
 //! Where a slot's requests go: a flat table made from the topology, one load and one test on the common path.
 
 use super::request::NONE;
+use super::scan::Table;
 use super::{ClientId, LinkId};
 use cluster::group::GroupId;
-use cluster::slot::{Slot, TagRule, slot_of, slot_of_untagged};
+use cluster::slot::{Slot, TagRule, crc32, slot_of};
 use cluster::topology::Topology;
 use std::sync::Arc;
 
@@ -36,8 +37,9 @@ impl Route {
         if resp3 { self.link3 } else { self.link }
     }
 
+    #[inline(always)]
     pub(super) fn waits(self) -> bool {
-        self.held || self.settling
+        self.held | self.settling
     }
 }
 
@@ -62,12 +64,16 @@ pub(super) struct Routes {
     slot_count: u16,
     /// Grows with each topology: tells requests sent under an earlier one.
     pub(super) generation: u32,
-    /// Whether any route is held or settling, or a `Quiet` is owed.
+    /// Whether any route is held.
+    holds: bool,
+    /// Whether any route is settling, or a `Quiet` is owed.
     pub(super) unsettled: bool,
     /// The epoch for which `Quiet` is still to be said.
     pub(super) quiet_owed: Option<u64>,
     /// The epoch for which it has been said why `Quiet` is late.
     pub(super) not_quiet_said: u64,
+    /// What SCAN's cursors rest on.
+    pub(super) table: Table,
 }
 
 impl Default for Routes {
@@ -79,9 +85,11 @@ impl Default for Routes {
             tag_rule: TagRule::Redis,
             slot_count: 1,
             generation: 0,
+            holds: false,
             unsettled: false,
             quiet_owed: None,
             not_quiet_said: 0,
+            table: Table::default(),
         }
     }
 }
@@ -92,10 +100,16 @@ impl Routes {
         slot_of(key, self.tag_rule, self.slot_count)
     }
 
-    /// The way of a key that holds no `{`.
+    /// What `link_of` needs where no slot waits and their number is a power of two; None elsewhere.
+    pub(super) fn mask(&self) -> Option<u32> {
+        let plain = self.slot_count.is_power_of_two() && !self.unsettled && !self.holds;
+        plain.then(|| u32::from(self.slot_count) - 1)
+    }
+
+    /// The link for a key that holds no `{`; NONE: nobody owns its slot.
     #[inline(always)]
-    pub(super) fn way_of_untagged(&self, key: &[u8]) -> Route {
-        self.slots[usize::from(slot_of_untagged(key, self.slot_count))]
+    pub(super) fn link_of(&self, key: &[u8], mask: u32) -> LinkId {
+        self.slots[(crc32(key) & mask) as usize].link
     }
 
     /// The way of any key.
@@ -110,6 +124,22 @@ impl Routes {
 
     pub(super) fn epoch(&self) -> u64 {
         self.topology.as_ref().map_or(0, |t| t.epoch())
+    }
+
+    /// The group that owns a slot.
+    pub(super) fn owner(&self, slot: Slot) -> Option<GroupId> {
+        self.topology.as_ref()?.slots().get(usize::from(slot))?.group
+    }
+
+    /// The groups that own slots, by id.
+    pub(super) fn owners(&self) -> impl Iterator<Item = &Target> {
+        self.targets.iter().filter(|target| target.owns_slots)
+    }
+
+    /// The first link that speaks RESP3 to where this one, the first that speaks RESP2, leads.
+    pub(super) fn first3(&self, first: LinkId, links_of_each: usize) -> LinkId {
+        let target = self.targets.iter().find(|t| t.links.first() == Some(&first));
+        target.and_then(|t| t.links.get(links_of_each).copied()).unwrap_or(first)
     }
 
     /// The link this client uses where several lead to one instance: always the same.
@@ -157,8 +187,10 @@ impl Routes {
             let first = target.links.first().copied();
             target.owns_slots = slots.iter().any(|r| Some(r.link) == first);
         }
+        self.table = Table::new(topology.slots().iter().map(|slot| slot.group), self.owners().count());
         self.tag_rule = topology.tag_rule();
         self.slot_count = topology.slot_count();
+        self.holds = slots.iter().any(|r| r.held);
         self.slots = slots;
         self.generation += 1;
         self.quiet_owed = Some(topology.epoch());

@@ -1,14 +1,14 @@
-//! Requests that concern several groups: split by key and merged (MGET, MSET, DEL ...), or sent to every group
-//! (FLUSHALL, DBSIZE ...). One fragment a group, however many keys.
+//! Requests that concern several groups: split by key and merged (MGET, MSET, DEL ...). One fragment a group, however
+//! many keys. What goes to every group, whatever its slots (FLUSHALL, KEYS ...), is sent by `wide.rs`.
 
-use super::command::{self, Fan as Kind, Serve, Split};
-use super::fan::{Fan, Merge, Part, Run, error_of, merged};
+use super::command::{self, CommandId, Fan as Kind, Serve, Split};
+use super::fan::{Fan, Merge, Part, error_of, merged};
 use super::limits::SPLIT_KEYS_MAX;
 use super::request::{NO_SLOT, NONE, RequestId, Stage};
-use super::route::Route;
 use super::state::Relay;
 use super::{ClientId, LinkId};
 use crate::stats::Counter;
+use cluster::group::GroupId;
 use cluster::resp::request::Args;
 use cluster::resp::write;
 use cluster::slot::Slot;
@@ -17,7 +17,9 @@ use cluster::slot::Slot;
 const HEADER_ROOM: usize = 40;
 /// The generation of fans that no barrier waits for.
 const UNCOUNTED: u32 = u32::MAX;
-/// Runs of keys for which room is kept between requests.
+/// The shortest key on the wire: `$0`, nothing, and their line ends.
+const KEY_BYTES_MIN: usize = 6;
+/// Runs of keys for which a fan keeps room between requests.
 const RUNS_KEPT: usize = 4096;
 
 impl Relay {
@@ -26,13 +28,13 @@ impl Relay {
         let command = self.requests[id as usize].command;
         if usize::from(command) >= command::count() {
             // Declared by the operator, for all groups.
-            return self.broadcast(id, Merge::First, raw);
+            return self.ask_groups(id, Kind::Each, raw);
         }
         match command::get(command).serve {
             Serve::Split(split) => self.split(id, split, raw),
-            Serve::Fan(kind) => self.broadcast(id, merge_of(kind), raw),
+            Serve::Fan(kind) => self.ask_groups(id, kind, raw),
             Serve::Publish => self.place_publish(id, raw),
-            _ => self.broadcast(id, Merge::First, raw),
+            _ => self.ask_groups(id, Kind::Each, raw),
         }
     }
 
@@ -47,98 +49,72 @@ impl Relay {
         if odd || refused || !command::get(command).takes(args.left()) {
             return None;
         }
-        let cut = self.cut(client, split, buf);
-        if let Some(len) = cut.len {
-            self.stats.add(Counter::Requests, 1);
-            let id = self.open_request(client, command, NO_SLOT);
-            self.send_cut(id, split, &cut, &buf[..len]);
-        }
-        let len = cut.len;
-        self.keep_runs(cut.runs);
-        len
+        let cut = self.cut(split, buf);
+        let Some(len) = cut.len else {
+            self.drop_fan(cut.fan);
+            return None;
+        };
+        self.stats.add(Counter::Requests, 1);
+        let id = self.open_request(client, command, NO_SLOT);
+        self.send_cut(id, split, cut, &buf[..len]);
+        Some(len)
     }
 
     fn split(&mut self, id: RequestId, split: Split, raw: &[u8]) {
-        let cut = self.cut(self.requests[id as usize].client, split, raw);
-        self.send_cut(id, split, &cut, raw);
-        self.keep_runs(cut.runs);
+        let cut = self.cut(split, raw);
+        self.send_cut(id, split, cut, raw);
     }
 
-    /// One walk over the keys of a request: where they go.
-    fn cut(&mut self, client: ClientId, split: Split, raw: &[u8]) -> Cut {
-        let runs = std::mem::take(&mut self.runs);
-        if self.clients[client as usize].resp3 {
-            return Cut::new(runs, split, raw, |key| {
-                let route = self.routes.way_of(key);
-                Route { link: if route.link == NONE { NONE } else { route.link3 }, ..route }
-            });
-        }
+    /// One walk over the keys of a request, which goes into parts on the way.
+    fn cut(&mut self, split: Split, raw: &[u8]) -> Cut {
+        let fan = self.new_fan();
+        let (routes, spare) = (&self.routes, &mut self.fan_bytes);
+        let any = |key: &[u8]| {
+            let route = routes.way_of(key);
+            (route.link, route.waits())
+        };
         // One look for tags in all keys is cheaper than one in each.
-        if memchr::memchr(b'{', raw).is_none() {
-            Cut::new(runs, split, raw, |key| self.routes.way_of_untagged(key))
-        } else {
-            Cut::new(runs, split, raw, |key| self.routes.way_of(key))
+        let mask = routes.mask().filter(|_| memchr::memchr(b'{', raw).is_none());
+        match (split, mask) {
+            (Split::Mset, Some(mask)) => Cut::new::<2>(fan, spare, raw, |key| (routes.link_of(key, mask), false)),
+            (Split::Mset, None) => Cut::new::<2>(fan, spare, raw, any),
+            (_, Some(mask)) => Cut::new::<1>(fan, spare, raw, |key| (routes.link_of(key, mask), false)),
+            (_, None) => Cut::new::<1>(fan, spare, raw, any),
         }
-    }
-
-    fn keep_runs(&mut self, mut runs: Vec<Run>) {
-        runs.clear();
-        runs.shrink_to(RUNS_KEPT);
-        self.runs = runs;
     }
 
     /// Sends a cut request on its ways, holds it, or answers why it has none.
-    fn send_cut(&mut self, id: RequestId, split: Split, cut: &Cut, raw: &[u8]) {
+    fn send_cut(&mut self, id: RequestId, split: Split, cut: Cut, raw: &[u8]) {
+        let Cut { mut fan, unowned, waits, .. } = cut;
         let client = self.requests[id as usize].client;
         let step = if split == Split::Mset { 2 } else { 1 };
-        let (mut keys, mut unowned) = (0, false);
-        for run in &cut.runs {
-            keys += run.keys as usize;
-            unowned |= run.link == NONE;
-        }
+        let keys: usize = fan.parts.iter().map(|p| p.keys as usize).sum();
         if unowned {
+            self.drop_fan(fan);
             let mut slots = Args::new(raw).skip(1).step_by(step).map(|key| self.routes.slot_of(key));
             let slot = slots.find(|slot| self.routes.slots[usize::from(*slot)].link == NONE);
             self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot.unwrap_or_default()));
-        } else if cut.waits || self.clients[client as usize].held_wide > 0 {
+        } else if waits || self.clients[client as usize].held_wide > 0 {
+            self.drop_fan(fan);
             self.hold(id, raw);
         } else if keys > SPLIT_KEYS_MAX {
+            self.drop_fan(fan);
             let text = format!("ERR twemslot: {keys} keys in one command, at most {SPLIT_KEYS_MAX}");
             self.refuse(id, Counter::ErrorsNotServed, &text);
         } else {
-            let mut fan = self.new_fan();
-            // As many as there may be, not as there are: else one that is used again grows some time.
-            fan.order.reserve(keys);
-            self.add_parts(&mut fan, client, cut, raw);
+            let resp3 = self.clients[client as usize].resp3;
+            for part in &mut fan.parts {
+                let first = if resp3 { self.routes.first3(part.link, self.links_of_each) } else { part.link };
+                part.link = self.routes.lane(first, client, self.settings.links_per_instance);
+            }
             fan.merge = if split == Split::Mget { Merge::Values } else { merge_counts(split) };
+            if fan.merge == Merge::Values {
+                fan.expect_values();
+            }
             self.stats.add(Counter::RequestsSplit, u64::from(fan.parts.len() > 1));
             let fan_id = self.open_fan(id, fan);
             self.send_parts(fan_id, Args::new(raw).next().unwrap_or_default(), step);
         }
-    }
-
-    /// Each run of keys goes, as it stands, to the request for its link.
-    fn add_parts(&mut self, fan: &mut Fan, client: ClientId, cut: &Cut, raw: &[u8]) {
-        let mut from = cut.from;
-        for run in &cut.runs {
-            let link = self.routes.lane(run.link, client, self.settings.links_per_instance);
-            let at = match fan.parts.iter().position(|p| p.link == link) {
-                Some(at) => at,
-                None => self.add_part(fan, link),
-            };
-            let part = &mut fan.parts[at];
-            part.keys += run.keys;
-            part.request.extend_from_slice(&raw[from..run.end]);
-            from = run.end;
-            fan.order.push((at as u32, run.keys));
-        }
-    }
-
-    fn add_part(&mut self, fan: &mut Fan, link: LinkId) -> usize {
-        let mut request = self.fan_bytes.pop().unwrap_or_default();
-        request.resize(HEADER_ROOM, 0);
-        fan.parts.push(Part { link, request, ..Part::default() });
-        fan.parts.len() - 1
     }
 
     /// Puts each part's header before its keys and sends it.
@@ -177,37 +153,37 @@ impl Relay {
         self.put(link, id, NO_SLOT, raw);
     }
 
-    /// Sends the request as it is to every group that owns slots.
-    fn broadcast(&mut self, id: RequestId, merge: Merge, raw: &[u8]) {
-        let client = self.requests[id as usize].client;
-        let waits = self.clients[client as usize].held_wide > 0 || self.routes.slots.iter().any(|r| r.waits());
-        if waits {
-            return self.hold(id, raw);
+    /// A fan of a question to every group that has slots, held or not, not sent yet; whose each part is. None: no group
+    /// has any.
+    pub(super) fn open_survey(&mut self, id: RequestId) -> Option<(u32, Vec<GroupId>)> {
+        let owners = self.routes.targets.iter().filter(|target| target.owns_slots);
+        let ways: Vec<(GroupId, LinkId)> = owners.filter_map(|t| Some((t.group, *t.links.first()?))).collect();
+        if ways.is_empty() {
+            return None;
         }
-        let mut fan = self.new_fan();
-        fan.merge = merge;
-        for i in 0..self.routes.targets.len() {
-            let target = &self.routes.targets[i];
-            let at = if self.clients[client as usize].resp3 { self.links_of_each } else { 0 };
-            if let Some(&link) = target.links.get(at).filter(|_| target.owns_slots) {
-                let link = self.routes.lane(link, client, self.settings.links_per_instance);
-                if !fan.parts.iter().any(|p| p.link == link) {
-                    fan.parts.push(Part { link, ..Part::default() });
-                }
-            }
-            if merge == Merge::Settings && !fan.parts.is_empty() {
-                break;
-            }
-        }
-        if fan.parts.is_empty() {
-            self.drop_fan(fan);
-            return self.refuse(id, Counter::ErrorsNoOwner, "ERR twemslot: no group owns any slot yet");
-        }
-        let parts = fan.parts.len();
-        let fan_id = self.open_fan(id, fan);
+        let parts = ways.iter().map(|&(_, link)| Part { link, ..Part::default() }).collect();
+        let fan = self.open_waiting_fan(id, Merge::Survey, parts);
+        self.requests[id as usize].stage = Stage::Asked;
+        Some((fan, ways.into_iter().map(|(group, _)| group).collect()))
+    }
+
+    /// Sends the same to every part of a survey.
+    pub(super) fn send_survey(&mut self, fan: u32, raw: &[u8]) {
+        let parts = self.fans.get(fan as usize).map_or(0, |fan| fan.parts.len());
         for part in 0..parts {
-            self.send_part(fan_id, part, raw);
+            self.send_part(fan, part, raw);
         }
+    }
+
+    /// Sends a request on this link, whatever its keys.
+    pub(super) fn send_to_one(&mut self, client: ClientId, command: CommandId, link: LinkId, raw: &[u8]) {
+        let id = self.open_request(client, command, NO_SLOT);
+        let mut fan = self.new_fan();
+        fan.merge = Merge::Groups(Kind::First);
+        fan.groups.clear();
+        fan.parts.push(Part { link, ..Part::default() });
+        let fan = self.open_fan(id, fan);
+        self.send_part(fan, 0, raw);
     }
 
     /// An empty fan; its vectors come from an earlier one.
@@ -215,7 +191,7 @@ impl Relay {
         Fan { generation: self.routes.generation, ..self.spare_fans.pop().unwrap_or_default() }
     }
 
-    fn drop_fan(&mut self, mut fan: Fan) {
+    pub(super) fn drop_fan(&mut self, mut fan: Fan) {
         for part in fan.parts.drain(..) {
             self.pool.give(part.reply);
             if part.request.capacity() > 0 {
@@ -223,7 +199,8 @@ impl Relay {
             }
         }
         fan.order.clear();
-        if self.spare_fans.len() < 64 && fan.order.capacity() <= 4096 {
+        fan.ends.clear();
+        if self.spare_fans.len() < 64 && fan.order.capacity().max(fan.ends.capacity()) <= RUNS_KEPT {
             self.spare_fans.push(fan);
         }
     }
@@ -281,14 +258,20 @@ impl Relay {
             return;
         }
         let fan = self.fans.remove(fan_id as usize);
-        if fan.generation == UNCOUNTED {
-        } else if fan.generation == self.routes.generation {
-            self.wide_now -= 1;
-        } else {
-            self.wide_before -= 1;
+        match fan.generation {
+            UNCOUNTED => {}
+            now if now == self.routes.generation => self.wide_now -= 1,
+            _ => self.wide_before -= 1,
         }
         let fan = self.merge(fan);
         self.drop_fan(fan);
+    }
+
+    /// The length of the reply that `raw` starts with, if it is a whole one of values to a fragment.
+    pub(super) fn fragment_values(&mut self, id: RequestId, raw: &[u8]) -> Option<usize> {
+        let request = self.requests.get(id).filter(|r| r.stage == Stage::Fragment)?;
+        let (fan, part) = (&mut self.fans[request.of as usize], request.generation as usize);
+        if fan.merge == Merge::Values { fan.values_of(part, raw) } else { None }
     }
 
     /// Our error in the stead of a fragment's reply, of which a part may be here already.
@@ -316,10 +299,19 @@ impl Relay {
         if fan.parent == NONE {
             return fan;
         }
+        if fan.merge == Merge::Survey {
+            self.surveyed(fan.parent, &mut fan.parts);
+            return fan;
+        }
         let mut reply = std::mem::take(&mut self.scratch);
         reply.clear();
         // An error anywhere is the answer: half a reply would be a wrong one.
-        if let Some(error) = error_of(&fan) {
+        if matches!(fan.merge, Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. }) {
+            if !self.merge_groups(&mut fan, &mut reply) {
+                self.scratch = reply;
+                return fan;
+            }
+        } else if let Some(error) = error_of(&fan) {
             reply.extend_from_slice(&error);
         } else if fan.merge == Merge::Published {
             self.published_to(&fan, &mut reply);
@@ -335,53 +327,91 @@ impl Relay {
     }
 }
 
-/// Where the keys of a request go.
+/// A request cut into parts, none of them sent.
 struct Cut {
-    runs: Vec<Run>,
-    /// Where the first key starts.
-    from: usize,
+    /// Its parts' links are the first ones to the keys' owners.
+    fan: Fan,
+    /// One of the keys has no owner.
+    unowned: bool,
     /// The slot of one of the keys is held or settles.
     waits: bool,
     /// The request's length, if it is whole.
     len: Option<usize>,
 }
 
+/// Keys that follow one another to one owner.
+struct Run<'a> {
+    /// The first link to the owner; NONE: nobody owns them.
+    link: LinkId,
+    /// The request from the first of them on.
+    start: Args<'a>,
+}
+
 impl Cut {
+    /// `fan` is empty; `spare` holds buffers for the parts' requests. Every `STEP`th argument is a key; `way_of` tells
+    /// the first link to its owner, and whether it must wait.
     #[inline(always)]
-    fn new(mut runs: Vec<Run>, split: Split, raw: &[u8], way_of: impl Fn(&[u8]) -> Route) -> Self {
+    fn new<const STEP: u32>(
+        fan: Fan,
+        spare: &mut Vec<Vec<u8>>,
+        raw: &[u8],
+        way_of: impl Fn(&[u8]) -> (LinkId, bool),
+    ) -> Self {
+        let mut cut = Self { fan, unowned: false, waits: false, len: None };
         let mut args = Args::new(raw);
         args.next();
-        let from = raw.len() - args.rest().len();
-        let (mut waits, mut link, mut keys, mut end) = (false, NONE, 0, from);
-        while let Some(key) = args.next() {
-            let route = way_of(key);
-            waits |= route.waits();
-            if route.link != link && keys > 0 {
-                runs.push(Run { link, keys, end });
-                keys = 0;
+        // As many runs as there may be, not as there are: else a fan that is used again grows some time.
+        cut.fan.order.reserve((args.left() as usize).min(raw.len() / KEY_BYTES_MIN));
+        let mut run = Run { link: NONE, start: args.clone() };
+        loop {
+            let before = args.clone();
+            let Some(key) = args.next() else { break };
+            let (link, waits) = way_of(key);
+            if waits || link != run.link {
+                cut.waits |= waits;
+                cut.add_run::<STEP>(spare, &run, &before);
+                run = Run { link, start: before };
             }
-            (link, keys) = (route.link, keys + 1);
-            if split == Split::Mset {
+            if STEP == 2 {
                 args.next();
             }
-            end = raw.len() - args.rest().len();
         }
-        runs.push(Run { link, keys, end });
-        let len = (args.left() == 0).then_some(end);
-        Self { runs, from, waits, len }
+        cut.add_run::<STEP>(spare, &run, &args);
+        cut.len = (args.left() == 0).then(|| raw.len() - args.rest().len());
+        cut
     }
+
+    /// The keys of a run, which ends before `behind`, go as they stand to the part for them. A call, so that the loop
+    /// over the keys has the registers to itself.
+    #[inline(never)]
+    fn add_run<const STEP: u32>(&mut self, spare: &mut Vec<Vec<u8>>, run: &Run<'_>, behind: &Args<'_>) {
+        let keys = (run.start.left() - behind.left()) / STEP;
+        if run.link == NONE {
+            self.unowned |= keys > 0;
+            return;
+        }
+        let fan = &mut self.fan;
+        let at = match fan.parts.iter().position(|p| p.link == run.link) {
+            Some(at) => at,
+            None => add_part(fan, run.link, spare.pop().unwrap_or_default()),
+        };
+        let part = &mut fan.parts[at];
+        part.keys += keys;
+        let bytes = run.start.rest();
+        part.request.extend_from_slice(&bytes[..bytes.len() - behind.rest().len()]);
+        fan.order.push((at as u32, keys));
+    }
+}
+
+#[inline(never)]
+fn add_part(fan: &mut Fan, link: LinkId, mut request: Vec<u8>) -> usize {
+    request.resize(HEADER_ROOM, 0);
+    fan.parts.push(Part { link, request, ..Part::default() });
+    fan.parts.len() - 1
 }
 
 fn merge_counts(split: Split) -> Merge {
     if split == Split::Mset { Merge::Ok } else { Merge::Sum }
-}
-
-fn merge_of(kind: Kind) -> Merge {
-    match kind {
-        Kind::Ok => Merge::Ok,
-        Kind::Sum => Merge::Sum,
-        Kind::ConfigGet => Merge::Settings,
-    }
 }
 
 pub(super) fn no_owner(slot: Slot) -> String {

@@ -4,6 +4,7 @@
 use super::command::{self, Command, CommandId, Flags, Keys, Serve};
 use super::request::NO_SLOT;
 use super::state::Relay;
+use super::users::{Denied, Rights};
 use super::{ClientId, Level, declared_id, limits};
 use crate::stats::Counter;
 use cluster::resp::request::{Args, Frame};
@@ -46,7 +47,24 @@ impl Relay {
             self.refuse_here(id, command_id, Counter::ErrorsArity, &text);
             return None;
         }
+        if self.clients[id as usize].restricted && !self.permits(id, command_id, frame.argc, raw) {
+            return None;
+        }
         Some((command_id, command))
+    }
+
+    /// Whether the client's user may ask this; otherwise it has been answered. `raw` may be the start of a request.
+    #[cold]
+    fn permits(&mut self, id: ClientId, command_id: CommandId, argc: u32, raw: &[u8]) -> bool {
+        let (user, command) = (self.clients[id as usize].user, command::get(command_id));
+        let checked = match self.users.get(user) {
+            Some(rights) => rights.check(command_id, command, argc, raw),
+            None => Err(Denied::Command),
+        };
+        let Err(denied) = checked else { return true };
+        let text = denied.text(self.users.name(user), command.name);
+        self.refuse_here(id, command_id, Counter::ErrorsAuth, &text);
+        false
     }
 
     /// The one slot of all keys of a command, or it has been refused.
@@ -80,6 +98,9 @@ impl Relay {
             (Counter::ErrorsNotServed, "ERR DB index is out of range (a cluster has database 0 only)".to_owned())
         } else if let Some(slot) = slot {
             return Some(slot);
+        } else if command.flags.contains(Flags::NO_MANDATORY_KEYS) {
+            // A script without keys: it must be somewhere, and always at the same place.
+            return Some(0);
         } else {
             (Counter::ErrorsArity, format!("ERR wrong number of arguments for '{}' command", command.name))
         };
@@ -92,7 +113,6 @@ impl Relay {
     pub(super) fn refuse_unserved(&mut self, id: ClientId, command_id: CommandId, command: &Command) {
         let text = match command.serve {
             Serve::Denied(reason) => format!("ERR twemslot: '{}' is not served: {reason}", command.name),
-            Serve::Later(what) => format!("ERR twemslot: '{}' is not served yet ({what})", command.name),
             _ => format!("ERR twemslot: '{}' is not served here", command.name),
         };
         self.refuse_here(id, command_id, Counter::ErrorsNotServed, &text);
@@ -147,19 +167,19 @@ impl Relay {
             self.refuse_here(id, command, Counter::ErrorsAuth, "NOAUTH Authentication required.");
             return true;
         }
+        let user = self.clients[id as usize].user;
+        let may = |rights: &Rights| rights.check_declared(declared.write, declared_keys(&declared, frame.argc, raw));
+        if let Some(Err(denied)) = self.users.get(user).map(may) {
+            let text = denied.text(self.users.name(user), &declared.name.to_ascii_lowercase());
+            self.refuse_here(id, command, Counter::ErrorsAuth, &text);
+            return true;
+        }
         let mut slot = None;
         let mut crossed = false;
-        if declared.first_key > 0 {
-            let argc = i64::from(frame.argc);
-            let last =
-                if declared.last_key < 0 { argc + i64::from(declared.last_key) } else { i64::from(declared.last_key) };
-            let last = last.max(i64::from(declared.first_key));
-            let keys = Args::new(raw).take(last as usize + 1).skip(declared.first_key as usize);
-            for key in keys.step_by(declared.key_step.max(1) as usize) {
-                let this = self.routes.slot_of(key);
-                crossed |= slot.is_some_and(|s| s != this);
-                slot = Some(this);
-            }
+        for key in declared_keys(&declared, frame.argc, raw) {
+            let this = self.routes.slot_of(key);
+            crossed |= slot.is_some_and(|s| s != this);
+            slot = Some(this);
         }
         let (counter, text) = match (slot, declared.all_groups) {
             _ if crossed => {
@@ -182,4 +202,12 @@ impl Relay {
         self.refuse_here(id, command, counter, &text);
         true
     }
+}
+
+/// The keys of a declared command, where its declaration says they are.
+fn declared_keys<'a>(declared: &limits::Declared, argc: u32, raw: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let (first, argc) = (declared.first_key as usize, i64::from(argc));
+    let last = if declared.last_key < 0 { argc + i64::from(declared.last_key) } else { i64::from(declared.last_key) };
+    let last = if first == 0 { 0 } else { last.max(first as i64) as usize + 1 };
+    Args::new(raw).take(last).skip(first).step_by(declared.key_step.max(1) as usize)
 }

@@ -3,13 +3,19 @@
 use super::buffer::Pool;
 use super::client::Client;
 use super::command::{Arity, CommandId, count};
-use super::fan::{self, Fan};
+use super::fan::Fan;
+use super::inquiry::Inquiry;
+use super::library::Libraries;
 use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, Settings};
 use super::link::{Link, Own, State, whose};
+use super::monitors::Monitors;
 use super::orphan::Orphans;
 use super::pubsub::PubSub;
 use super::request::{NO_SLOT, NONE, PING, RequestId, Requests, Stage};
 use super::route::Routes;
+use super::scripts::Scripts;
+use super::slowlog::Slowlog;
+use super::users::Users;
 use super::{ClientId, Deed, Level, LinkId, Now, Planted};
 use crate::queue::Queue;
 use crate::stats::{Counter, Histogram, OfCommand, OfGroup, Stats};
@@ -79,6 +85,8 @@ pub struct Relay {
     pub(super) shared_links: BTreeMap<Addr, Vec<LinkId>>,
     /// What instances may still hold of lost connections.
     pub(super) orphans: Orphans,
+    /// What clients have sent with EVAL and SCRIPT LOAD.
+    pub(super) scripts: Scripts,
     /// Commands refused by name (`denied_commands`).
     pub(super) denied: Vec<bool>,
     /// For commands of one key, which is their first argument, that are served and not refused: how many arguments
@@ -96,9 +104,19 @@ pub struct Relay {
     /// For reuse: fans, and the requests they send.
     pub(super) spare_fans: Vec<Fan>,
     pub(super) fan_bytes: Vec<Vec<u8>>,
-    pub(super) runs: Vec<fan::Run>,
     /// Replies and requests are composed here before they are appended.
     pub(super) scratch: Vec<u8>,
+    /// When it began.
+    pub(super) started_us: u64,
+    /// A request that takes so long is noted in the slow log.
+    pub(super) slow_us: u64,
+    pub(super) users: Users,
+    pub(super) libraries: Libraries,
+    pub(super) slowlog: Slowlog,
+    pub(super) monitors: Monitors,
+    /// Questions to other workers that wait, and the ticket of the last.
+    pub(super) inquiries: Vec<Inquiry>,
+    pub(super) last_ticket: u32,
     /// For the simulation alone.
     pub(super) planted: Option<Planted>,
 }
@@ -138,6 +156,7 @@ impl Relay {
             wide_before: 0,
             shared_links: BTreeMap::new(),
             orphans: Orphans::default(),
+            scripts: Scripts::default(),
             denied: vec![false; count()],
             plain: vec![Arity::NONE; count()],
             clients_room: 0,
@@ -149,8 +168,15 @@ impl Relay {
             gave_back_us: now.us,
             spare_fans: Vec::new(),
             fan_bytes: Vec::new(),
-            runs: Vec::new(),
             scratch: Vec::new(),
+            started_us: now.us,
+            slow_us: u64::MAX,
+            users: Users::default(),
+            libraries: Libraries::default(),
+            slowlog: Slowlog::default(),
+            monitors: Monitors::default(),
+            inquiries: Vec::new(),
+            last_ticket: 0,
             planted: None,
         };
         relay.set_settings(settings);
@@ -322,7 +348,7 @@ impl Relay {
         if self.run.command == command && self.run.us == us {
             self.run.n += 1;
         } else {
-            self.end_run(Run { command, us, n: 1 });
+            self.end_run(Run { command, us, n: 1 }, id);
         }
         if reply.first() == Some(&b'-') {
             self.count_error(command);
@@ -470,14 +496,21 @@ impl Relay {
         self.stats.add_of_command(command, OfCommand::Errors, 1);
     }
 
-    /// Writes down what has been counted in a run; another begins.
+    /// Writes down what has been counted in a run; another begins with this request.
     #[inline(never)]
-    fn end_run(&mut self, next: Run) {
+    fn end_run(&mut self, next: Run, first: RequestId) {
+        let slow = next.us >= self.slow_us;
         let Run { command, us, n } = std::mem::replace(&mut self.run, next);
         if n > 0 {
             self.stats.add_of_command(command, OfCommand::Calls, n);
             self.stats.add_of_command(command, OfCommand::UsSum, us * n);
             self.stats.observe(Histogram::Total, us, n);
+            if us >= self.slow_us && n > 1 {
+                self.slowlog.and_more(n - 1);
+            }
+        }
+        if slow {
+            self.note_slow(first);
         }
     }
 
@@ -495,7 +528,7 @@ impl Relay {
 
     /// Writes down what has been counted in runs.
     pub(super) fn flush_runs(&mut self) {
-        self.end_run(Run::default());
+        self.end_run(Run::default(), NONE);
         self.end_instance_run(InstanceRun::default());
     }
 

@@ -10,7 +10,9 @@
 //! ```
 //! `c1> part 500 SET a x*900`: only the first 500 bytes; `c1> rest` sends what is left
 //! `n1/0`: the oldest link of the instance that is open, rather than the newest. Others: `wait MS`, `c1 closes`, `n1 closes`, `n1 refuses` (from now on), `quiet EPOCH`, `no quiet`, `not quiet EPOCH`, `set KNOB VALUE`, `drain`,
-//! `boundary c1`, `c1 is closed`, `n1 is closed`, `c1 is stopped`, `c1 reads on`. A link greets by itself unless
+//! `c1 hears TEXT & TEXT` (among other things), `others say TEXT` (to our newest question; `|` is a line end), `another
+//! asks JSON` and `and is told TEXT`, `shows TEXT` (to other workers), `boundary c1`, `c1 is closed`, `n1 is closed`,
+//! `c1 is stopped`, `c1 reads on`. A link greets by itself unless
 //! `manual greeting` was said.
 
 use super::limits::Settings;
@@ -35,6 +37,9 @@ struct World {
     greet: bool,
     refusing: BTreeSet<String>,
     unsent: Vec<u8>,
+    /// Questions to other workers, and what a question of theirs was told.
+    tickets: Vec<u32>,
+    said: String,
     at: String,
 }
 
@@ -60,6 +65,8 @@ impl World {
             greet: true,
             refusing: BTreeSet::new(),
             unsent: Vec::new(),
+            tickets: Vec::new(),
+            said: String::new(),
             at: String::new(),
         }
     }
@@ -99,6 +106,28 @@ impl World {
                 let mut settings = serde_json::to_value(&self.relay.settings).expect("settings");
                 settings[knob] = serde_json::from_str(value).unwrap_or_else(|_| value.into());
                 self.relay.set_settings(serde_json::from_value(settings).expect("a knob and its value"));
+            }
+            ["others", "say", ref words @ ..] => self.others_say(&words.join(" ")),
+            ["another", "asks", question] => {
+                let question = serde_json::from_str(question).expect("a question");
+                self.said = self.relay.question(&question);
+            }
+            ["shows", ref words @ ..] => {
+                self.deeds();
+                let shown = |d: &Deed| if let Deed::Show { lines } = d { Some(lines.clone()) } else { None };
+                let lines: String = self.deeds.iter().filter_map(shown).collect();
+                self.deeds.retain(|d| shown(d).is_none());
+                let wanted = words.join(" ");
+                let right = if wanted == "nothing" { lines.is_empty() } else { lines.contains(&wanted) };
+                assert!(right, "{}: shown is {lines:?}", self.at);
+            }
+            ["and", "is", "told", ref words @ ..] => assert_eq!(self.said.trim_end(), words.join(" "), "{}", self.at),
+            [client, "hears", ..] => {
+                let heard = String::from_utf8_lossy(&self.client_output(client)).into_owned();
+                let words = line.split_once("hears").map_or("", |(_, words)| words);
+                for word in words.split('&').map(str::trim) {
+                    assert!(heard.contains(word), "{}: {word:?} is not in {heard:?}", self.at);
+                }
             }
             ["drain"] => self.relay.drain(),
             ["quiet", epoch] => self.expect(Deed::Quiet { epoch: epoch.parse().expect("an epoch") }),
@@ -266,10 +295,16 @@ impl World {
                         let hello = self.output_of(link);
                         let n = hello.windows(1).filter(|w| w == b"*").count();
                         let resp3 = hello.windows(5).any(|w| w == b"HELLO");
-                        let auth = b"+OK\r\n".repeat(n - 4 - usize::from(resp3));
                         let hello = b"+OK\r\n:1\r\n*1\r\n$6\r\nmaster\r\n$0\r\n\r\n";
                         let proto = if resp3 { &b"%0\r\n"[..] } else { b"" };
-                        self.relay.link_sent(link, &[&auth, &hello[..], proto].concat());
+                        let whole = 4 + usize::from(resp3);
+                        match n.checked_sub(whole) {
+                            Some(auth) => {
+                                let auth = b"+OK\r\n".repeat(auth);
+                                self.relay.link_sent(link, &[&auth, &hello[..], proto].concat());
+                            }
+                            None => self.relay.link_sent(link, &b"+OK\r\n".repeat(n)),
+                        }
                         while self.relay.links.get(link as usize).is_some_and(|l| l.greeting()) {
                             let kills = self.output_of(link).windows(1).filter(|w| w == b"*").count();
                             self.relay.link_sent(link, &b":1\r\n".repeat(kills));
@@ -277,9 +312,17 @@ impl World {
                     }
                 }
                 Deed::Tell { .. } => {}
+                Deed::Ask { ticket, .. } => self.tickets.push(ticket),
                 deed => self.deeds.push(deed),
             }
         }
+    }
+
+    /// All other workers answer the newest question; `|` is a line end.
+    fn others_say(&mut self, text: &str) {
+        self.deeds();
+        let ticket = self.tickets.pop().expect("a question");
+        self.relay.others_answered(ticket, &text.replace('|', "\n"), true);
     }
 
     fn expect(&mut self, deed: Deed) {
@@ -372,4 +415,21 @@ macro_rules! stories {
     )*};
 }
 
-stories!(order, split, held, moved, lost, large, timeout, closing, transactions, blocking, pubsub, resp3);
+stories!(
+    order,
+    split,
+    wide,
+    held,
+    moved,
+    lost,
+    large,
+    timeout,
+    closing,
+    transactions,
+    blocking,
+    pubsub,
+    resp3,
+    server,
+    users,
+    emulation
+);

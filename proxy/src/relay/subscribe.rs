@@ -114,7 +114,7 @@ impl Relay {
             }
         }
         self.clients[id as usize].set_common();
-        self.answer_here(id, command, &reply);
+        self.answer_aloud(id, command, &reply);
     }
 
     fn unsubscribe(&mut self, id: ClientId, command: CommandId, kind: Kind, names: &[&[u8]]) {
@@ -144,7 +144,14 @@ impl Relay {
         for topic in gone {
             self.leave(id, &topic);
         }
-        self.answer_here(id, command, &reply);
+        self.answer_aloud(id, command, &reply);
+    }
+
+    /// Notices of subscriptions are given even while CLIENT REPLY is OFF.
+    fn answer_aloud(&mut self, id: ClientId, command: CommandId, reply: &[u8]) {
+        let request = self.open_request(id, command, NO_SLOT);
+        self.requests[request as usize].mute = false;
+        self.answer(request, reply);
     }
 
     /// Takes back what a request to subscribe that failed had begun.
@@ -292,9 +299,9 @@ impl Relay {
             [Some(b"message"), Some(channel), _] => self.deliver(&(Kind::Channel, Box::from(*channel)), bytes),
             [Some(b"pmessage"), Some(pattern), _, _] => self.deliver(&(Kind::Pattern, Box::from(*pattern)), bytes),
             [Some(b"smessage"), Some(channel), _] => self.deliver(&(Kind::Shard, Box::from(*channel)), bytes),
-            [Some(b"subscribe" | b"unsubscribe"), Some(name), _] => self.answered(id, Kind::Channel, name),
-            [Some(b"psubscribe" | b"punsubscribe"), Some(name), _] => self.answered(id, Kind::Pattern, name),
-            [Some(b"ssubscribe" | b"sunsubscribe"), Some(name), _] => self.answered(id, Kind::Shard, name),
+            [Some(b"subscribe" | b"unsubscribe"), Some(name), _] => self.confirmed_by(id, Kind::Channel, name),
+            [Some(b"psubscribe" | b"punsubscribe"), Some(name), _] => self.confirmed_by(id, Kind::Pattern, name),
+            [Some(b"ssubscribe" | b"sunsubscribe"), Some(name), _] => self.confirmed_by(id, Kind::Shard, name),
             // The answer to PING while something is subscribed.
             _ => return false,
         }
@@ -318,7 +325,7 @@ impl Relay {
         true
     }
 
-    fn answered(&mut self, id: LinkId, kind: Kind, name: &[u8]) {
+    fn confirmed_by(&mut self, id: LinkId, kind: Kind, name: &[u8]) {
         self.pubsub.answered(id, &(kind, Box::from(name)));
         self.retry_waiting();
     }
@@ -434,13 +441,13 @@ impl Relay {
     /// RESET: as if it had just connected.
     pub(super) fn reset(&mut self, id: ClientId, command: CommandId) {
         self.forget_watch(id);
-        let open = self.settings.client_password.is_none();
+        self.stop_monitoring(id);
         let client = &mut self.clients[id as usize];
         let session = client.session.take();
-        (client.resp3, client.authenticated) = (false, open);
+        (client.resp3, client.no_evict) = (false, false);
         (client.reply_off, client.reply_skip) = (false, 0);
         client.name = "".into();
-        client.set_common();
+        self.introduce(id);
         if let Some(session) = session {
             self.session_closed(id, *session);
         }

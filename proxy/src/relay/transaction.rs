@@ -3,7 +3,7 @@
 //! remembers watched keys by connection.
 
 use super::ClientId;
-use super::command::{self, Command, CommandId, Flags, Keys, Local, Serve, Session as Asked};
+use super::command::{self, Command, CommandId, Fan, Flags, Keys, Local, Serve, Session as Asked};
 use super::limits::LARGE;
 use super::request::NO_SLOT;
 use super::session::{Multi, Watch};
@@ -80,7 +80,7 @@ impl Relay {
     fn queue(&mut self, id: ClientId, command_id: CommandId, command: &Command, frame: &Frame, raw: &[u8]) {
         let one_group = self.routes.targets.iter().filter(|t| t.owns_slots).count() == 1;
         let slot = match command.serve {
-            Serve::Later(_) | Serve::Denied(_) => return self.refuse_unserved(id, command_id, command),
+            Serve::Denied(_) => return self.refuse_unserved(id, command_id, command),
             Serve::Local(Local::Ping | Local::Echo | Local::Time | Local::Select) => None,
             Serve::Session(Asked::Unwatch | Asked::Wait | Asked::WaitAof) => None,
             Serve::Keyed | Serve::Split(_) | Serve::Blocking | Serve::Publish if command.keys != Keys::None => {
@@ -89,7 +89,9 @@ impl Relay {
                     None => return,
                 }
             }
-            Serve::Fan(_) | Serve::Publish if one_group => None,
+            // A cursor of ours would tell an instance nothing.
+            Serve::Fan(kind) if one_group && kind != Fan::Scan => None,
+            Serve::Publish if one_group => None,
             _ => {
                 let text = format!(
                     "ERR twemslot: '{}' cannot be part of a transaction: it is not one group's alone",
@@ -115,6 +117,7 @@ impl Relay {
         multi.slot = multi.slot.or(slot);
         multi.bytes.extend_from_slice(raw);
         multi.commands += 1;
+        self.note_script(command_id, raw);
         self.answer_here(id, command_id, QUEUED);
     }
 

@@ -159,9 +159,15 @@ impl Relay {
             let plain = one_key && !command.container && !refused && !declared;
             if plain { Arity::of(command) } else { Arity::NONE }
         };
+        self.slow_us = if settings.slowlog_slower_than_us == 0 { u64::MAX } else { settings.slowlog_slower_than_us };
+        let of_users = |s: &Settings| (s.users.clone(), s.client_password.clone(), s.operator_commands);
+        let users_change = of_users(&settings) != of_users(&self.settings) || self.users.iter().len() == 0;
         self.plain = (0..).zip(&denied).map(plain).collect();
         self.denied = denied;
         self.settings = settings;
+        if users_change {
+            self.set_users();
+        }
         self.stats.add(Counter::SettingsApplied, 1);
         if links_change && let Some(topology) = self.routes.topology.clone() {
             self.set_topology(topology);
@@ -182,6 +188,8 @@ impl Relay {
             self.tick_link(id as LinkId);
         }
         self.tick_orphans();
+        self.tick_inquiries();
+        self.tick_monitors();
         self.expire_held();
         self.tick_interrupted();
         self.tick_pressed();
@@ -242,7 +250,8 @@ impl Relay {
             let text = format!("no byte came for {} ms while replies were owed", waited / 1000);
             return self.close_link(id, text);
         }
-        if self.links[id as usize].shared() {
+        let link = &self.links[id as usize];
+        if link.shared() || link.purpose == Use::Errand {
             self.expire(id);
         }
     }
@@ -319,8 +328,13 @@ impl Relay {
     fn tick_memory(&mut self) {
         let max = self.settings.worker_memory_max;
         let mut lent = self.count_memory();
+        // Who asked to be spared (CLIENT NO-EVICT) comes behind all others that hold anything.
+        let held = |(_, c): &(usize, &Client)| {
+            let bytes = c.out.len() + c.input.len();
+            (!c.no_evict && bytes > 0, bytes)
+        };
         while lent > max {
-            let most = self.clients.iter().filter(|(_, c)| !c.closed).max_by_key(|(_, c)| c.out.len() + c.input.len());
+            let most = self.clients.iter().filter(|(_, c)| !c.closed).max_by_key(held);
             let Some((id, client)) = most.filter(|(_, c)| c.out.len() + c.input.len() > 0) else { break };
             let freed = client.out.len() + client.input.len();
             let text =

@@ -17,8 +17,8 @@ mod tests;
 use crate::log::{self, Log, LogSettings};
 use crate::mail::{ToMaster, ToWorker};
 use crate::os::SharedPage;
-use crate::relay::limits::Settings;
-use crate::relay::{ClientId, Deed, Level, Relay};
+use crate::relay::limits::{ANSWER_PIECE, Settings};
+use crate::relay::{ClientId, Deed, Level, Question, Relay, pieces};
 use crate::stats::{Counter, Stats};
 use anyhow::Context;
 use clock::Clock;
@@ -253,6 +253,8 @@ impl Worker {
                 Some(Deed::Quiet { epoch }) => self.post.say(ToMaster::Quiet { epoch }, None),
                 Some(Deed::NotQuiet { epoch, why }) => self.post.say(ToMaster::NotQuiet { epoch, why }, None),
                 Some(Deed::AtBoundary { client }) => self.leaving.push(client),
+                Some(Deed::Ask { ticket, question }) => self.post.say(ToMaster::Ask { ticket, question }, None),
+                Some(Deed::Show { lines }) => self.post.say(ToMaster::Show { lines }, None),
                 Some(Deed::Tell { level: Level::Info, text }) => tracing::info!("{text}"),
                 Some(Deed::Tell { level: Level::Warn, text }) => tracing::warn!("{text}"),
                 Some(other) => debug_assert!(false, "nobody does {other:?}"),
@@ -307,11 +309,24 @@ impl Worker {
                 let links = self.traffic.relay.link_status();
                 self.post.say(ToMaster::Status { ticket, links }, None);
             }
+            (ToWorker::Question { ticket, question }, _) => self.answer_question(ticket, &question),
+            (ToWorker::Answered { ticket, text, last }, _) => self.traffic.relay.others_answered(ticket, &text, last),
+            (ToWorker::Show { lines }, _) => self.traffic.relay.shown_elsewhere(&lines),
             (ToWorker::Hello { .. }, _) => tracing::warn!("the master said Hello again"),
             (message @ (ToWorker::Listen { .. } | ToWorker::Client(_)), None) => tracing::warn!(
                 ?message,
                 "this came without its descriptor; raise the limit of open files (ulimit -n, LimitNOFILE)"
             ),
+        }
+    }
+
+    /// Tells another worker what this one knows, in letters that the mailbox can hold.
+    fn answer_question(&mut self, ticket: u64, question: &Question) {
+        let text = self.traffic.relay.question(question);
+        let pieces = pieces(&text, ANSWER_PIECE);
+        for (n, piece) in (1..).zip(&pieces) {
+            let answer = ToMaster::Answer { ticket, text: (*piece).to_owned(), last: n == pieces.len() };
+            self.post.say(answer, None);
         }
     }
 

@@ -358,8 +358,8 @@ fn an_adopted_client_may_have_spoken_already() {
     client.write_all(b"GET early\r\n").expect("write");
     let socket = door.accept().expect("accept").0;
     socket.set_nonblocking(true).expect("nonblocking");
-    let state =
-        ClientState { id: 9, peer: "127.0.0.1:1".into(), name: String::new(), authenticated: true, resp3: false };
+    let json = r#"{"id":9,"peer":"127.0.0.1:1","name":"","authenticated":true}"#;
+    let state: ClientState = serde_json::from_str(json).expect("as an earlier version says it");
     rig.say(ToWorker::Client(state), Some(socket.into()));
     assert_eq!(read_reply(&mut client), "$5\r\nearly\r\n");
 }

@@ -53,7 +53,7 @@ class Table:
         return [sub for sub in self.names if sub.startswith(name + "|")]
 
     def served(self, name):
-        if self.serve[name].startswith(("Later", "Denied")):
+        if self.serve[name].startswith("Denied"):
             return any(self.served(sub) for sub in self.subcommands(name))
         return True
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes the proxy's command table from what servers report.
 
-    generate.py                          the table again, from metadata.json and policy.txt
+    generate.py                          the table again, from metadata.json, own.json and policy.txt; and the one in
+                                         README.md
     generate.py NAME=HOST:PORT ...       asks these servers first, from the oldest to the newest, and keeps what they
                                          say in metadata.json and testdata/getkeys.txt
     generate.py --check HOST:PORT        compares testdata/getkeys.txt with what a server says now
@@ -17,6 +18,7 @@ import sys
 sys.dont_write_bytecode = True  # no __pycache__ in the source tree
 
 import cases
+import compatibility
 import emit
 import policy
 import servers
@@ -24,7 +26,9 @@ import servers
 HERE = pathlib.Path(__file__).resolve().parent
 TARGET = HERE.parent.parent / "src" / "relay" / "command"
 METADATA = HERE / "metadata.json"
+OWN = HERE / "own.json"
 CASES = pathlib.Path("testdata") / "getkeys.txt"
+README = HERE.parent.parent.parent / "README.md"
 
 
 def main():
@@ -41,10 +45,16 @@ def main():
         parser.error("servers are given as NAME=HOST:PORT, and not together with --from-files")
     if named:
         servers.save(servers.read(named), METADATA)
-    table = emit.Table(servers.load(METADATA), policy.Policy(HERE / "policy.txt"))
+    metadata = servers.with_own(servers.load(METADATA), servers.load(OWN))
+    table = emit.Table(metadata, policy.Policy(HERE / "policy.txt"))
     options.out.mkdir(parents=True, exist_ok=True)
     for name, content in emit.files(table).items():
         (options.out / name).write_bytes(content)
+    commands = compatibility.markdown(table)
+    if options.out == TARGET:
+        README.write_text(compatibility.into(README.read_text(), commands))
+    else:
+        (options.out / "commands.md").write_text(commands)
     if named:
         cases.write(options.out / CASES, table, named)
     return 0

@@ -2,7 +2,7 @@
 
 import re
 
-HOWS = ("split", "fan", "local", "session", "blocking", "publish", "later", "denied", "keyed")
+HOWS = ("split", "fan", "local", "session", "blocking", "publish", "denied", "keyed")
 WORDS = ("keys", "arity", "since", "group", "summary")
 # A command with one of these is never served only because its keys are known.
 NOT_KEYED = {"+admin", "+blocking", "+pubsub", "+noscript"}
@@ -55,7 +55,7 @@ class Policy:
             return how.capitalize()
         if how in ("split", "fan", "local", "session"):
             return f"{how.capitalize()}({how.capitalize()}::{rule[how]})"
-        if how in ("later", "denied"):
+        if how == "denied":
             return f'{how.capitalize()}("{rule[how]}")'
         if keys in (None, "None"):
             return 'Denied("nothing says where its keys are")'

@@ -119,3 +119,13 @@ def save(metadata, path):
 def load(path):
     with open(path, encoding="utf-8") as file:
         return json.load(file)
+
+
+def with_own(metadata, own):
+    """`metadata` with the proxy's own commands, as if the newest server had reported them."""
+    newest = list(metadata["servers"])[-1]
+    for name, facts in own["commands"].items():
+        metadata["commands"][name] = [[[newest], facts]]
+    for name, docs in own["docs"].items():
+        metadata["docs"][name] = [newest, docs]
+    return metadata

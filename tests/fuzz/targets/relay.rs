@@ -45,7 +45,7 @@ impl<'a> Input<'a> {
     }
 }
 
-const REQUESTS: [&[u8]; 20] = [
+const REQUESTS: [&[u8]; 23] = [
     b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n",
     b"*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$1\r\n1\r\n",
     b"*4\r\n$4\r\nMGET\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n",
@@ -65,6 +65,9 @@ const REQUESTS: [&[u8]; 20] = [
     b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$70000\r\n",
     b"*1\r\n$4\r\nQUIT\r\n",
     b"get a\r\n",
+    b"*2\r\n$6\r\nCLIENT\r\n$4\r\nLIST\r\n",
+    b"*4\r\n$6\r\nCLIENT\r\n$4\r\nKILL\r\n$6\r\nSKIPME\r\n$2\r\nno\r\n",
+    b"*1\r\n$7\r\nMONITOR\r\n",
     b"*5\r\n$6\r\nMSETNX\r\n$1\r\na\r\n$1\r\n1\r\n$1\r\nd\r\n$1\r\n2\r\n",
 ];
 

@@ -16,6 +16,8 @@ pub enum KeysFault {
     NumPairs,
     /// numkeys is below 1, as this sorted set command says it.
     NoInputKey(&'static str),
+    /// numkeys is no number, as FCALL says it.
+    BadNumkeys,
     /// numkeys is below 0, where 0 is allowed.
     NegativeNumkeys,
     /// numkeys is more than the arguments that follow.
@@ -33,6 +35,7 @@ impl std::fmt::Display for KeysFault {
             Self::Numkeys => f.write_str("ERR numkeys should be greater than 0"),
             Self::NumPairs => f.write_str("ERR invalid numkeys value or out of range"),
             Self::NoInputKey(name) => write!(f, "ERR at least 1 input key is needed for '{name}' command"),
+            Self::BadNumkeys => f.write_str("ERR Bad number of keys provided"),
             Self::NegativeNumkeys => f.write_str("ERR Number of keys can't be negative"),
             Self::TooManyKeys => f.write_str("ERR Number of keys can't be greater than number of args"),
             Self::Unbalanced(name, id) => write!(
@@ -128,14 +131,13 @@ struct CountRule {
 
 impl CountRule {
     fn of(command: &Command) -> Self {
-        use KeysFault::{NegativeNumkeys, NoInputKey, NotInteger, NumPairs, Numkeys, Syntax, TooManyKeys};
+        use KeysFault::{BadNumkeys, NegativeNumkeys, NoInputKey, NotInteger, NumPairs, Numkeys, Syntax, TooManyKeys};
         let (least, more, [no_number, too_few, too_many]) = match command.name {
             "lmpop" | "zmpop" | "blmpop" | "bzmpop" => (1, 1, [Numkeys, Numkeys, Syntax]),
             "sintercard" => (1, 0, [Numkeys, Numkeys, TooManyKeys]),
             "msetex" => (1, 0, [NumPairs, NumPairs, Syntax]),
-            "eval" | "eval_ro" | "evalsha" | "evalsha_ro" | "fcall" | "fcall_ro" => {
-                (0, 0, [NotInteger, NegativeNumkeys, TooManyKeys])
-            }
+            "eval" | "eval_ro" | "evalsha" | "evalsha_ro" => (0, 0, [NotInteger, NegativeNumkeys, TooManyKeys]),
+            "fcall" | "fcall_ro" => (0, 0, [BadNumkeys, NegativeNumkeys, TooManyKeys]),
             _ => (1, 0, [NotInteger, NoInputKey(command.name), Syntax]),
         };
         Self { least, more, no_number, too_few, too_many }
@@ -316,6 +318,9 @@ impl Timeout {
 
     /// The same request with another timeout: `us` microseconds, at least a millisecond.
     pub fn with(&self, raw: &[u8], us: u64) -> Vec<u8> {
+        if self.us == Some(us) {
+            return raw.to_vec();
+        }
         let ms = us.div_ceil(1000).max(1);
         let text = if self.in_ms { ms.to_string() } else { format!("{}.{:03}", ms / 1000, ms % 1000) };
         let mut args: Vec<&[u8]> = Args::new(raw).collect();

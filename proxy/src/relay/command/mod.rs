@@ -189,8 +189,6 @@ pub enum Serve {
     Blocking,
     /// Sent to the owner of its channel's slot.
     Publish,
-    /// Refused for now: the part of Redis that is unsupported, such as "transactions".
-    Later(&'static str),
     /// Refused: the reason, as a clause that can follow a colon.
     Denied(&'static str),
 }
@@ -206,15 +204,39 @@ pub enum Split {
     Count,
 }
 
-/// How the replies of all groups become one.
+/// Which groups are asked, and how their replies become one. An error says which group it is from, unless it is of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fan {
-    /// OK, or the first error.
+    /// OK, where all say so.
     Ok,
     /// Integers are summed.
     Sum,
-    /// Settings by name.
+    /// Settings by name, from the first group.
     ConfigGet,
+    /// Groups without slots are asked, too: they may get some. One reply, as all are alike.
+    Each,
+    /// As `Each`; the script is remembered.
+    ScriptLoad,
+    /// As `Each`; no script is remembered any more.
+    ScriptFlush,
+    /// Of each number in the replies the smallest.
+    Least,
+    /// The first reply that is no error.
+    Any,
+    /// The first group alone is asked.
+    First,
+    /// Asked beside what the groups are busy with. OK, where any says so.
+    Kill,
+    /// The same; the reply that tells of a script that runs.
+    Stats,
+    /// The keys that each group owns.
+    Keys,
+    /// One of the keys that groups give, of those that they own.
+    RandomKey,
+    /// One group after another, by cursor.
+    Scan,
+    /// Channels and how many listen, from one group.
+    NumSub,
 }
 
 /// What a connection carries from one request to the next.
@@ -261,7 +283,37 @@ pub enum Local {
     ClientSetinfo,
     ClientReply,
     ClientInfo,
+    ClientList,
+    ClientKill,
+    ClientNoEvict,
+    ClientNoTouch,
+    ClientUnblock,
     ClientHelp,
+    SlowlogGet,
+    SlowlogLen,
+    SlowlogReset,
+    LatencyHistogram,
+    /// LATENCY HISTORY and LATEST: no events are watched.
+    LatencyNothing,
+    LatencyReset,
+    Monitor,
+    AclWhoami,
+    AclCat,
+    AclList,
+    AclUsers,
+    ClusterInfo,
+    ClusterKeyslot,
+    ClusterLinks,
+    ClusterMyid,
+    ClusterMyshardid,
+    ClusterNodes,
+    ClusterShards,
+    ClusterSlots,
+    /// READONLY, READWRITE and ASKING.
+    ClusterMode,
+    TwemslotKey,
+    TwemslotTopology,
+    TwemslotOn,
     /// HELP of any other container.
     Help,
 }
@@ -308,6 +360,21 @@ pub fn count() -> usize {
 /// Whether any request of this command is served; of a container, whether any subcommand is.
 pub fn served(id: CommandId) -> bool {
     ENTRIES[usize::from(id)].info.len > 0
+}
+
+/// All categories, in the order of `category`.
+pub fn categories() -> &'static [&'static str] {
+    table::CATEGORIES
+}
+
+/// The place of a category of this name (without `@`) in `categories`.
+pub fn category(name: &str) -> Option<usize> {
+    table::CATEGORIES.iter().position(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// The categories of a command: bits by their place in `categories`.
+pub fn categories_of(id: CommandId) -> u32 {
+    ENTRIES[usize::from(id)].categories
 }
 
 /// The command of this name, in any letter case. Subcommands are found by `lookup_sub` only.

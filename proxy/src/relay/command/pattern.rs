@@ -64,3 +64,23 @@ fn class<const EXACT: bool>(pattern: &[u8], mut p: usize, byte: u8) -> Option<us
     }
     (found != negated).then_some((p + 1).min(pattern.len()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_keep_their_case_and_names_do_not() {
+        for (pattern, text, exactly, anyhow) in [
+            ("app:*", "app:1", true, true),
+            ("app:*", "App:1", false, true),
+            ("[a-c]?", "bX", true, true),
+            ("[a-c]?", "BX", false, true),
+            ("a\\*", "a*", true, true),
+            ("a\\*", "ab", false, false),
+        ] {
+            assert_eq!(matches_exactly(pattern.as_bytes(), text.as_bytes()), exactly, "{pattern} {text}");
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), anyhow, "{pattern} {text}");
+        }
+    }
+}

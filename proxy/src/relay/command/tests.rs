@@ -53,7 +53,7 @@ fn every_row_can_be_served_as_it_says() {
                 let step = if split == Split::Mset { 2 } else { 1 };
                 assert_eq!(command.keys, Keys::Range { first: 1, last: -1, step }, "{name}");
             }
-            Serve::Later(why) | Serve::Denied(why) => assert!(!why.is_empty() && !why.ends_with('.'), "{name}"),
+            Serve::Denied(why) => assert!(!why.is_empty() && !why.ends_with('.'), "{name}"),
             Serve::Blocking => assert_ne!(command.keys, Keys::None, "{name}"),
             Serve::Session(Session::Watch) => assert_ne!(command.keys, Keys::None, "{name}"),
             Serve::Fan(_) | Serve::Local(_) | Serve::Session(_) | Serve::Publish => {
@@ -87,7 +87,8 @@ fn what_is_done_with_some() {
         ("mget", Serve::Split(Split::Mget)),
         ("mset", Serve::Split(Split::Mset)),
         ("unlink", Serve::Split(Split::Count)),
-        ("function|flush", Serve::Fan(Fan::Ok)),
+        ("function|flush", Serve::Fan(Fan::Each)),
+        ("scan", Serve::Fan(Fan::Scan)),
         ("dbsize", Serve::Fan(Fan::Sum)),
         ("config|get", Serve::Fan(Fan::ConfigGet)),
         ("client|setname", Serve::Local(Local::ClientSetname)),
@@ -96,10 +97,11 @@ fn what_is_done_with_some() {
         ("multi", Serve::Session(Session::Multi)),
         ("blpop", Serve::Blocking),
         ("spublish", Serve::Publish),
-        ("eval", Serve::Later("scripts and functions")),
-        ("function|load", Serve::Later("scripts and functions")),
-        ("scan", Serve::Later("whole-key-space commands")),
-        ("cluster|slots", Serve::Later("cluster emulation")),
+        ("evalsha_ro", Serve::Keyed),
+        ("fcall", Serve::Keyed),
+        ("script|kill", Serve::Fan(Fan::Kill)),
+        ("cluster|slots", Serve::Local(Local::ClusterSlots)),
+        ("twemslot|key", Serve::Local(Local::TwemslotKey)),
         ("shutdown", Serve::Denied("a client cannot stop the cluster")),
     ] {
         let id = lookup_full(name.as_bytes()).expect(name);
@@ -266,6 +268,8 @@ fn keys_as_commands_read_them() {
         ("ZMPOP x a MIN", "ERR numkeys should be greater than 0"),
         ("EVAL s 0 x", ""),
         ("EVAL s 2 a b c", "a b"),
+        ("EVAL s x a", "ERR value is not an integer or out of range"),
+        ("FCALL f x a", "ERR Bad number of keys provided"),
         ("EVAL s -1 a", "ERR Number of keys can't be negative"),
         ("EVAL s 3 a b", "ERR Number of keys can't be greater than number of args"),
         ("XREAD COUNT 2 STREAMS a b 0 0", "a b"),
@@ -364,13 +368,13 @@ fn command_tells_what_is_served() {
     assert!(all.starts_with(&format!("*{tops} *10 ")));
     assert_eq!(said("COMMAND INFO"), all);
     assert_eq!(said("COMMAND COUNT"), format!(":{tops}"));
-    assert!(said("COMMAND DOCS").starts_with(&format!("*{} $6 append *", tops * 2)));
+    assert!(said("COMMAND DOCS").starts_with(&format!("*{} $3 acl *", tops * 2)));
     for (text, starts) in [
-        ("COMMAND INFO GET eval nosuch", "*3 *10 $3 get :2 *2 +readonly +fast :1 :1 :1 "),
+        ("COMMAND INFO GET multi nosuch", "*3 *10 $3 get :2 *2 +readonly +fast :1 :1 :1 "),
         ("COMMAND INFO config|GET get|key", "*2 *10 $10 config|get :-3 "),
         ("COMMAND DOCS nosuch GET", "*2 $3 get *"),
         ("COMMAND DOCS client|id", "*2 $9 client|id *"),
-        ("COMMAND LIST", &format!("*{} $6 append ", (0..count() as CommandId).filter(|&id| served(id)).count())),
+        ("COMMAND LIST", &format!("*{} $3 acl ", (0..count() as CommandId).filter(|&id| served(id)).count())),
         ("COMMAND LIST FILTERBY PATTERN XREAD*", "*2 $5 xread $10 xreadgroup"),
         ("command list filterby pattern [gs]et", "*2 $3 get $3 set"),
         ("COMMAND LIST FILTERBY PATTERN config|*", "*2 $10 config|get $11 config|help"),
@@ -396,7 +400,7 @@ fn command_tells_what_is_served() {
         ("COMMAND GETKEYSANDFLAGS ZUNIONSTORE d 1 a", "*2 *2 $1 d *2 +OW +update *2 $1 a *2 +RO +access"),
         ("OBJECT HELP", "*11 +OBJECT <subcommand> [<arg> ...]."),
         ("COMMAND HELP", "*15 +COMMAND <subcommand>"),
-        ("CLIENT HELP", "*15 +CLIENT <subcommand>"),
+        ("CLIENT HELP", "*25 +CLIENT <subcommand>"),
     ] {
         let told = said(text);
         assert!(told.starts_with(starts), "{text}: {told}");
@@ -444,5 +448,32 @@ fn the_generator_makes_this_table() {
         let here = std::fs::read(root.join("src/relay/command").join(file)).expect(file);
         let there = std::fs::read(made.path().join(file)).expect(file);
         assert!(here == there, "{file} is not what generate.py makes: run it, and look at the difference");
+    }
+    let readme = std::fs::read_to_string(root.join("../README.md")).expect("README.md");
+    let commands = std::fs::read_to_string(made.path().join("commands.md")).expect("commands.md");
+    assert!(readme.contains(&commands), "the commands in README.md are not those of the table: run generate.py");
+    every_command_is_named(&commands);
+}
+
+/// Each command stands in README's table once, and whether it is served is what the table says.
+fn every_command_is_named(commands: &str) {
+    let mut told = BTreeMap::new();
+    for row in commands.lines().filter(|line| line.contains(" | `")) {
+        let mut cells = row.split('|').map(str::trim).skip(2);
+        let (names, how) = (cells.next().expect(row), cells.next().expect(row));
+        for name in names.split(", ").map(|name| name.trim_matches('`')) {
+            assert!(told.insert(name.to_ascii_lowercase(), how.starts_with("no: ")).is_none(), "{name} stands twice");
+        }
+    }
+    for id in 0..count() as CommandId {
+        let command = get(id);
+        let whole = format!("{} ...", command.name.split('|').next().unwrap_or_default());
+        let alone = told.get(&command.name.replace('|', " "));
+        let refused = matches!(command.serve, Serve::Denied(_));
+        let needs_more = command.container && refused;
+        match alone.or(told.get(&whole)) {
+            Some(no) => assert_eq!(*no, refused, "{}", command.name),
+            None => assert!(needs_more, "{} is not in README's table", command.name),
+        }
     }
 }

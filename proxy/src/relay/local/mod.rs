@@ -1,29 +1,47 @@
-//! What is answered here, with no instance asked.
+//! What is answered here rather than by an instance; what one worker does not know alone is asked of the others
+//! (`inquire`).
+
+mod clients;
+mod operator;
+mod info;
+mod emulation;
+mod acl;
+mod slow;
+mod monitor;
+mod identity;
+mod inquire;
 
 use super::ClientId;
 use super::command::{self, CommandId, Local};
-use super::link::State;
 use super::state::Relay;
-use crate::stats::{Counter, Gauge};
 use cluster::resp::request::Args;
 use cluster::resp::write;
-use subtle::ConstantTimeEq;
 
 /// What PING answers without a message.
 const PONG: &[u8] = b"+PONG\r\n";
 const OK: &[u8] = b"+OK\r\n";
-const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
 /// CLIENT SETNAME takes no spaces and nothing unprintable: names stand in lists.
 const NAME_FAULT: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 /// The longest name we keep: it is part of every idle client's memory.
 const NAME_MAX: usize = 256;
 
+/// The header of a map of `n` pairs, which RESP2 has not: there it is a flat array.
+fn map(resp3: bool, n: usize, out: &mut Vec<u8>) {
+    match resp3 {
+        true => write::header(out, b'%', n as i64),
+        false => write::array(out, n * 2),
+    }
+}
+
 impl Relay {
     pub(super) fn local(&mut self, id: ClientId, command: CommandId, local: Local, raw: &[u8]) {
+        let args: Vec<&[u8]> = Args::new(raw).collect();
+        if self.asks_around(id, command, local, &args) {
+            return;
+        }
         let mut reply = std::mem::take(&mut self.scratch);
         reply.clear();
-        let args: Vec<&[u8]> = Args::new(raw).collect();
         let close = local == Local::Quit;
         self.compose(id, local, &args, raw, &mut reply);
         if local == Local::ClientReply {
@@ -67,7 +85,6 @@ impl Relay {
                 write::bulk(out, (self.now.unix_us % 1_000_000).to_string().as_bytes());
             }
             Local::Hello => self.hello(id, &args[1..], out),
-            Local::Info => write::bulk(out, self.info(&args[1..]).as_bytes()),
             Local::ClientSetname => self.set_name(id, args.get(2).copied().unwrap_or_default(), out),
             Local::ClientGetname => match &*self.clients[id as usize].name {
                 "" if self.clients[id as usize].resp3 => out.extend_from_slice(b"_\r\n"),
@@ -75,13 +92,23 @@ impl Relay {
                 name => write::bulk(out, name.as_bytes()),
             },
             Local::ClientId => write::integer(out, self.clients[id as usize].id as i64),
-            Local::ClientSetinfo => set_info(args, out),
-            Local::ClientInfo => {
-                let client = &self.clients[id as usize];
-                let line = format!("id={} addr={} name={} db=0 resp=2\n", client.id, client.peer, client.name);
-                write::bulk(out, line.as_bytes());
-            }
+            Local::ClientSetinfo => self.set_info(id, args, out),
+            Local::ClientNoEvict | Local::ClientNoTouch => self.set_mode(id, local, args, out),
             Local::ClientReply => {}
+            Local::AclWhoami | Local::AclCat | Local::AclList | Local::AclUsers => self.acl(id, local, args, out),
+            Local::LatencyNothing => write::array(out, 0),
+            Local::LatencyReset => write::integer(out, 0),
+            Local::ClusterInfo
+            | Local::ClusterKeyslot
+            | Local::ClusterLinks
+            | Local::ClusterMyid
+            | Local::ClusterMyshardid
+            | Local::ClusterNodes
+            | Local::ClusterShards
+            | Local::ClusterSlots
+            | Local::ClusterMode => self.emulate(id, local, args, out),
+            Local::TwemslotKey => self.where_keys_live(&args[2..], out),
+            Local::TwemslotTopology => self.print_topology(out),
             _ => command::introspect(local, raw, out),
         }
     }
@@ -99,35 +126,6 @@ impl Relay {
             b"skip" if !client.reply_off => client.reply_skip = 1,
             b"skip" => {}
             _ => write::error(out, "ERR syntax error"),
-        }
-    }
-
-    fn auth(&mut self, id: ClientId, args: &[&[u8]], out: &mut Vec<u8>) {
-        let (user, password) = match args {
-            [password] => (&b"default"[..], *password),
-            [user, password] => (*user, *password),
-            _ => return write::error(out, "ERR syntax error"),
-        };
-        let Some(wanted) = &self.settings.client_password else {
-            if args.len() == 2 && user == b"default" {
-                return out.extend_from_slice(OK); // as Redis: the default user has no password
-            }
-            if args.len() == 2 {
-                return write::error(out, WRONGPASS);
-            }
-            return write::error(
-                out,
-                "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
-            );
-        };
-        if user == b"default" && same(wanted.as_bytes(), password) {
-            let client = &mut self.clients[id as usize];
-            client.authenticated = true;
-            client.set_common();
-            out.extend_from_slice(OK);
-        } else {
-            self.stats.add(Counter::ErrorsAuth, 1);
-            write::error(out, WRONGPASS);
         }
     }
 
@@ -206,7 +204,8 @@ impl Relay {
         write::integer(out, if resp3 { 3 } else { 2 });
         write::bulk(out, b"id");
         write::integer(out, self.clients[id as usize].id as i64);
-        for (field, value) in [("mode", "standalone"), ("role", "master")] {
+        let mode = if self.settings.cluster_nodes.is_empty() { "standalone" } else { "cluster" };
+        for (field, value) in [("mode", mode), ("role", "master")] {
             write::bulk(out, field.as_bytes());
             write::bulk(out, value.as_bytes());
         }
@@ -220,90 +219,46 @@ impl Relay {
         !self.links.iter().any(|(_, l)| old(&l.version))
     }
 
-    /// The oldest version among the instances: what every group can do.
-    fn redis_version(&self) -> String {
-        let parse = |v: &str| v.split('.').map(|n| n.parse::<u32>().unwrap_or(0)).collect::<Vec<_>>();
-        let known = self.links.iter().map(|(_, l)| l.version.as_str()).filter(|v| !v.is_empty());
-        known.min_by_key(|v| parse(v)).unwrap_or("0.0.0").to_owned()
-    }
-
-    fn info(&mut self, wanted: &[&[u8]]) -> String {
-        let up = self.links.iter().filter(|(_, l)| l.shared() && l.state == State::Up).count();
-        let wants = |name: &str| {
-            wanted.is_empty()
-                || wanted.iter().any(|w| {
-                    let w = w.to_ascii_lowercase();
-                    w == name.as_bytes() || matches!(w.as_slice(), b"all" | b"default" | b"everything")
-                })
+    /// CLIENT SETINFO LIB-NAME|LIB-VER.
+    fn set_info(&mut self, id: ClientId, args: &[&[u8]], out: &mut Vec<u8>) {
+        let (Some(field), Some(value)) = (args.get(2), args.get(3)) else {
+            return write::error(out, "ERR syntax error");
         };
-        let mut text = String::new();
-        let mut section = |name: &str, lines: String| {
-            if wants(&name.to_ascii_lowercase()) {
-                if !text.is_empty() {
-                    text.push_str("\r\n");
-                }
-                text.push_str(&format!("# {name}\r\n{lines}"));
+        let field = field.to_ascii_lowercase();
+        let is_name = match field.as_slice() {
+            b"lib-name" => true,
+            b"lib-ver" => false,
+            _ => return write::error(out, &format!("ERR Unrecognized option '{}'", field.escape_ascii())),
+        };
+        match std::str::from_utf8(value).ok().filter(|v| v.bytes().all(|b| (b'!'..=b'~').contains(&b))) {
+            Some(value) => {
+                let value = &value[..value.len().min(NAME_MAX)];
+                let client = &mut self.clients[id as usize];
+                client.library = self.libraries.with(client.library, is_name, value);
+                out.extend_from_slice(OK);
             }
+            None => {
+                let field = String::from_utf8_lossy(&field).into_owned();
+                write::error(out, &format!("ERR {field} cannot contain spaces, newlines or special characters."));
+            }
+        }
+    }
+
+    /// CLIENT NO-EVICT and NO-TOUCH, each ON or OFF.
+    fn set_mode(&mut self, id: ClientId, local: Local, args: &[&[u8]], out: &mut Vec<u8>) {
+        let on = match args.get(2).map(|word| word.to_ascii_lowercase()).as_deref() {
+            Some(b"on") => true,
+            Some(b"off") => false,
+            _ => return write::error(out, "ERR syntax error"),
         };
-        let version = self.redis_version();
-        section(
-            "Server",
-            format!(
-                "redis_version:{version}\r\nredis_mode:standalone\r\ntwemslot_version:{}\r\narch_bits:64\r\n",
-                env!("CARGO_PKG_VERSION")
-            ),
-        );
-        section(
-            "Clients",
-            format!("connected_clients:{}\r\nmaxclients:{}\r\n", self.clients.len(), self.settings.clients_max),
-        );
-        section(
-            "Memory",
-            format!("used_memory:{}\r\nmaxmemory:{}\r\n", self.pool.lent(), self.settings.worker_memory_max),
-        );
-        section("Persistence", "loading:0\r\n".to_owned());
-        section(
-            "Stats",
-            format!(
-                "total_connections_received:{}\r\ntotal_commands_processed:{}\r\ntotal_error_replies:{}\r\n",
-                self.stats.get(Counter::ClientsAccepted),
-                self.stats.get(Counter::Requests),
-                self.stats.get(Counter::RepliesError),
-            ),
-        );
-        section("Replication", "role:master\r\nconnected_slaves:0\r\n".to_owned());
-        section("Cluster", "cluster_enabled:0\r\n".to_owned());
-        section(
-            "Twemslot",
-            format!(
-                "worker:{}\r\ntopology_epoch:{}\r\nslots:{}\r\nslots_held:{}\r\ngroups:{}\r\nlinks_up:{up}\r\n",
-                self.worker,
-                self.routes.epoch(),
-                self.routes.slot_count(),
-                self.stats.gauge(Gauge::SlotsHeld),
-                self.routes.targets.len(),
-            ),
-        );
-        text
-    }
-}
-
-/// CLIENT SETINFO LIB-NAME|LIB-VER: checked as Redis does, kept nowhere yet.
-fn set_info(args: &[&[u8]], out: &mut Vec<u8>) {
-    let (Some(field), Some(value)) = (args.get(2), args.get(3)) else { return write::error(out, "ERR syntax error") };
-    let field = field.to_ascii_lowercase();
-    if !matches!(field.as_slice(), b"lib-name" | b"lib-ver") {
-        return write::error(out, &format!("ERR Unrecognized option '{}'", field.escape_ascii()));
-    }
-    if value.iter().all(|b| (b'!'..=b'~').contains(b)) {
+        if local == Local::ClientNoEvict {
+            self.clients[id as usize].no_evict = on;
+        } else if on {
+            return write::error(
+                out,
+                "ERR twemslot: CLIENT NO-TOUCH ON is not served: it is a mode of a connection to an instance, and clients share those",
+            );
+        }
         out.extend_from_slice(OK);
-    } else {
-        let field = String::from_utf8_lossy(&field).into_owned();
-        write::error(out, &format!("ERR {field} cannot contain spaces, newlines or special characters."));
     }
-}
-
-/// Whether two secrets are equal, in a time that tells nothing about where they differ.
-fn same(wanted: &[u8], given: &[u8]) -> bool {
-    wanted.len() == given.len() && bool::from(wanted.ct_eq(given))
 }
