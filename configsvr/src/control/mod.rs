@@ -20,6 +20,7 @@ mod out;
 pub mod view;
 pub mod event;
 pub mod command;
+pub mod look;
 pub mod layout;
 pub mod limits;
 #[cfg(test)]

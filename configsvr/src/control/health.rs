@@ -9,9 +9,7 @@
 //! A vote counts while it is fresh: the leader asks for it, and half a second after it asked the answer is worth nothing.
 //! So votes are not written to a log: a new leader asks anew, and what was decided is in the store.
 
-mod look;
-
-pub use look::{Ballot, Info, InstanceView, Look, Opinion, Verdict};
+pub use super::look::{Ballot, Info, InstanceView, Look, Opinion, Verdict};
 
 use super::layout::Guard;
 use super::limits::{
