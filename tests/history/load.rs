@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 /// How much work, and where.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// Its keys begin with it: two loads on one cluster have two names.
+    pub name: String,
     /// Each client keeps to one of them.
     pub proxies: Vec<SocketAddr>,
     pub clients: usize,
@@ -53,10 +55,10 @@ impl Load {
     }
 
     /// Ends the work, looks at what is there, and says what cannot be.
-    pub fn finish(self) -> Result<(Vec<Op>, Anomalies)> {
+    pub fn finish(mut self) -> Result<(Vec<Op>, Anomalies)> {
         self.stop.store(true, Ordering::Relaxed);
         let mut history = Vec::new();
-        for client in self.clients {
+        for client in std::mem::take(&mut self.clients) {
             history.extend(client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?);
         }
         let mut link = connect(self.proxy).context("to look at the end")?;
@@ -68,6 +70,14 @@ impl Load {
         }
         let found = check(&history, &last);
         Ok((history, found))
+    }
+}
+
+/// Clients that go on would work on the next test's cluster.
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.clients.drain(..).for_each(|client| _ = client.join());
     }
 }
 
@@ -112,7 +122,7 @@ impl Worker {
                     self.ask(&list, What::Append(unique), &["RPUSH", &list, &unique.to_string()]);
                 }
                 2 | 3 => {
-                    let key = format!("count-{place}");
+                    let key = format!("{}-count-{place}", self.plan.name);
                     self.ask(&key, What::Increment(None), &["INCR", &key]);
                 }
                 4 => {
@@ -120,7 +130,7 @@ impl Worker {
                     self.ask(&list, What::List(Vec::new()), &["LRANGE", &list, "0", "-1"]);
                 }
                 5 => {
-                    let key = format!("own-{}", self.n);
+                    let key = format!("{}-own-{}", self.plan.name, self.n);
                     match self.held.take() {
                         Some(_) => self.ask(&key, What::Delete, &["DEL", &key]),
                         None => {
@@ -130,7 +140,7 @@ impl Worker {
                     }
                 }
                 _ => {
-                    let key = format!("own-{}", self.n);
+                    let key = format!("{}-own-{}", self.plan.name, self.n);
                     self.ask(&key, What::Get(None), &["GET", &key]);
                 }
             }
@@ -140,7 +150,7 @@ impl Worker {
     }
 
     fn list(&self, place: u64) -> String {
-        format!("list-{place}-{}", self.serial / LIST_MAX)
+        format!("{}-list-{place}-{}", self.plan.name, self.serial / LIST_MAX)
     }
 
     fn ask(&mut self, key: &str, what: What, words: &[&str]) {

@@ -1,6 +1,5 @@
 //! Watchers: one task and one connection for each instance. PING every 100 ms (the next one only after the reply), INFO every
 //! second, or every 200 ms where there is doubt. They judge nothing: what they saw is read by the loop when it likes.
-#![expect(clippy::disallowed_methods, reason = "a shell: connects, and reads the clock")]
 
 use super::info;
 use super::link::Access;

@@ -1,8 +1,8 @@
 //! What control is told, and what it wants done. Control itself does nothing: `server` carries both ways.
 
 use super::command::{Answer, Beat, BeatAnswer, Refusal, Request, Seen};
-use super::health::{Ballot, Info, Look};
 use super::layout::Token;
+use super::look::{Ballot, Info, Look};
 use crate::store::{Fault, LeaseId, Notice, Txn, Verdict};
 use cluster::instance::Addr;
 use std::sync::Arc;

@@ -20,6 +20,7 @@ mod out;
 pub mod view;
 pub mod event;
 pub mod command;
+pub mod look;
 pub mod layout;
 pub mod limits;
 #[cfg(test)]
@@ -98,7 +99,7 @@ impl Control {
             self.changes.deposed(&ground, &mut self.out);
         }
         self.changes.advance(now_ms, wall_ms, &ground, &mut self.out);
-        if let Some((all, close)) = self.health.to_watch(now_ms, &self.state) {
+        if let Some((all, close)) = self.health.watch_list(now_ms, &self.state) {
             self.out.push(Action::Watch { all, close });
         }
         match &fence {

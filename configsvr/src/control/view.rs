@@ -2,8 +2,8 @@
 
 use super::command::ProxyView;
 use super::event::News;
-use super::health::InstanceView;
 use super::layout::{Audit, Failover, Guard, Settings, SlotRange, Token};
+use super::look::InstanceView;
 use crate::store::Revision;
 use cluster::group::GroupId;
 use cluster::instance::Addr;

@@ -5,6 +5,8 @@
 use super::fault::{Fault, Result};
 use crate::http::problem::Problem;
 use crate::http::words::Cluster;
+use crate::http::words::Group;
+use cluster::group::GroupId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -217,6 +219,26 @@ impl Client {
 pub(super) fn read<T: DeserializeOwned>(text: &str, path: &str) -> Result<T> {
     let hint = "twemslotctl and configsvr should be of one version";
     serde_json::from_str(text).map_err(|e| Fault::new(format!("the answer to {path} is not understood: {e}"), hint))
+}
+
+/// A part of a path: what is not plainly a name is escaped.
+pub(super) fn part(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// A group's id, by its id or its name.
+pub(super) fn id_of(client: &mut Client, group: &str) -> Result<GroupId> {
+    if let Ok(id) = group.parse() {
+        return Ok(id);
+    }
+    let groups: Vec<Group> = client.get("/api/v1/groups")?;
+    let ids: Vec<GroupId> = groups.iter().filter(|g| g.name == group).map(|g| g.id).collect();
+    match ids.as_slice() {
+        [id] => Ok(*id),
+        [] => Err(Fault::new(format!("no group is called {group:?}"), "see `twemslotctl groups list`")),
+        _ => Err(Fault::new(format!("{} groups are called {group:?}", ids.len()), "say its id")),
+    }
 }
 
 fn refused(status: u16, body: &str, url: &str) -> Fault {

@@ -2,9 +2,8 @@
 #![expect(clippy::disallowed_methods, reason = "a shell: waits, and runs the command of a rolling restart")]
 
 use super::change::{Change, Terms, change, perform};
-use super::client::{Ask, Client, read};
+use super::client::{Ask, Client, id_of, part, read};
 use super::fault::{Fault, Result};
-use super::nouns::{id_of, part};
 use super::show::{json, or_dash, say, table};
 use crate::control::layout::{Failover, Phase};
 use crate::http::words::{Answer, Group};

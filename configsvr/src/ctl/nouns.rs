@@ -1,7 +1,7 @@
 //! The verbs that change or list one noun: a file's worth of arguments, and what each asks of the API.
 
 use super::change::{Change, Terms, change, perform};
-use super::client::{Ask, Client, read};
+use super::client::{Ask, Client, id_of, part, read};
 use super::failovers;
 use super::fault::{Fault, Result};
 use super::show::{json, or_dash, say, table};
@@ -242,26 +242,6 @@ fn ranges(text: &str) -> std::result::Result<Ranges, String> {
         if from <= to { Ok((from, to)) } else { Err(format!("{from}-{to}: from the lower to the higher, please")) }
     };
     text.split(',').map(range).collect::<std::result::Result<_, _>>().map(Ranges)
-}
-
-/// A part of a path: what is not plainly a name is escaped.
-pub(super) fn part(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
-}
-
-/// A group's id, by its id or its name.
-pub(super) fn id_of(client: &mut Client, group: &str) -> Result<GroupId> {
-    if let Ok(id) = group.parse() {
-        return Ok(id);
-    }
-    let groups: Vec<Group> = client.get("/api/v1/groups")?;
-    let ids: Vec<GroupId> = groups.iter().filter(|g| g.name == group).map(|g| g.id).collect();
-    match ids.as_slice() {
-        [id] => Ok(*id),
-        [] => Err(Fault::new(format!("no group is called {group:?}"), "see `twemslotctl groups list`")),
-        _ => Err(Fault::new(format!("{} groups are called {group:?}", ids.len()), "say its id")),
-    }
 }
 
 fn ask(method: &'static str, path: String, body: Option<Value>) -> Ask<'static> {

@@ -12,6 +12,8 @@ use tests::history::{Anomalies, Load, Op, Outcome, Plan};
 /// Times are measured, so the trials take turns.
 static TURN: Mutex<()> = Mutex::new(());
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+/// For what takes a second or two on a machine with nothing else to do.
+const SOON: Duration = Duration::from_secs(20);
 const SLOTS: u16 = 64;
 
 pub(crate) fn turn() -> MutexGuard<'static, ()> {
@@ -61,6 +63,8 @@ pub(crate) struct Seen {
 
 pub(crate) struct Scene {
     pub(crate) playground: Playground,
+    /// Loads so far.
+    loads: usize,
 }
 
 impl Scene {
@@ -74,7 +78,7 @@ impl Scene {
             slots: SLOTS,
             ..Options::default()
         };
-        let scene = Self { playground: Playground::start(options)? };
+        let scene = Self { playground: Playground::start(options)?, loads: 0 };
         scene.known()?;
         Ok(scene)
     }
@@ -89,14 +93,21 @@ impl Scene {
         })
     }
 
+    /// A member that was just started knows nothing yet.
     pub(crate) fn primary(&self) -> Result<SocketAddr> {
-        let groups = self.playground.ask_control("/api/v1/groups")?;
-        let addr = groups[0]["primary"].as_str().context("group 1 has a primary")?;
-        Ok(addr.parse()?)
+        until("group 1 has a primary", LIMIT, || {
+            let groups = self.playground.ask_control("/api/v1/groups");
+            let addr = groups.as_ref().ok().and_then(|groups| groups[0]["primary"].as_str()?.parse().ok());
+            Ok(addr.ok_or_else(|| format!("{groups:?}")))
+        })
     }
 
     fn records(&self) -> Result<Vec<Value>> {
-        Ok(self.playground.ask_control("/api/v1/failovers")?.as_array().cloned().unwrap_or_default())
+        until("the failovers are known", LIMIT, || {
+            self.primary()?;
+            let all = self.playground.ask_control("/api/v1/failovers");
+            Ok(all.map(|all| all.as_array().cloned().unwrap_or_default()).map_err(|e| format!("{e:#}")))
+        })
     }
 
     fn leader(&self) -> Result<usize> {
@@ -113,15 +124,31 @@ impl Scene {
 
     /// One fault under load, and what came of it. The scene is as before when it returns.
     pub(crate) fn suffer(&mut self, fault: Fault) -> Result<Seen> {
+        self.try_to_suffer(fault).with_context(|| format!("{fault:?}\n{}", self.told()))
+    }
+
+    /// What the members of the control plane said last.
+    fn told(&self) -> String {
+        let tail = |name: &str| {
+            let text = std::fs::read_to_string(self.playground.log(name)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            format!("{name}:\n{}\n", lines[lines.len().saturating_sub(25)..].join("\n"))
+        };
+        self.playground.configsvrs().iter().map(|server| tail(server.name())).collect()
+    }
+
+    fn try_to_suffer(&mut self, fault: Fault) -> Result<Seen> {
         let before = self.records()?.len();
         let proxies = self.playground.proxies().iter().map(|p| p.addr()).collect();
-        let plan = Plan { proxies, clients: 8, keys: 32, pause: Duration::from_micros(500) };
+        self.loads += 1;
+        let name = format!("load{}", self.loads);
+        let plan = Plan { name, proxies, clients: 8, keys: 32, pause: Duration::from_millis(2) };
         let load = Load::start(&plan);
         std::thread::sleep(Duration::from_millis(800)); // some load, before
         let (old, at) = (self.primary()?, load.now());
         let demoted = self.strike(fault, old)?;
         if fault.replaces() {
-            until("another primary", LIMIT, || {
+            until("another primary", SOON, || {
                 let now = self.primary()?;
                 Ok(if now == old { Err(format!("{now} still")) } else { Ok(()) })
             })?;
@@ -160,7 +187,7 @@ impl Scene {
                 self.playground.cont_instance(old)?;
                 let woke = Instant::now();
                 if fault.replaces() {
-                    until("the old primary follows", LIMIT, || {
+                    until("the old primary follows", SOON, || {
                         let role = info(old, "replication")?.get("role").cloned().unwrap_or_default();
                         Ok(if role == "slave" { Ok(()) } else { Err(role) })
                     })?;

@@ -98,7 +98,7 @@ pub struct Ballot {
 }
 
 impl Ballot {
-    pub(in crate::control) fn on(&self, addr: &Addr) -> Option<&Opinion> {
+    pub(super) fn on(&self, addr: &Addr) -> Option<&Opinion> {
         self.accused.iter().find(|(at, _)| at == addr).map(|(_, opinion)| opinion)
     }
 }

@@ -9,9 +9,7 @@
 //! A vote counts while it is fresh: the leader asks for it, and half a second after it asked the answer is worth nothing.
 //! So votes are not written to a log: a new leader asks anew, and what was decided is in the store.
 
-mod look;
-
-pub use look::{Ballot, Info, InstanceView, Look, Opinion, Verdict};
+pub use super::look::{Ballot, Info, InstanceView, Look, Opinion, Verdict};
 
 use super::layout::Guard;
 use super::limits::{
@@ -200,7 +198,7 @@ impl Health {
 
 impl Health {
     /// Whom to watch, and whom closely: those of groups whose primary is in doubt or is being replaced. None: as before.
-    pub(super) fn to_watch(&mut self, now: u64, state: &State) -> Option<(Vec<Addr>, Vec<Addr>)> {
+    pub(super) fn watch_list(&mut self, now: u64, state: &State) -> Option<(Vec<Addr>, Vec<Addr>)> {
         let all: Vec<Addr> = instances(state).map(|(_, i)| i.addr.clone()).collect();
         let in_doubt = |group: &Group| {
             let primary = group.primary();
