@@ -4,6 +4,7 @@
 # make gates   what a request may cost; one line a gate
 # make bench   the proxy beside its peers
 # make fuzz    SECONDS=N of each fuzz target
+# make soak    primaries die RUNS=N times of each cause, under load; one JSON line a cause
 #
 # The whole picture, with an etcd of three: make up STORE=etcd CONFIGSVRS=3 PROXIES=2
 # UP holds further options, as in: make up UP='--base-port 7000 --groups 4'
@@ -13,9 +14,10 @@ CONFIGSVRS ?= 1
 PROXIES ?= 1
 UP ?=
 SECONDS ?= 60
+RUNS ?= 20
 CTL := target/release/twemslotctl
 
-.PHONY: help up down status build test gates bench fuzz fmt lint
+.PHONY: help up down status build test gates bench fuzz soak fmt lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -45,6 +47,11 @@ bench:
 fuzz:
 	@.ci/install fuzz
 	@tests/fuzz/run $(SECONDS)
+
+soak:
+	@.ci/install run test
+	cargo build --workspace --bins
+	SOAK=$(RUNS) cargo test -p tests --test failover soak -- --nocapture
 
 fmt:
 	cargo fmt --all

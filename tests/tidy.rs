@@ -10,7 +10,7 @@ const LINES_MAX: usize = 700;
 const SKIPPED: [&str; 9] =
     ["target", ".git", "node_modules", "corpus", "artifacts", "found", ".playground", "__pycache__", "Cargo.lock"];
 /// Decisions without a world: bytes and time come in as arguments, so that any run can be repeated.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "cluster/src/",
     "configsvr/src/control/",
     "configsvr/src/store/tree.rs",
@@ -19,9 +19,11 @@ const PURE: [&str; 8] = [
     "proxy/src/master/fleet.rs",
     "tests/simulation/",
     "tests/simulation_control/",
+    "tests/simulation_failover/",
 ];
 /// Spread seeds over threads; each seed's run is pure.
-const SEEDS: [&str; 2] = ["tests/simulation/main.rs", "tests/simulation_control/main.rs"];
+const SEEDS: [&str; 3] =
+    ["tests/simulation/main.rs", "tests/simulation_control/main.rs", "tests/simulation_failover/main.rs"];
 const WORLD: [&str; 13] = [
     "TcpStream",
     "TcpListener",

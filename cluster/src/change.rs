@@ -44,6 +44,15 @@ pub enum Change {
     },
     /// Everything but the slot count and the tag rule, which are fixed; the message's epoch does not matter.
     Replace(Message),
+    /// The group's slots are held: its primary is about to change. Slots that move stay with their migration.
+    Hold {
+        group: GroupId,
+    },
+    /// The group's slots are served; with `primary`, by that instance from now on.
+    Release {
+        group: GroupId,
+        primary: Option<Addr>,
+    },
 }
 
 /// Slots `from..=to` for one owner, or for none.
@@ -93,6 +102,13 @@ pub fn apply(topology: &Topology, change: &Change) -> Result<Topology, Refused> 
         Change::Assign { ranges, force } => next.slots = ranges_of(&assign(topology, ranges, *force)?),
         Change::Spread { groups } => next.slots = ranges_of(&spread(topology, groups)?),
         Change::Replace(message) => replace(topology, &mut next, message)?,
+        Change::Hold { group } => next.slots = ranges_of(&hold(topology, *group, SlotState::Held)?),
+        Change::Release { group, primary } => {
+            next.slots = ranges_of(&hold(topology, *group, SlotState::Normal)?);
+            if let Some(primary) = primary {
+                enthrone(topology, &mut next, *group, primary)?;
+            }
+        }
     }
     next.epoch = topology.epoch;
     let mut next = checked(next)?;
@@ -325,6 +341,27 @@ fn replace(topology: &Topology, next: &mut Message, with: &Message) -> Result<()
     may_be_taken(next)
 }
 
+fn hold(topology: &Topology, id: GroupId, state: SlotState) -> Result<Vec<SlotOwner>, Refused> {
+    group_of(topology, id)?;
+    let mut slots = topology.slots.clone();
+    let at_rest = |s: &&mut SlotOwner| s.group == Some(id) && matches!(s.state, SlotState::Normal | SlotState::Held);
+    slots.iter_mut().filter(at_rest).for_each(|s| s.state = state);
+    Ok(slots)
+}
+
+/// Another instance of the group becomes its primary; the old one a replica.
+fn enthrone(topology: &Topology, next: &mut Message, id: GroupId, primary: &Addr) -> Result<(), Refused> {
+    instance_of(group_of(topology, id)?, primary)?;
+    for group in next.groups.iter_mut().filter(|g| g.id == id) {
+        for instance in &mut group.instances {
+            instance.role = if instance.addr == *primary { Role::Primary } else { Role::Replica };
+        }
+        // As it is stored and read again: the primary first, the others in their order.
+        group.instances.sort_by_key(|i| i.role == Role::Replica);
+    }
+    Ok(())
+}
+
 /// Whether a whole topology from elsewhere can be taken over. None in which a slot is held or moving: who would end that?
 pub fn may_be_taken(message: &Message) -> Result<(), Refused> {
     if message.groups.iter().any(|g| g.id == 0) {
@@ -387,6 +424,26 @@ mod tests {
             assert_eq!(may_follow(Some(&old), &next), Ok(()));
             assert_ne!(next, old);
         }
+    }
+
+    #[test]
+    fn a_group_is_held_and_released_under_another_primary() {
+        let held = apply(&small(), &Change::Hold { group: 1 }).expect("good");
+        assert_eq!((held.epoch(), held.slots[0].state, held.slots[3].state), (8, SlotState::Held, SlotState::Held));
+        assert_eq!(held.slots[9].state, SlotState::Moving { target: 2 }, "a migration keeps its slot");
+        let to = instance(6402, Role::Replica).addr;
+        let next = apply(&held, &Change::Release { group: 1, primary: Some(to.clone()) }).expect("good");
+        assert_eq!(next.group(1).and_then(|g| g.primary()).map(|i| &i.addr), Some(&to));
+        assert_eq!(
+            (next.epoch(), next.slots[0].state, next.group(1).map(|g| g.replicas().count())),
+            (9, SlotState::Normal, Some(1))
+        );
+        let stranger = Change::Release { group: 1, primary: Some(instance(6403, Role::Primary).addr) };
+        assert_eq!(apply(&held, &stranger).expect_err("of another group").code, "no_such_instance");
+        assert_eq!(
+            apply(&held, &Change::Release { group: 1, primary: None }).map(|t| owners(&t)),
+            Ok(owners(&small()))
+        );
     }
 
     #[test]

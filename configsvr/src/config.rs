@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "a shell: reads files")]
 
 use crate::consensus::{ELECTION_MAX_MS, ELECTION_MIN_MS, HEARTBEAT_MS};
+use crate::control::limits::{HANG_MS, HANG_RANGE_MS};
 use crate::log::LogSettings;
 use crate::store::etcd;
 use serde::Deserialize;
@@ -41,6 +42,8 @@ pub struct Config {
     pub instance_password_file: Option<PathBuf>,
     #[serde(default)]
     pub raft: Raft,
+    #[serde(default)]
+    pub failover: Failover,
     #[serde(default)]
     pub store: Store,
     #[serde(default)]
@@ -93,6 +96,20 @@ pub struct Raft {
 impl Default for Raft {
     fn default() -> Self {
         Self { heartbeat_ms: HEARTBEAT_MS, election_min_ms: ELECTION_MIN_MS, election_max_ms: ELECTION_MAX_MS }
+    }
+}
+
+/// When an instance is taken for dead.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Failover {
+    /// Owing an answer for so long, in milliseconds; a group may have its own.
+    pub hang_ms: u64,
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self { hang_ms: HANG_MS }
     }
 }
 
@@ -196,6 +213,10 @@ impl Config {
         if raft.election_max_ms <= raft.election_min_ms {
             faults.push("raft: election_max_ms must be more than election_min_ms, so that members do not tie".into());
         }
+        if !HANG_RANGE_MS.contains(&self.failover.hang_ms) {
+            let (least, most) = HANG_RANGE_MS.into_inner();
+            faults.push(format!("failover: hang_ms {}: from {least} to {most}", self.failover.hang_ms));
+        }
         if self.instance_user.is_some() && self.instance_password.is_none() {
             faults.push("instance_user: a user without instance_password or instance_password_file".into());
         }
@@ -269,6 +290,7 @@ members:
             (&format!("{GOOD}raft: {{heartbeat_ms: 100, election_min_ms: 150, election_max_ms: 300}}\n"), "twice"),
             (&format!("{GOOD}  - {{id: 1, name: c, addr: 127.0.0.1:6391}}\n"), "alone"),
             (&format!("{GOOD}proxy_token_file: /nowhere/token\n"), "/nowhere/token"),
+            (&format!("{GOOD}failover: {{hang_ms: 100}}\n"), "from 500 to 60000"),
         ] {
             let faults = parse(text).expect_err(text).join("\n");
             assert!(faults.contains(word), "{word:?} not in {faults}");

@@ -7,6 +7,7 @@ use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use clap::Parser;
 use configsvr::agent::link::Access;
 use configsvr::agent::push::Pusher;
+use configsvr::agent::watch::Watchers;
 use configsvr::config::{self, Config, Store as StoreKind};
 use configsvr::consensus::embedded::Embedded;
 use configsvr::consensus::{Consensus, Options, Peer};
@@ -110,13 +111,16 @@ async fn serve(config: Config) -> Result<()> {
     let app = http::router(api).merge(consensus.router());
     let serving = tokio::spawn(answer(listener, app, stopping.clone()));
 
+    let access = Arc::new(Access { user: config.instance_user, password: config.instance_password });
+    let watchers = Watchers::new(&me.name, Arc::clone(&access));
     let member = control::Member { name: me.name, addr: me.addr.to_string() };
     let server = Server {
-        control: Control::new(member, seed()?),
+        control: Control::new(member, seed()?).with_hang_ms(config.failover.hang_ms),
         store,
         consensus: consensus.clone(),
         pusher: Pusher::new(config.proxy_token),
-        access: Arc::new(Access { user: config.instance_user, password: config.instance_password }),
+        access,
+        watchers,
         metrics,
         calls,
         view: publish,

@@ -20,6 +20,12 @@ pub struct Metrics {
     proxies: IntGauge,
     proxies_behind: IntGauge,
     proxy_epoch: IntGaugeVec,
+    instance_verdict: IntGaugeVec,
+    instance_votes: IntGaugeVec,
+    failovers: IntGaugeVec,
+    failover_ms: IntGaugeVec,
+    failover_lost_bytes: IntGaugeVec,
+    failover_vetoes: IntGauge,
     pub(crate) calls: IntCounterVec,
     pub(crate) deeds: IntCounterVec,
     pub(crate) elections: IntCounter,
@@ -41,6 +47,11 @@ impl Metrics {
         let proxy_epoch = Opts::new(full("proxy_epoch"), "Epoch that all workers of the proxy serve");
         let proxy_epoch = IntGaugeVec::new(proxy_epoch, &["proxy"])?;
         registry.register(Box::new(proxy_epoch.clone()))?;
+        let gauges = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
+            let gauges = IntGaugeVec::new(Opts::new(full(name), help), labels)?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok(gauges)
+        };
         let elections = IntCounter::new(full("leaderships_total"), "Times this member became the leader")?;
         registry.register(Box::new(elections.clone()))?;
         Ok(Self {
@@ -56,6 +67,28 @@ impl Metrics {
             proxies: gauge("proxies_alive", "Proxies that are registered")?,
             proxies_behind: gauge("proxies_behind", "Registered proxies that serve an older epoch")?,
             proxy_epoch,
+            instance_verdict: gauges(
+                "instance_verdict",
+                "1: what this member makes of the instance",
+                &["group", "instance", "verdict"],
+            )?,
+            instance_votes: gauges(
+                "instance_votes",
+                "Members that accuse the instance; known to the leader",
+                &["group", "instance"],
+            )?,
+            failovers: gauges("failovers", "Failovers that are remembered", &["group", "kind", "phase"])?,
+            failover_ms: gauges(
+                "failover_phase_ms",
+                "Of the group's last failover: from the doubt to each phase",
+                &["group", "phase"],
+            )?,
+            failover_lost_bytes: gauges(
+                "failover_lost_bytes",
+                "Of the group's last failover: what only the old primary had, once it came back",
+                &["group"],
+            )?,
+            failover_vetoes: gauge("failover_vetoes", "Failovers that replicas or proxies forbade, since the start")?,
             calls: counters("changes_total", "Changes asked for, by outcome", &["outcome"])?,
             deeds: counters("deeds_total", "Writes, probes, pushes and so on, by outcome", &["deed", "outcome"])?,
             elections,
@@ -83,9 +116,43 @@ impl Metrics {
         for proxy in alive {
             self.proxy_epoch.with_label_values(&[&proxy.record.id]).set(proxy.record.epoch as i64);
         }
+        self.render_health(view);
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         String::from_utf8(text).map_err(|e| prometheus::Error::Msg(e.to_string()))
+    }
+}
+
+impl Metrics {
+    fn render_health(&self, view: &View) {
+        self.failover_vetoes.set(view.vetoes as i64);
+        self.instance_verdict.reset();
+        self.instance_votes.reset();
+        for i in &view.instances {
+            let (group, addr) = (i.group.to_string(), i.addr.to_string());
+            self.instance_verdict.with_label_values(&[&group, &addr, i.verdict.word()]).set(1);
+            self.instance_votes.with_label_values(&[&group, &addr]).set(i.votes as i64);
+        }
+        self.failovers.reset();
+        self.failover_ms.reset();
+        self.failover_lost_bytes.reset();
+        for f in &view.failovers {
+            let group = f.group_id.to_string();
+            self.failovers.with_label_values(&[&group, f.kind.word(), f.phase.word()]).inc();
+            let times = [
+                ("decided", Some(f.times.decided)),
+                ("chosen", f.times.chosen),
+                ("committed", f.times.committed),
+                ("ended", f.times.ended),
+            ];
+            for (phase, at) in times {
+                let took = at.map_or(0, |at| at.saturating_sub(f.times.doubted));
+                self.failover_ms.with_label_values(&[&group, phase]).set(took as i64);
+            }
+            if let Some(lost) = f.lost_bytes {
+                self.failover_lost_bytes.with_label_values(&[&group]).set(lost as i64);
+            }
+        }
     }
 }
 

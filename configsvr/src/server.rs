@@ -11,7 +11,8 @@
 
 use crate::agent::link::Access;
 use crate::agent::push::Pusher;
-use crate::agent::{follow, probe};
+use crate::agent::watch::Watchers;
+use crate::agent::{follow, order, probe};
 use crate::consensus::Consensus;
 use crate::control::Control;
 use crate::control::command::{Answer, BeatAnswer, Kind, Refusal};
@@ -45,6 +46,7 @@ pub struct Server {
     pub consensus: Consensus,
     pub pusher: Pusher,
     pub access: Arc<Access>,
+    pub watchers: Watchers,
     pub metrics: Metrics,
     pub calls: mpsc::Receiver<Call>,
     pub view: watch::Sender<Arc<View>>,
@@ -73,6 +75,7 @@ pub async fn run(server: Server, mut stop: watch::Receiver<bool>) -> Stopped {
     let (outcomes, mut done) = mpsc::channel(OUTCOMES_MAX);
     let mut leadership = server.consensus.leadership();
     let mut notices = server.store.watch();
+    let seen = server.watchers.news();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut own = Loop { server, started: Instant::now(), waiting: BTreeMap::new(), last_call: 0, outcomes };
@@ -95,7 +98,11 @@ pub async fn run(server: Server, mut stop: watch::Receiver<bool>) -> Stopped {
                 Some(call) => own.take(call),
                 None => return failed(&own, "the API has ended"),
             },
-            _ = ticks.tick() => Event::Tick,
+            () = seen.notified() => Event::Observed(own.server.watchers.looks()),
+            _ = ticks.tick() => {
+                own.step(Event::Observed(own.server.watchers.looks()));
+                Event::Tick
+            }
         };
         let tick = matches!(event, Event::Tick);
         own.step(event);
@@ -140,9 +147,13 @@ impl Loop {
             log_leadership(leadership, &self.server.metrics);
         }
         let shown = matches!(event, Event::Leadership(_) | Event::Committed(_) | Event::Tick);
+        let looked = matches!(event, Event::Observed(_));
         let now_ms = self.now_ms();
         let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let actions = self.server.control.step(now_ms, wall_ms, event);
+        if looked {
+            self.server.consensus.publish_ballot(self.server.control.ballot(now_ms));
+        }
         if shown || !actions.is_empty() {
             // Before the answers: whoever reads after its answer sees its change.
             self.server.view.send_replace(Arc::new(self.server.control.view(now_ms)));
@@ -189,14 +200,46 @@ impl Loop {
                     (outcome.is_ok(), Event::Followed { deed, outcome })
                 });
             }
-            Action::Push { deed, proxy: _, admin_addr, epoch, message } => {
+            Action::Watch { all, close } => self.server.watchers.set(all, &close),
+            Action::Poll => self.poll(),
+            Action::Order { deed, token, instance, order } => {
+                let access = Arc::clone(&self.server.access);
+                let consensus = self.server.consensus.clone();
+                self.begin("order", async move {
+                    let confirm = confirm(&consensus, token);
+                    let outcome = order::give(&instance, &order, token, &access, confirm).await;
+                    match &outcome {
+                        Ok(report) => tracing::info!(%instance, ?order, offset = report.after.offset, "order"),
+                        Err(why) => tracing::debug!(%instance, ?order, why, "an order failed"),
+                    }
+                    (outcome.is_ok(), Event::Ordered { deed, outcome })
+                });
+            }
+            Action::Push { deed, proxy: _, admin_addr, epoch, message, quiet } => {
                 let pusher = self.server.pusher.clone();
                 self.begin("push", async move {
-                    let outcome = pusher.push(&admin_addr, epoch, &message).await;
+                    let outcome = pusher.push(&admin_addr, epoch, &message, quiet).await;
                     (outcome.is_ok(), Event::Pushed { deed, outcome })
                 });
             }
             Action::Tell(news) => self.tell(news),
+        }
+    }
+
+    /// Asks the other members; each answer is an event of its own.
+    fn poll(&self) {
+        let asked = self.now_ms();
+        let peers = self.server.consensus.peers();
+        let voters = self.server.consensus.voters();
+        for peer in peers {
+            let (consensus, outcomes) = (self.server.consensus.clone(), self.outcomes.clone());
+            tokio::spawn(async move {
+                let answer = consensus.ballot_of(&peer).await.ok();
+                let age = answer.as_ref().map_or(0, |(_, age)| *age);
+                let (ballot, asked) = (answer.map(|(ballot, _)| ballot), asked.saturating_sub(age));
+                // An error: the loop has ended.
+                _ = outcomes.send(Event::Polled { asked, voters, member: peer.id, ballot }).await;
+            });
         }
     }
 

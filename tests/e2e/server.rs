@@ -109,7 +109,7 @@ fn info_and_the_slow_log_are_those_of_the_proxy_and_its_groups() -> Result<()> {
 fn a_group_that_is_frozen_does_not_hold_info_up() -> Result<()> {
     let playground = playground("")?;
     let (mut one, _) = one_of_each(playground.proxy_addr()?, "")?;
-    let frozen = playground.group(2).next().context("an instance")?.server.addr;
+    let frozen = playground.group(2).next().context("an instance")?.server.addr();
     playground.stop_instance(frozen)?;
     let asked = Instant::now();
     let info: String = ask(&mut one, "INFO")?;

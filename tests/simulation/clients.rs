@@ -144,11 +144,12 @@ impl Client {
         let muted = self.muted;
         let modest = self.mood == Mood::Calm && rng.one_in(2);
         let mut writer = Writer { session: self.session.id, request: self.request, rng, history };
-        let Request { args, ask } = writer.any(modest);
-        let bytes = as_bytes(&args, rng);
-        self.out.extend_from_slice(&bytes);
-        self.muted = muted.max(self.muted);
-        self.expect(ask, history);
+        for Request { args, ask } in writer.any(modest) {
+            let bytes = as_bytes(&args, rng);
+            self.out.extend_from_slice(&bytes);
+            self.muted = muted.max(self.muted);
+            self.expect(ask, history);
+        }
     }
 
     fn fall_silent(&mut self, rng: &mut Rng, history: &mut History) {

@@ -38,11 +38,21 @@ pub(crate) struct Peer {
     pub(crate) input: Vec<u8>,
     frame: Frame,
     pub(crate) output: Vec<u8>,
+    /// What has been queued since MULTI; None within: something was refused.
+    queued: Option<Option<Vec<Vec<u8>>>>,
 }
 
 impl Peer {
     pub(crate) fn new(id: i64, worker: WorkerUid) -> Self {
-        Self { id, worker, authenticated: false, input: Vec::new(), frame: Frame::default(), output: Vec::new() }
+        Self {
+            id,
+            worker,
+            authenticated: false,
+            input: Vec::new(),
+            frame: Frame::default(),
+            output: Vec::new(),
+            queued: None,
+        }
     }
 
     /// The next whole request; None: more bytes are needed.
@@ -108,6 +118,9 @@ impl Instance {
         let args: Vec<&[u8]> = Args::new(raw).collect();
         let name = args[0].to_ascii_uppercase();
         let mut out = Vec::new();
+        if let Some(reply) = self.transaction(&name, raw, peer, now, owners, history) {
+            return Effect::Reply(reply);
+        }
         if name == b"AUTH" {
             self.auth(&args, peer, &mut out);
         } else if self.password.is_some() && !peer.authenticated {
@@ -131,6 +144,54 @@ impl Instance {
             }
         }
         Effect::Reply(out)
+    }
+
+    /// MULTI, what is queued behind it, and EXEC. WATCH is taken, but never makes EXEC fail.
+    fn transaction(
+        &mut self,
+        name: &[u8],
+        raw: &[u8],
+        peer: &mut Peer,
+        now: u64,
+        owners: &Owners,
+        history: &mut History,
+    ) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        let serves = self.primary && now >= self.loading_until && (self.password.is_none() || peer.authenticated);
+        match (name, peer.queued.as_mut()) {
+            (b"WATCH" | b"UNWATCH", None) if serves => write::simple(&mut out, "OK"),
+            (b"MULTI", None) => {
+                peer.queued = Some(Some(Vec::new()));
+                write::simple(&mut out, "OK");
+            }
+            (b"EXEC", None) => write::error(&mut out, "ERR EXEC without MULTI"),
+            (b"EXEC", Some(queued)) => {
+                let queued = queued.take();
+                peer.queued = None;
+                let Some(queued) = queued.filter(|_| serves) else {
+                    write::error(&mut out, "EXECABORT Transaction discarded because of previous errors.");
+                    return Some(out);
+                };
+                write::array(&mut out, queued.len());
+                for raw in queued {
+                    if let Effect::Reply(reply) = self.execute(&raw, peer, now, owners, history) {
+                        out.extend_from_slice(&reply);
+                    }
+                }
+            }
+            (_, Some(queued)) if serves => {
+                if let Some(queued) = queued {
+                    queued.push(raw.to_vec());
+                }
+                write::simple(&mut out, "QUEUED");
+            }
+            (_, Some(queued)) => {
+                *queued = None;
+                write::error(&mut out, "LOADING Redis is loading the dataset in memory");
+            }
+            (_, None) => return None,
+        }
+        Some(out)
     }
 
     fn auth(&self, args: &[&[u8]], peer: &mut Peer, out: &mut Vec<u8>) {

@@ -34,8 +34,12 @@ fn bulk(bytes: &[u8]) -> Vec<u8> {
 }
 
 impl Writer<'_> {
-    /// A request by chance. `modest`: none that is large or flushes everything.
-    pub(crate) fn any(&mut self, modest: bool) -> Request {
+    /// A request by chance, or a whole transaction. `modest`: none that is large or flushes everything.
+    pub(crate) fn any(&mut self, modest: bool) -> Vec<Request> {
+        if self.rng.one_in(25) { self.transaction() } else { vec![self.one(modest)] }
+    }
+
+    fn one(&mut self, modest: bool) -> Request {
         match self.rng.below(100) {
             0..18 => self.set(modest),
             18..36 => self.get(),
@@ -160,6 +164,40 @@ impl Writer<'_> {
         Request { args: words, ask: Ask::Count(keys) }
     }
 
+    /// WATCH perhaps, MULTI, a few commands on keys of one slot, EXEC.
+    fn transaction(&mut self) -> Vec<Request> {
+        let tag = *self.rng.pick(&TAGS);
+        let watched = self.rng.one_in(3);
+        let say = |words: &[&[u8]], said: &[u8]| Request { args: args(words), ask: Ask::Exact(said.to_vec()) };
+        let mut requests = Vec::new();
+        if watched {
+            let key = format!("{{{tag}}}s0").into_bytes();
+            requests.push(Request { args: args(&[b"WATCH", &key]), ask: Ask::Kind(b"+") });
+        }
+        requests.push(say(&[b"MULTI"], b"+OK\r\n"));
+        let mut asks = Vec::new();
+        for part in 0..1 + self.rng.below(4) {
+            let (family, name) = *self.rng.pick(&[("s", "SET"), ("l", "RPUSH"), ("n", "INCR"), ("s", "GET")]);
+            let key = format!("{{{tag}}}{family}{}", self.rng.below(2)).into_bytes();
+            let mut words = args(&[name.as_bytes(), &key]);
+            asks.push(match name {
+                "GET" => Ask::Get(key),
+                "INCR" => {
+                    self.history.count_issued(&key);
+                    Ask::Incr(key)
+                }
+                _ => {
+                    let (token, value) = self.value(part, &key, true);
+                    words.push(value);
+                    if name == "SET" { Ask::Set(token, key) } else { Ask::Push(token, key) }
+                }
+            });
+            requests.push(Request { args: words, ask: Ask::Exact(b"+QUEUED\r\n".to_vec()) });
+        }
+        requests.push(Request { args: args(&[b"EXEC"]), ask: Ask::Exec { asks, watched } });
+        requests
+    }
+
     /// To all groups.
     fn whole(&mut self) -> Request {
         match self.rng.below(6) {
@@ -201,8 +239,8 @@ impl Writer<'_> {
             0 => Request { args: args(&[b"NOSUCHCOMMAND", &one]), ask: Ask::Fails("ERR unknown command") },
             1 => Request { args: args(&[b"GET"]), ask: Ask::Fails("ERR wrong number of arguments") },
             2 => Request { args: args(&[b"MSET", &one]), ask: Ask::Fails("ERR wrong number of arguments") },
-            3 => Request { args: args(&[b"SUBSCRIBE", &one]), ask: Ask::Fails("ERR ") },
-            4 => Request { args: args(&[b"BLPOP", &one, b"0"]), ask: Ask::Fails("ERR ") },
+            3 => Request { args: args(&[b"DEBUG", b"OBJECT", &one]), ask: Ask::Fails("ERR ") },
+            4 => Request { args: args(&[b"SHUTDOWN"]), ask: Ask::Fails("ERR ") },
             _ if slot(&one) != slot(&other) => {
                 Request { args: args(&[b"MSETNX", &one, b"never", &other, b"never"]), ask: Ask::Fails("CROSSSLOT") }
             }
@@ -213,7 +251,8 @@ impl Writer<'_> {
 
 /// A request as bytes: mostly RESP, now and then as a person types it.
 pub(crate) fn as_bytes(args: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
-    if args.iter().all(|arg| arg.len() < 100 && !arg.is_empty()) && rng.one_in(25) {
+    let plain = |arg: &Vec<u8>| arg.len() < 100 && !arg.is_empty() && !arg.contains(&b'\'') && !arg.contains(&b' ');
+    if args.iter().all(plain) && rng.one_in(25) {
         let mut line = args.join(&b' ');
         line.extend_from_slice(if rng.one_in(2) { b"\r\n" } else { b"\n" });
         return line;

@@ -25,7 +25,7 @@ where
 }
 
 /// Names the connection and kills those of other tokens.
-async fn fence(link: &mut MultiplexedConnection, token: Token) -> Result<(), String> {
+pub(super) async fn fence(link: &mut MultiplexedConnection, token: Token) -> Result<(), String> {
     let name = format!("cs:{token}");
     redis::cmd("CLIENT").arg("SETNAME").arg(&name).query_async::<()>(link).await.map_err(said)?;
     let list: String = redis::cmd("CLIENT").arg("LIST").query_async(link).await.map_err(said)?;

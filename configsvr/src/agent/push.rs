@@ -36,20 +36,20 @@ impl Pusher {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build(connector);
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(2).build(connector);
         Self { client, token }
     }
 
-    /// The epoch the proxy serves after it.
-    pub async fn push(&self, admin_addr: &str, epoch: u64, message: &str) -> Result<u64, PushFault> {
-        match timeout(CALL_TIMEOUT, self.put(admin_addr, epoch, message)).await {
+    /// The epoch the proxy serves after it; with `quiet`, once nothing for held slots is in flight there.
+    pub async fn push(&self, admin_addr: &str, epoch: u64, message: &str, quiet: bool) -> Result<u64, PushFault> {
+        match timeout(CALL_TIMEOUT, self.put(admin_addr, epoch, message, quiet)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(PushFault::Unreachable(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
         }
     }
 
-    async fn put(&self, admin_addr: &str, epoch: u64, message: &str) -> Result<u64, PushFault> {
-        let uri = format!("http://{admin_addr}/api/v1/topology?timeout_ms={BARRIER_MS}");
+    async fn put(&self, admin_addr: &str, epoch: u64, message: &str, quiet: bool) -> Result<u64, PushFault> {
+        let uri = format!("http://{admin_addr}/api/v1/topology?timeout_ms={BARRIER_MS}&quiet={quiet}");
         let call = self.call(Method::PUT, &uri)?.body(Full::from(message.to_owned()));
         let call = call.map_err(|e| PushFault::Refused(e.to_string()))?;
         let (status, json) = self.ask(call).await?;

@@ -19,6 +19,8 @@ pub(super) const SNAPSHOT: &str = "/raft/snapshot";
 /// Up to which entry a reader must have applied to see all that was acknowledged.
 pub(super) const READ: &str = "/raft/read";
 pub(super) const REPORT: &str = "/raft/report";
+/// What a member has to say against instances.
+pub(super) const BALLOT: &str = "/raft/ballot";
 /// Which member the caller wants: one that took over another's address must not answer for it.
 pub(super) const TO: &str = "x-twemslot-to";
 /// Who calls.

@@ -1,9 +1,10 @@
 //! Where calls of other members come in: `/raft/...` beside the API.
 
-use super::caller::{APPEND, BODY_MAX, FROM, Parcel, READ, REPORT, Report, SNAPSHOT, SNAPSHOT_MAX, TO, VOTE};
+use super::caller::{APPEND, BALLOT, BODY_MAX, FROM, Parcel, READ, REPORT, Report, SNAPSHOT, SNAPSHOT_MAX, TO, VOTE};
 use super::heard::Heard;
 use super::types::{MemberId, Raft};
 use crate::control::event::Leadership;
+use crate::control::health::Ballot;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What the door needs.
 #[derive(Clone)]
@@ -32,6 +34,8 @@ pub(super) struct Door {
     /// Whether raft may answer others yet (`admission`).
     pub(super) admitted: Arc<AtomicBool>,
     pub(super) leadership: watch::Receiver<Leadership>,
+    /// The latest, and when it was made.
+    pub(super) ballot: watch::Receiver<(Ballot, Instant)>,
 }
 
 /// An answer, or what is wrong with the call.
@@ -46,7 +50,7 @@ impl Door {
             .layer(DefaultBodyLimit::max(BODY_MAX))
             .merge(Router::new().route(SNAPSHOT, post(snapshot)).layer(DefaultBodyLimit::max(SNAPSHOT_MAX)))
             .layer(from_fn_with_state(self.clone(), admit));
-        let all = raft.route(REPORT, post(report));
+        let all = raft.route(REPORT, post(report)).route(BALLOT, post(ballot));
         all.layer(from_fn_with_state(self.clone(), authenticate)).with_state(self)
     }
 
@@ -146,6 +150,12 @@ async fn read(State(door): State<Door>) -> Answer {
     let unable = |e: &dyn std::fmt::Display| (StatusCode::SERVICE_UNAVAILABLE, format!("{e}\n"));
     let (read, _) = door.raft.get_read_log_id().await.map_err(|e| unable(&e))?;
     answer(&read.map(|id| id.index))
+}
+
+/// The ballot, and how old it is in milliseconds.
+async fn ballot(State(door): State<Door>) -> Answer {
+    let (ballot, made) = door.ballot.borrow().clone();
+    answer(&(ballot, made.elapsed().as_millis() as u64))
 }
 
 async fn report(State(door): State<Door>, headers: HeaderMap) -> Answer {

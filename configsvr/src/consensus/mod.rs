@@ -21,6 +21,7 @@ pub use membership::{MemberView, Rank};
 pub use types::{Command, MemberId, Peer, Place, Reply};
 
 use crate::control::event::Leadership;
+use crate::control::health::Ballot;
 use crate::store::Fault;
 use crate::store::feed::Shared;
 use admission::Admission;
@@ -154,6 +155,7 @@ struct Inner {
     door: Door,
     shared: Arc<Shared>,
     leadership: watch::Receiver<Leadership>,
+    ballot: watch::Sender<(Ballot, Instant)>,
     proposals: Semaphore,
     /// One change of the membership at a time.
     changing: Mutex<()>,
@@ -207,11 +209,13 @@ impl Consensus {
             tasks.push(tokio::spawn(admission.run()));
         }
         let token = options.peer_token.as_str().into();
-        let door = Door { id, raft: raft.clone(), token, heard, admitted, leadership: leadership.clone() };
+        let (ballot, cast) = watch::channel((Ballot::default(), Instant::now()));
+        let door =
+            Door { id, raft: raft.clone(), token, heard, admitted, leadership: leadership.clone(), ballot: cast };
         let proposals = Semaphore::new(PROPOSALS_MAX);
         let tasks = tasks.iter().map(|task| task.abort_handle()).collect();
         let changing = Mutex::new(());
-        let inner = Inner { options, raft, caller, door, shared, leadership, proposals, changing, tasks };
+        let inner = Inner { options, raft, caller, door, shared, leadership, ballot, proposals, changing, tasks };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -312,6 +316,33 @@ impl Consensus {
         Err(Fault::Unavailable(why))
     }
 
+    /// What this member has to say against instances, for whoever leads.
+    pub fn publish_ballot(&self, ballot: Ballot) {
+        self.inner.ballot.send_replace((ballot, Instant::now()));
+    }
+
+    /// How many members have a vote.
+    pub fn voters(&self) -> usize {
+        self.metrics().membership_config.voter_ids().count()
+    }
+
+    /// The other members that have a vote.
+    pub fn peers(&self) -> Vec<Peer> {
+        let metrics = self.metrics();
+        let voters: Vec<MemberId> = metrics.membership_config.voter_ids().filter(|id| *id != self.id()).collect();
+        let place = |id: MemberId| {
+            let place = metrics.membership_config.membership().get_node(&id)?;
+            Some(Peer { id, name: place.name.clone(), addr: place.addr.clone() })
+        };
+        voters.into_iter().filter_map(place).collect()
+    }
+
+    /// What another member has to say, and how old that is in milliseconds.
+    pub async fn ballot_of(&self, peer: &Peer) -> Result<(Ballot, u64), Fault> {
+        let answer = self.inner.caller.call((peer.id, &peer.addr), caller::BALLOT, &(), BALLOT_LIMIT).await;
+        answer.map_err(|e| Fault::Unavailable(e.to_string()))
+    }
+
     /// Stops. What was promised is on disk.
     pub async fn shutdown(&self) {
         self.inner.tasks.iter().for_each(AbortHandle::abort);
@@ -321,5 +352,7 @@ impl Consensus {
     }
 }
 
+/// An older opinion is worth nothing.
+const BALLOT_LIMIT: Duration = Duration::from_millis(400);
 /// Between two attempts to find out what the leader knows.
 const RETRY: Duration = Duration::from_millis(25);

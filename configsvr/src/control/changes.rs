@@ -452,7 +452,7 @@ impl Work {
             return Ok(Decision::End(Ok(answer)));
         }
         let wanted = plan::probes(&request.command);
-        let plan = plan::plan(state, &request.command, self.seen.as_deref())?;
+        let plan = plan::plan(state, &request.command, self.seen.as_deref(), wall)?;
         if self.seen.is_none() && !wanted.is_empty() {
             return Ok(Decision::Probe(wanted));
         }

@@ -29,6 +29,32 @@ pub enum Command {
     },
     Settings {
         proxy_ttl_s: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        automation_paused: Option<bool>,
+    },
+    /// What failover is to know of a group; what is not named stays.
+    Guard {
+        group: GroupId,
+        /// 0: as the configuration says.
+        hang_ms: Option<u64>,
+        maintenance: Option<bool>,
+    },
+    /// What failover is to know of an instance.
+    GuardInstance {
+        group: GroupId,
+        addr: Addr,
+        prefer: Option<bool>,
+        never: Option<bool>,
+    },
+    /// Another primary, now: nothing is lost, or nothing happens. `to`: this one.
+    Switchover {
+        group: GroupId,
+        to: Option<Addr>,
+    },
+    /// The primary is to be taken for dead. What it has and no replica has is lost.
+    Failover {
+        group: GroupId,
+        to: Option<Addr>,
     },
     /// `id`: None for the least number that is free. Instances are probed first; `take_data`: the primary may hold keys.
     AddGroup {

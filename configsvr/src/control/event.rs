@@ -1,6 +1,7 @@
 //! What control is told, and what it wants done. Control itself does nothing: `server` carries both ways.
 
 use super::command::{Answer, Beat, BeatAnswer, Refusal, Request, Seen};
+use super::health::{Ballot, Info, Look};
 use super::layout::Token;
 use crate::store::{Fault, LeaseId, Notice, Txn, Verdict};
 use cluster::instance::Addr;
@@ -62,6 +63,21 @@ pub enum Event {
         deed: DeedId,
         outcome: Result<u64, PushFault>,
     },
+    /// How instances look at this moment. All that are watched, or those that look otherwise.
+    Observed(Vec<(Addr, Look)>),
+    /// What another member thinks; None: it did not say. `asked`: when it was asked, in the clock of `now_ms`, less the age
+    /// of the answer. `voters`: how many members have a vote, this one with them.
+    Polled {
+        asked: u64,
+        voters: usize,
+        member: u64,
+        ballot: Option<Ballot>,
+    },
+    /// What became of an order.
+    Ordered {
+        deed: DeedId,
+        outcome: Result<Report, String>,
+    },
     /// Time passed. At least every 100 ms, and when `deadline` asked for it.
     Tick,
 }
@@ -75,6 +91,40 @@ pub enum PushFault {
     Refused(String),
     /// Nobody answered.
     Unreachable(String),
+}
+
+/// What an instance is told. Each may be told again: the second time it changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Nothing: say who you are, within `limits::LAST_CHANCE_MS`, on a new connection.
+    Ping,
+    /// Follow an address where nobody is. What was received so far is kept, and a partial resync stays possible.
+    Detach,
+    Promote,
+    Follow {
+        primary: Addr,
+    },
+    /// As a primary that is none any more: close all clients' connections, follow.
+    Demote {
+        primary: Addr,
+    },
+    /// Let no write pass for so long.
+    Pause {
+        ms: u64,
+    },
+    Resume,
+    /// Answer when this much of the history has come, or after so long.
+    CatchUp {
+        offset: u64,
+        ms: u64,
+    },
+}
+
+/// What an instance said of itself before and after an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub before: Info,
+    pub after: Info,
 }
 
 /// What is to be done. A deed is done at most once; its outcome comes back as an event, unless this process dies.
@@ -105,6 +155,20 @@ pub enum Action {
         instance: Addr,
         primary: Addr,
     },
+    /// Whom to look at all the time, and whom closely. Replaces what was said before.
+    Watch {
+        all: Vec<Addr>,
+        close: Vec<Addr>,
+    },
+    /// Ask all other members for their ballots.
+    Poll,
+    /// As `Follow`, over a connection named after the token.
+    Order {
+        deed: DeedId,
+        token: Token,
+        instance: Addr,
+        order: Order,
+    },
     Grant {
         deed: DeedId,
         ttl: Duration,
@@ -120,6 +184,8 @@ pub enum Action {
         admin_addr: String,
         epoch: u64,
         message: Arc<str>,
+        /// It is to answer when nothing for held slots is in flight any more.
+        quiet: bool,
     },
     /// For people, and for `GET /api/v1/events`.
     Tell(News),
@@ -128,7 +194,8 @@ pub enum Action {
 /// Something people want to know of.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct News {
-    /// `topology`, `proxy_joined`, `proxy_lost`, `invalid_edit`, `leader`, `store_lost`, `store_back`.
+    /// `topology`, `proxy_joined`, `proxy_lost`, `invalid_edit`, `leader`, `store_lost`, `store_back`, `failover`,
+    /// `failover_vetoed`, `failover_frozen`, `failover_stuck`, `no_candidate`, `writes_lost`, `demoted`, `automation_off` ...
     pub kind: String,
     /// It needs somebody's attention until `settled` news of the same kind and subject come.
     pub alarm: bool,

@@ -65,6 +65,9 @@ struct Known {
     /// The epoch of the last push that it confirmed: then also nothing is in flight that the topology holds back.
     confirmed: u64,
     pushing: Pushing,
+    /// The push under way brings held slots; it is answered when nothing for them is in flight.
+    held: bool,
+    quiet: bool,
     failures: u32,
     push_fault: Option<String>,
 }
@@ -183,7 +186,9 @@ impl Fleet {
                 known.serves = epoch;
                 known.due = true;
                 if epoch >= pushed {
-                    known.confirmed = epoch;
+                    if known.quiet || !known.held {
+                        known.confirmed = epoch;
+                    }
                     known.failures = 0;
                     known.push_fault = None;
                     board.settle(out, "proxy_behind", id, "it took the topology");
@@ -240,10 +245,15 @@ impl Fleet {
     fn push_all(&mut self, now: u64, state: &State, out: &mut Out) {
         let Some(in_force) = &state.in_force else { return };
         let epoch = in_force.topology.epoch();
+        // Only a planned change waits for what is in flight: where a primary is dead that would never end.
+        let quiet = state.awaits_quiet();
         let mut under = 0;
         for known in self.proxies.values_mut() {
             match known.pushing {
-                Pushing::Under(_, _, since) if now < since + PUSH_MS => under += 1,
+                // What a newer topology overtakes is not waited for: it may be waiting for a dead primary.
+                Pushing::Under(_, pushed, since) if now < since + PUSH_MS && (pushed >= epoch || !known.held) => {
+                    under += 1
+                }
                 Pushing::Paused(until) if now < until => {}
                 _ => known.pushing = Pushing::No,
             }
@@ -261,9 +271,10 @@ impl Fleet {
             };
             let deed = out.deed();
             known.pushing = Pushing::Under(deed, epoch, now);
+            (known.held, known.quiet) = (in_force.topology.holds_any(), quiet);
             under += 1;
             let message = in_force.message.clone();
-            out.push(Action::Push { deed, proxy: id.clone(), admin_addr, epoch, message });
+            out.push(Action::Push { deed, proxy: id.clone(), admin_addr, epoch, message, quiet });
         }
     }
 
@@ -293,6 +304,11 @@ impl Fleet {
             [push, record]
         });
         pauses.flatten().min()
+    }
+
+    /// What proxies said last, and when.
+    pub(super) fn beats(&self) -> Vec<(&Beat, u64)> {
+        self.proxies.values().filter_map(|known| known.beat.as_ref()).map(|(beat, at)| (beat, *at)).collect()
     }
 
     /// Registered proxies that are known to serve `epoch` or a later one, as they said themselves.

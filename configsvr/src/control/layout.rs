@@ -21,6 +21,14 @@ pub struct Settings {
     /// How long a proxy that says nothing stays registered, in seconds.
     #[serde(default = "proxy_ttl_default")]
     pub proxy_ttl_s: u64,
+    /// Nothing is done by itself: no failover, no repair. What is under way is brought to its end.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub automation_paused: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 pub(super) fn proxy_ttl_default() -> u64 {
@@ -122,6 +130,155 @@ pub struct Instance {
     pub zone: Option<String>,
 }
 
+/// `guards/<group id>`: what failover knows and was told of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guard {
+    pub group_id: GroupId,
+    /// The primary as it was seen at work: its address, process and history. None: never seen yet. A candidate must
+    /// continue this history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<Identity>,
+    /// A primary that owes an answer for so long hangs. None: what the member's configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hang_ms: Option<u64>,
+    /// People work on it: nothing is done by itself.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub maintenance: bool,
+    /// Goes before others that hold as much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefer: Option<Addr>,
+    /// Never become primary.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub never: Vec<Addr>,
+}
+
+/// One process and its history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    pub addr: Addr,
+    pub run_id: String,
+    pub replid: String,
+}
+
+/// `failovers/<epoch of the decision, 20 digits>`: a change of a primary, from the decision to the end. All that is done
+/// for it follows from this record, so that the next leader goes on where the last one stood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failover {
+    pub id: String,
+    pub group_id: GroupId,
+    pub kind: FailoverKind,
+    pub phase: Phase,
+    /// Of the decision: the first under which the group's slots are held.
+    pub epoch: u64,
+    /// Who is replaced, and its history: the promoted one must continue it.
+    pub old: Addr,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub old_run_id: String,
+    /// Empty: unknown, any history will do (a person forced it).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub replid: String,
+    /// In one line, and what it rests on.
+    pub why: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<String>,
+    /// Somebody wants this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<Addr>,
+    /// From `promote` on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Addr>,
+    /// Could not be promoted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<Addr>,
+    /// Up to where the promoted one had the old one's history, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// Bytes of history that the old primary had beyond that, as it said when it came back. None: it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_bytes: Option<u64>,
+    /// Milliseconds since 1970: when each phase was reached.
+    pub times: Times,
+    /// Why it was given up, or what people should know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// Milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Times {
+    /// Since when the old primary was in doubt; a planned one: when it was asked for.
+    pub doubted: u64,
+    pub decided: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u64>,
+}
+
+/// What brings another primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailoverKind {
+    /// The primary is dead.
+    Failover,
+    /// A person says that it is to be taken for dead.
+    Forced,
+    /// Both live, nothing is lost.
+    Switchover,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The group's slots are held; replicas are detached, or caught up; none is chosen yet.
+    Fence,
+    /// The candidate is chosen and becomes primary.
+    Promote,
+    /// The candidate is the primary; the others are told.
+    Repair,
+    Done,
+    /// Given up: the old primary serves on.
+    Aborted,
+}
+
+impl FailoverKind {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Failover => "failover",
+            Self::Forced => "forced",
+            Self::Switchover => "switchover",
+        }
+    }
+}
+
+impl Phase {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Fence => "fence",
+            Self::Promote => "promote",
+            Self::Repair => "repair",
+            Self::Done => "done",
+            Self::Aborted => "aborted",
+        }
+    }
+
+    /// The group's slots are held.
+    pub fn holds(self) -> bool {
+        matches!(self, Self::Fence | Self::Promote)
+    }
+
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Aborted)
+    }
+}
+
 /// `slot-to-group-mapping/slot<N>`, N from 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -202,8 +359,10 @@ pub const SLOTS: &str = "slot-to-group-mapping/slot";
 pub const GROUPS: &str = "group-instances/";
 pub const PROXIES: &str = "proxies/";
 pub const AUDIT: &str = "audit/";
+pub const GUARDS: &str = "guards/";
+pub const FAILOVERS: &str = "failovers/";
 /// Of later stages: kept, exported and imported as they are.
-pub const OTHERS: [&str; 3] = ["migration-tasks/", "failovers/", "members/"];
+pub const OTHERS: [&str; 2] = ["migration-tasks/", "members/"];
 
 pub fn slot_key(slot: Slot) -> String {
     format!("{SLOTS}{}", u32::from(slot) + 1)
@@ -211,6 +370,19 @@ pub fn slot_key(slot: Slot) -> String {
 
 pub fn group_key(id: GroupId) -> String {
     format!("{GROUPS}{id}")
+}
+
+pub fn guard_key(id: GroupId) -> String {
+    format!("{GUARDS}{id}")
+}
+
+pub fn failover_key(id: &str) -> String {
+    format!("{FAILOVERS}{id}")
+}
+
+/// As text and number sort alike.
+pub fn failover_id(epoch: u64) -> String {
+    format!("{epoch:020}")
 }
 
 pub fn proxy_key(id: &str) -> String {

@@ -80,3 +80,81 @@ pub const AUDIT_LIST_MAX: usize = 2048;
 
 /// The shortest time between two ticks that control asks for.
 pub const TICK_MIN_MS: u64 = 10;
+
+/// A primary that owes an answer for so long hangs: a pause of one second (a fork, a slow disk) changes nothing, and 300 ms
+/// are left for the scheduling of the observers.
+pub const HANG_MS: u64 = 1_300;
+
+/// What `hang_ms` may be: below, the watchers' own rhythm (100 ms) and a busy machine make ghosts; above, nobody waits.
+pub const HANG_RANGE_MS: std::ops::RangeInclusive<u64> = 500..=60_000;
+
+/// Connections refused in a row, over at least so long, mean that the process is gone: a restart in between is seen by its
+/// `run_id` anyway.
+pub const REFUSALS: u32 = 3;
+pub const REFUSED_MS: u64 = 200;
+
+/// A member that was not awake for so long has no opinion: ticks come every 50 ms.
+pub const TICK_GAP_MS: u64 = 300;
+
+/// ... until it has looked around again.
+pub const AWAKE_MS: u64 = 300;
+
+/// A watcher says something every 50 ms.
+pub const LOOK_FRESH_MS: u64 = 500;
+
+/// INFO comes every second, every 200 ms where there is doubt.
+pub const INFO_FRESH_MS: u64 = 1_500;
+
+/// An opinion counts for so long after the leader asked for it.
+pub const VOTE_FRESH_MS: u64 = 500;
+
+/// How often the leader asks for opinions: two may be lost while one is fresh. And while somebody is accused.
+pub const POLL_MS: u64 = 200;
+pub const POLL_SOON_MS: u64 = 50;
+
+/// A proxy's word counts for so long: it says something every second.
+pub const BEAT_FRESH_MS: u64 = 3_000;
+
+/// A proxy's statistics are at most so old when it says them (an idle worker publishes twice a second).
+pub const SIGHT_LAG_MS: u64 = 700;
+
+/// Between two failovers of one group: what did not help once will not help at once.
+pub const FAILOVER_PAUSE_MS: u64 = 10_000;
+
+/// More groups than this share (in percent), and than one, cannot be down at once without the proxies seeing it: then it is
+/// the control plane that is cut off.
+pub const GROUPS_DOWN_PERCENT: usize = 30;
+
+/// A veto that stands for so long is somebody's business.
+pub const VETO_ALARM_MS: u64 = 10_000;
+
+/// The last PING before a decision may take so long.
+pub const LAST_CHANCE_MS: u64 = 100;
+
+/// How long a failover waits for proxies to hold their requests: they need milliseconds, and one that is dead must not
+/// keep the others waiting.
+pub const FENCE_MS: u64 = 150;
+
+/// How long a switchover waits for every proxy to say that nothing is in flight: nothing is lost by giving up.
+pub const QUIET_MS: u64 = 2_000;
+
+/// How long replicas may take to be detached, once one has been: a machine that is off does not refuse.
+pub const DETACH_MS: u64 = 300;
+
+/// A candidate that is not promoted by then is passed over, if there is another.
+pub const PROMOTE_MS: u64 = 1_500;
+
+/// An order that failed is given again after this.
+pub const ORDER_AGAIN_MS: u64 = 200;
+
+/// An order that nobody answered is forgotten.
+pub const ORDER_MS: u64 = 5_000;
+
+/// A failover is over when all who live follow; or then, with those left to the repair that never ends.
+pub const REPAIR_MS: u64 = 30_000;
+
+/// A failover that cannot go on for so long is somebody's business.
+pub const STUCK_MS: u64 = 5_000;
+
+/// Failovers that are remembered.
+pub const FAILOVERS_MAX: usize = 64;

@@ -8,8 +8,10 @@
 //! - whoever leads next goes on from what is committed.
 
 mod changes;
-pub mod fleet;
 mod plan;
+mod failover;
+pub mod fleet;
+pub mod health;
 mod fitness;
 mod lead;
 mod state;
@@ -29,7 +31,9 @@ pub use state::{for_proxies, sum_of};
 use board::Board;
 use changes::{Changes, Ground};
 use event::{Action, Event};
+use failover::{Failovers, Scene};
 use fleet::Fleet;
+use health::{Ballot, Health};
 use lead::{Fence, Lead};
 use limits::TICK_MIN_MS;
 use out::Out;
@@ -44,6 +48,8 @@ pub struct Control {
     lead: Lead,
     changes: Changes,
     fleet: Fleet,
+    health: Health,
+    failovers: Failovers,
     board: Board,
     out: Out,
     /// Who leads, as it was told last.
@@ -60,6 +66,8 @@ impl Control {
             lead: Lead::new(member),
             changes: Changes::default(),
             fleet: Fleet::new(seed),
+            health: Health::default(),
+            failovers: Failovers::default(),
             board: Board::default(),
             out: Out::default(),
             leader_told: None,
@@ -67,9 +75,17 @@ impl Control {
         }
     }
 
+    /// A primary that owes an answer for so long hangs, where its group says nothing else.
+    #[must_use]
+    pub fn with_hang_ms(mut self, ms: u64) -> Self {
+        self.health.set_hang_ms(ms);
+        self
+    }
+
     /// Takes an event; what is to be done, in this order. `now_ms` never goes back; `wall_ms`: since 1970, for people.
     pub fn step(&mut self, now_ms: u64, wall_ms: u64, event: Event) -> Vec<Action> {
         self.now = now_ms;
+        self.health.wake(now_ms);
         self.take(now_ms, event);
         self.tell_leader();
         let fence = self.lead.fence(&self.state);
@@ -81,11 +97,33 @@ impl Control {
             self.changes.deposed(&ground, &mut self.out);
         }
         self.changes.advance(now_ms, wall_ms, &ground, &mut self.out);
+        if let Some((all, close)) = self.health.to_watch(now_ms, &self.state) {
+            self.out.push(Action::Watch { all, close });
+        }
         match &fence {
-            Some(fence) => self.fleet.advance(now_ms, &self.state, fence, &mut self.out, &mut self.board),
+            Some(fence) => {
+                self.fleet.advance(now_ms, &self.state, fence, &mut self.out, &mut self.board);
+                self.guard(now_ms, wall_ms, fence);
+            }
             None => self.retire(),
         }
         self.out.take()
+    }
+
+    /// The leader's care for the instances.
+    fn guard(&mut self, now: u64, wall: u64, fence: &Fence) {
+        let own = self.health.ballot(now, &self.state);
+        if self.health.is_poll_due(now, &own) {
+            self.out.push(Action::Poll);
+        }
+        let (state, health, fleet) = (&self.state, &self.health, &self.fleet);
+        let scene = Scene { now, wall, state, fence, health, fleet, own: &own };
+        self.failovers.advance(&scene, &mut self.out, &mut self.board);
+    }
+
+    /// What this member has to say against instances, for the leader.
+    pub fn ballot(&self, now_ms: u64) -> Ballot {
+        self.health.ballot(now_ms, &self.state)
     }
 
     /// When `Event::Tick` is wanted at the latest, in the clock of `now_ms`. A little after the last step at the earliest:
@@ -136,6 +174,10 @@ impl Control {
             slots: in_force.map(|now| now.slots.clone()).unwrap_or_default(),
             proxies,
             audit: Arc::clone(&state.audit),
+            instances: self.health.view(now_ms, state),
+            guards: state.guards.values().map(|item| item.value.clone()).collect(),
+            failovers: state.failovers.values().map(|item| item.value.clone()).collect(),
+            vetoes: self.failovers.vetoes(),
             alarms: self.board.open(),
             invalid: state.invalid(),
             revision: state.revision,
@@ -157,6 +199,9 @@ impl Control {
             }
             Event::Committed(notice) => {
                 let changes = self.state.apply(notice);
+                if changes.topology {
+                    self.health.keep(&self.state);
+                }
                 self.tell(&changes);
             }
             Event::Asked { call, request } => {
@@ -168,7 +213,7 @@ impl Control {
             }
             Event::Beat { call, beat } => self.beat(now, call, beat),
             Event::Wrote { deed, outcome } => {
-                if !self.lead.wrote(deed, now) {
+                if !self.lead.wrote(deed, now) && !self.failovers.wrote(now, deed, &outcome) {
                     self.fleet.wrote(now, deed, &outcome);
                     self.changes.wrote(now, deed, outcome, &mut self.out);
                 }
@@ -180,6 +225,9 @@ impl Control {
             Event::Pushed { deed, outcome } => {
                 self.fleet.pushed(now, deed, outcome, &mut self.out, &mut self.board);
             }
+            Event::Observed(looks) => self.health.observed(now, looks),
+            Event::Polled { asked, voters, member, ballot } => self.health.polled(now, asked, voters, member, ballot),
+            Event::Ordered { deed, outcome } => self.failovers.ordered(now, deed, outcome),
         }
     }
 
@@ -195,7 +243,9 @@ impl Control {
     /// What only a leader knows is forgotten.
     fn retire(&mut self) {
         self.fleet.reset();
-        for kind in fleet::ALARMS {
+        self.health.retire();
+        self.failovers.retire();
+        for kind in fleet::ALARMS.into_iter().chain(failover::ALARMS) {
             self.board.settle_all(&mut self.out, kind, "this member does not lead any more");
         }
     }

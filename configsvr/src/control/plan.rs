@@ -2,9 +2,10 @@
 //! that the store refuses is simply made again.
 
 use super::command::{Command, Kind, NewInstance, Refusal};
+use super::failover::{self, Begin};
 use super::fitness::{self, Fit, Sightings, Wanted};
-use super::layout::{self, Epoch, Settings, SlotAction, SlotEntry, SlotRange};
-use super::limits::{AUDIT_LIST_MAX, EPOCH_MAX, GROUPS_AT_ONCE, ID_MAX, PROXY_TTL_S, SLOTS_AT_ONCE};
+use super::layout::{self, Epoch, FailoverKind, Guard, Settings, SlotAction, SlotEntry, SlotRange};
+use super::limits::{AUDIT_LIST_MAX, EPOCH_MAX, GROUPS_AT_ONCE, HANG_RANGE_MS, ID_MAX, PROXY_TTL_S, SLOTS_AT_ONCE};
 use super::out::refusal;
 use super::state::{Standing, State, for_proxies, ranges, record_of, sum_of};
 use crate::store::{Compare, Op};
@@ -38,6 +39,10 @@ pub(super) fn what(command: &Command) -> &'static str {
         Command::CreateCluster { .. } => "cluster.create",
         Command::Import { .. } => "cluster.import",
         Command::Settings { .. } => "settings.change",
+        Command::Guard { .. } => "groups.guard",
+        Command::GuardInstance { .. } => "instances.guard",
+        Command::Switchover { .. } => "groups.switchover",
+        Command::Failover { .. } => "groups.failover",
         Command::AddGroup { .. } => "groups.add",
         Command::RemoveGroup { .. } => "groups.remove",
         Command::RenameGroup { .. } => "groups.rename",
@@ -66,12 +71,18 @@ pub(super) fn probes(command: &Command) -> Vec<Addr> {
 }
 
 /// The plan; or why not. Before anything was probed (`seen`: None) it tells what is wrong anyway, and is not to be done.
-pub(super) fn plan(state: &State, command: &Command, seen: Option<&Sightings>) -> Result<Plan, Refusal> {
+pub(super) fn plan(state: &State, command: &Command, seen: Option<&Sightings>, wall: u64) -> Result<Plan, Refusal> {
     let there = || There::of(state);
     match command {
         Command::CreateCluster { name, slot_count, tag_rule } => create(state, name, *slot_count, *tag_rule),
         Command::Import { topology, replace, .. } => import(state, topology, *replace, seen),
-        Command::Settings { proxy_ttl_s } => settings(&there()?, *proxy_ttl_s),
+        Command::Settings { proxy_ttl_s, automation_paused } => settings(&there()?, *proxy_ttl_s, *automation_paused),
+        Command::Guard { group, hang_ms, maintenance } => guard(&there()?, *group, *hang_ms, *maintenance),
+        Command::GuardInstance { group, addr, prefer, never } => {
+            guard_instance(&there()?, *group, addr, *prefer, *never)
+        }
+        Command::Switchover { group, to } => replace_primary(&there()?, *group, to.as_ref(), true, wall),
+        Command::Failover { group, to } => replace_primary(&there()?, *group, to.as_ref(), false, wall),
         Command::AddGroup { id, name, primary, replicas, take_data } => {
             let mut instances = vec![new_instance(primary, Role::Primary)];
             instances.extend(replicas.iter().map(|r| new_instance(r, Role::Replica)));
@@ -166,6 +177,17 @@ fn put(key: String, value: &impl Serialize) -> Op {
     Op::Put { key, value: serde_json::to_string(value).unwrap_or_default(), lease: None }
 }
 
+/// While a group's primary is being replaced its instances stay as they are.
+fn not_failing_over(state: &State, group: GroupId) -> Result<(), Refusal> {
+    match state.failover_of(group) {
+        Some(failover) if failover.phase.holds() => {
+            let message = format!("the primary of group {group} is being replaced (failover {})", failover.id);
+            Err(refusal(Kind::Conflict, "failover_under_way", message, "try again in a second"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What leads from one topology to the next.
 fn between(state: &State, old: Option<&Topology>, next: &Topology) -> Result<Plan, Refusal> {
     let (mut ops, mut compares) = (Vec::new(), Vec::new());
@@ -173,9 +195,15 @@ fn between(state: &State, old: Option<&Topology>, next: &Topology) -> Result<Pla
     let gone: Vec<&Group> = old_groups.iter().filter(|g| next.group(g.id).is_none()).collect();
     let other = |g: &&Group| old.and_then(|old| old.group(g.id)) != Some(*g);
     let come: Vec<&Group> = next.groups().iter().filter(other).collect();
+    for group in gone.iter().chain(&come) {
+        not_failing_over(state, group.id)?;
+    }
     for group in &gone {
         ops.push(Op::Delete { key: layout::group_key(group.id) });
         compares.push(state.as_it_is(&layout::group_key(group.id)));
+        if state.guards.contains_key(&group.id) {
+            ops.push(Op::Delete { key: layout::guard_key(group.id) });
+        }
     }
     for group in &come {
         let Some(record) = record_of(group) else { continue };
@@ -286,6 +314,7 @@ fn begin(state: &State, message: wire::Message) -> Result<Plan, Refusal> {
         slot_count: next.slot_count(),
         tag_rule: next.tag_rule(),
         proxy_ttl_s: layout::proxy_ttl_default(),
+        automation_paused: false,
     };
     let mut plan = between(state, None, &next)?;
     plan.ops.push(put(layout::SETTINGS.to_owned(), &settings));
@@ -421,8 +450,9 @@ fn follow_primary(there: &There, id: GroupId, addr: &Addr) -> Result<Plan, Refus
     Ok(Plan { follows, after: told.clone(), result: told, ..there.same() })
 }
 
-fn settings(there: &There, proxy_ttl_s: Option<u64>) -> Result<Plan, Refusal> {
+fn settings(there: &There, proxy_ttl_s: Option<u64>, automation_paused: Option<bool>) -> Result<Plan, Refusal> {
     let mut settings = there.settings.clone();
+    settings.automation_paused = automation_paused.unwrap_or(settings.automation_paused);
     if let Some(ttl) = proxy_ttl_s {
         if !PROXY_TTL_S.contains(&ttl) {
             let (least, most) = PROXY_TTL_S.into_inner();
@@ -436,6 +466,102 @@ fn settings(there: &There, proxy_ttl_s: Option<u64>) -> Result<Plan, Refusal> {
     plan.compares.push(there.state.as_it_is(layout::SETTINGS));
     (plan.before, plan.after, plan.result) = (json!(there.settings), json!(settings), json!(settings));
     Ok(plan)
+}
+
+/// Writes what failover is to know of a group.
+fn guarded(
+    there: &There,
+    id: GroupId,
+    change: impl FnOnce(&mut Guard) -> Result<(), Refusal>,
+) -> Result<Plan, Refusal> {
+    change::group_of(there.known, id).map_err(refused)?;
+    let key = layout::guard_key(id);
+    let old = there.state.guard(id).cloned().unwrap_or_else(|| Guard { group_id: id, ..Guard::default() });
+    let mut next = old.clone();
+    change(&mut next)?;
+    let mut plan = there.same();
+    plan.compares.push(there.state.as_it_is(&key));
+    plan.ops.push(put(key, &next));
+    (plan.before, plan.after, plan.result) = (json!(old), json!(next), json!(next));
+    Ok(plan)
+}
+
+fn guard(there: &There, id: GroupId, hang_ms: Option<u64>, maintenance: Option<bool>) -> Result<Plan, Refusal> {
+    if let Some(ms) = hang_ms.filter(|ms| *ms != 0 && !HANG_RANGE_MS.contains(ms)) {
+        let (least, most) = HANG_RANGE_MS.into_inner();
+        let message = format!("hang_ms {ms}: from {least} to {most}, or 0 for the configuration's");
+        return Err(refusal(Kind::Invalid, "bad_setting", message, "1300 suits most; 3000 where commands run long"));
+    }
+    guarded(there, id, |guard| {
+        if let Some(ms) = hang_ms {
+            guard.hang_ms = (ms != 0).then_some(ms);
+        }
+        guard.maintenance = maintenance.unwrap_or(guard.maintenance);
+        Ok(())
+    })
+}
+
+fn guard_instance(
+    there: &There,
+    id: GroupId,
+    addr: &Addr,
+    prefer: Option<bool>,
+    never: Option<bool>,
+) -> Result<Plan, Refusal> {
+    let group = change::group_of(there.known, id).map_err(refused)?;
+    change::instance_of(group, addr).map_err(refused)?;
+    guarded(there, id, |guard| {
+        match prefer {
+            Some(true) => guard.prefer = Some(addr.clone()),
+            Some(false) if guard.prefer.as_ref() == Some(addr) => guard.prefer = None,
+            _ => {}
+        }
+        if let Some(never) = never {
+            guard.never.retain(|other| other != addr);
+            guard.never.extend(never.then(|| addr.clone()));
+        }
+        Ok(())
+    })
+}
+
+/// Begins a planned change of the primary, or a forced one.
+fn replace_primary(there: &There, id: GroupId, to: Option<&Addr>, planned: bool, wall: u64) -> Result<Plan, Refusal> {
+    let group = change::group_of(there.known, id).map_err(refused)?;
+    not_failing_over(there.state, id)?;
+    let primary = primary_of(there, id)?;
+    if to == Some(primary) {
+        let message = format!("instance {primary} is the primary of group {id} already");
+        return Err(refusal(Kind::Conflict, "is_primary", message, "name one of the group's replicas"));
+    }
+    if let Some(to) = to {
+        change::instance_of(group, to).map_err(refused)?;
+    }
+    if group.replicas().next().is_none() {
+        let message = format!("group {id} has no replica");
+        return Err(refusal(Kind::Conflict, "no_replica", message, "add one: twemslotctl instances add"));
+    }
+    let known = there.state.guard(id).and_then(|g| g.primary.as_ref()).is_some_and(|i| i.addr == *primary);
+    if planned && !known {
+        let message = format!("the primary of group {id} was not seen at work yet");
+        return Err(refusal(Kind::Conflict, "primary_unknown", message, "see whether it answers, and try again"));
+    }
+    let (kind, why) = match planned {
+        true => (FailoverKind::Switchover, "planned"),
+        false => (FailoverKind::Forced, "somebody said so"),
+    };
+    let what = Begin { kind, why: why.to_owned(), evidence: Vec::new(), wanted: to.cloned(), doubted: wall };
+    let step = failover::begin(there.state, there.known, group, what, wall);
+    let step = step.ok_or_else(|| refusal(Kind::Conflict, "cannot_begin", "the group cannot be held", "try again"))?;
+    let after = json!({ "failover": step.record });
+    Ok(Plan {
+        compares: step.compares,
+        ops: step.ops,
+        epoch: step.epoch,
+        before: json!({ "primary": primary }),
+        result: after.clone(),
+        after,
+        ..there.same()
+    })
 }
 
 fn no_proxy(there: &There, id: &str) -> Refusal {

@@ -3,7 +3,7 @@
 //! A store that makes no sense (somebody edited it) leaves the last topology that did in force. One that makes sense but
 //! differs from what its epoch stands for was edited too: it becomes the topology once the leader gave it an epoch.
 
-use super::layout::{self, Audit, Epoch, Group, Leader, Proxy, Settings, SlotEntry, SlotRange};
+use super::layout::{self, Audit, Epoch, Failover, Group, Guard, Leader, Proxy, Settings, SlotEntry, SlotRange};
 use super::limits::{EPOCH_MAX, FAULTS_MAX, LOST_MAX};
 use super::view::GroupView;
 use crate::store::{Change, Compare, Entry, LeaseId, Notice, Revision, Snapshot};
@@ -80,6 +80,9 @@ pub(super) struct State {
     pub(super) groups: BTreeMap<GroupId, Item<Group>>,
     pub(super) slots: BTreeMap<Slot, Item<SlotEntry>>,
     pub(super) proxies: BTreeMap<String, Item<Proxy>>,
+    pub(super) guards: BTreeMap<GroupId, Item<Guard>>,
+    /// By id, which is by the time of their decision.
+    pub(super) failovers: BTreeMap<String, Item<Failover>>,
     /// Proxies whose registration ran out while this member watched.
     pub(super) lost: BTreeMap<String, Proxy>,
     pub(super) audit: Arc<Vec<(Revision, Audit)>>,
@@ -97,6 +100,8 @@ enum Key {
     Group(GroupId),
     Slot(Slot),
     Proxy(String),
+    Guard(GroupId),
+    Failover(String),
     Audit(Revision),
     /// A key of a slot or group that cannot be one.
     Wrong(&'static str),
@@ -123,6 +128,12 @@ impl Key {
         if let Some(id) = key.strip_prefix(layout::PROXIES) {
             return Self::Proxy(id.to_owned());
         }
+        if let Some(id) = key.strip_prefix(layout::GUARDS) {
+            return number(id).map_or(Self::Other, Self::Guard);
+        }
+        if let Some(id) = key.strip_prefix(layout::FAILOVERS) {
+            return Self::Failover(id.to_owned());
+        }
         match key.strip_prefix(layout::AUDIT).and_then(|digits| digits.parse().ok()) {
             Some(revision) => Self::Audit(revision),
             None => Self::Other,
@@ -131,7 +142,10 @@ impl Key {
 
     /// Whether the topology depends on it.
     fn is_topology(&self) -> bool {
-        matches!(self, Self::Settings | Self::Epoch | Self::Group(_) | Self::Slot(_) | Self::Wrong(_))
+        matches!(
+            self,
+            Self::Settings | Self::Epoch | Self::Group(_) | Self::Slot(_) | Self::Failover(_) | Self::Wrong(_)
+        )
     }
 }
 
@@ -236,6 +250,14 @@ impl State {
                 let other = |p: &Proxy| (p.id != *id).then(|| format!("says id {:?}", p.id));
                 read(&entry, other).map(|item| _ = self.proxies.insert(id.clone(), item))
             }
+            Key::Guard(id) => {
+                let other = |g: &Guard| (g.group_id != *id).then(|| format!("says group_id {}", g.group_id));
+                read(&entry, other).map(|item| _ = self.guards.insert(*id, item))
+            }
+            Key::Failover(id) => {
+                let other = |f: &Failover| (f.id != *id).then(|| format!("says id {:?}", f.id));
+                read(&entry, other).map(|item| _ = self.failovers.insert(id.clone(), item))
+            }
             Key::Audit(revision) => match read(&entry, |_: &Audit| None) {
                 Ok(item) => return self.audited(*revision, item.value),
                 Err(why) => Err(why),
@@ -274,6 +296,8 @@ impl State {
             Key::Group(id) => _ = self.groups.remove(id),
             Key::Slot(slot) => _ = self.slots.remove(slot),
             Key::Proxy(id) => _ = self.proxies.remove(id),
+            Key::Guard(id) => _ = self.guards.remove(id),
+            Key::Failover(id) => _ = self.failovers.remove(id),
             Key::Audit(revision) => Arc::make_mut(&mut self.audit).retain(|(r, _)| r != revision),
             Key::Wrong(_) | Key::Other => {}
         }
@@ -289,6 +313,8 @@ impl State {
             Key::Group(id) => self.groups.get(&id).map(|i| i.modified),
             Key::Slot(slot) => self.slots.get(&slot).map(|i| i.modified),
             Key::Proxy(id) => self.proxies.get(&id).map(|i| i.modified),
+            Key::Guard(id) => self.guards.get(&id).map(|i| i.modified),
+            Key::Failover(id) => self.failovers.get(&id).map(|i| i.modified),
             Key::Audit(_) | Key::Wrong(_) | Key::Other => None,
         };
         read.or_else(unread)
@@ -315,6 +341,30 @@ impl State {
         faults.extend(others.map(|(key, (_, why))| format!("{key}: {why}")));
         faults.truncate(FAULTS_MAX);
         faults
+    }
+
+    pub(super) fn guard(&self, group: GroupId) -> Option<&Guard> {
+        self.guards.get(&group).map(|item| &item.value)
+    }
+
+    /// The failover that is under way in a group: the latest that is not over.
+    pub(super) fn failover_of(&self, group: GroupId) -> Option<&Failover> {
+        self.failovers.values().rev().map(|i| &i.value).find(|f| f.group_id == group && !f.phase.is_over())
+    }
+
+    /// A switchover waits until nothing is in flight for the slots it holds.
+    pub(super) fn awaits_quiet(&self) -> bool {
+        let waits = |f: &Failover| f.kind == layout::FailoverKind::Switchover && f.phase == layout::Phase::Fence;
+        self.failovers.values().any(|f| waits(&f.value))
+    }
+
+    /// Nothing is to be done by itself.
+    pub(super) fn automation_paused(&self) -> bool {
+        self.settings.as_ref().is_some_and(|s| s.value.automation_paused)
+    }
+
+    fn holds(&self, group: GroupId) -> bool {
+        self.failovers.values().any(|f| f.value.group_id == group && f.value.phase.holds())
     }
 
     pub(super) fn proxy_ttl_s(&self) -> u64 {
@@ -421,10 +471,15 @@ impl State {
                 None => faults.push(format!("epoch: unfolded slots {}-{}: no such slots", range.from, range.to)),
             }
         }
+        let held: Vec<GroupId> = self.groups.keys().copied().filter(|group| self.holds(*group)).collect();
         let mut ranges: Vec<wire::Range> = Vec::new();
         for (slot, owner) in (0..).zip(owners) {
             let Some((group, target)) = owner else { continue };
-            let state = if target.is_some() { wire::State::Moving } else { wire::State::Normal };
+            let state = match target {
+                Some(_) => wire::State::Moving,
+                None if held.contains(&group) => wire::State::Held,
+                None => wire::State::Normal,
+            };
             match ranges.last_mut() {
                 Some(last) if last.to + 1 == slot && (last.group, last.target) == (group, target) => last.to = slot,
                 _ => ranges.push(wire::Range { from: slot, to: slot, group, state, target }),

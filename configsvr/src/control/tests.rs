@@ -180,6 +180,11 @@ impl World {
                 self.event(name, Event::KeptAlive { deed, outcome });
             }
             Action::Push { deed, proxy, epoch, .. } => _ = self.pushes.insert(proxy, (name.to_owned(), deed, epoch)),
+            Action::Watch { .. } | Action::Poll => {}
+            Action::Order { deed, .. } => {
+                let outcome = Err("connection refused".to_owned());
+                self.event(name, Event::Ordered { deed, outcome });
+            }
             Action::Tell(news) => self.news.push(news),
         }
     }

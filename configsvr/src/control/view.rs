@@ -2,7 +2,8 @@
 
 use super::command::ProxyView;
 use super::event::News;
-use super::layout::{Audit, Settings, SlotRange, Token};
+use super::health::InstanceView;
+use super::layout::{Audit, Failover, Guard, Settings, SlotRange, Token};
 use crate::store::Revision;
 use cluster::group::GroupId;
 use cluster::instance::Addr;
@@ -30,6 +31,13 @@ pub struct View {
     pub proxies: Vec<ProxyView>,
     /// The latest last; a bounded number of them.
     pub audit: Arc<Vec<(Revision, Audit)>>,
+    /// As this member sees them.
+    pub instances: Vec<InstanceView>,
+    pub guards: Vec<Guard>,
+    /// The latest last; a bounded number of them.
+    pub failovers: Vec<Failover>,
+    /// Failovers that a majority of members wanted and somebody else's word forbade; since this member started.
+    pub vetoes: u64,
     /// What needs somebody's attention now.
     pub alarms: Vec<News>,
     /// What is wrong with the store's contents; then `topology` is the last valid one.

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a command line prints")]
 
 mod nouns;
+mod failovers;
 mod status;
 mod records;
 mod doctor;
@@ -62,6 +63,19 @@ pub enum Verb {
     /// What holds for the whole cluster.
     #[command(subcommand)]
     Settings(nouns::SettingsVerb),
+    /// What happened to primaries, and why.
+    #[command(subcommand)]
+    Failovers(failovers::FailoversVerb),
+    /// Another primary for a group, without loss.
+    Switchover(failovers::Replace),
+    /// Take a group's primary for dead, now.
+    Failover(failovers::Replace),
+    /// What failover is to know of groups and instances: maintenance, patience, preferences.
+    #[command(subcommand)]
+    Guard(failovers::GuardVerb),
+    /// Whether anything is done by itself.
+    #[command(subcommand)]
+    Automation(failovers::AutomationVerb),
     /// Who changed what, the latest first.
     Audit(records::Audit),
     /// The news as they happen, until Ctrl-C.
@@ -99,6 +113,11 @@ fn act(reach: &Reach, json: bool, verb: Verb) -> Result<ExitCode> {
         Verb::Proxies(verb) => nouns::proxies(client, json, verb),
         Verb::Members(verb) => nouns::members(client, json, verb),
         Verb::Settings(verb) => nouns::settings(client, json, verb),
+        Verb::Failovers(verb) => failovers::failovers(client, json, verb),
+        Verb::Switchover(what) => failovers::switchover(client, json, &what),
+        Verb::Failover(what) => failovers::failover(client, json, &what),
+        Verb::Guard(verb) => failovers::guard(client, json, verb),
+        Verb::Automation(verb) => failovers::automation(client, json, verb),
         Verb::Audit(audit) => records::audit(client, json, &audit),
         Verb::Events => records::events(client, json),
         Verb::Import(import) => records::import(client, json, import),

@@ -2,6 +2,7 @@
 
 use super::change::{Change, Terms, change, perform};
 use super::client::{Ask, Client, read};
+use super::failovers;
 use super::fault::{Fault, Result};
 use super::show::{json, or_dash, say, table};
 use super::status;
@@ -67,6 +68,15 @@ pub enum GroupsVerb {
     Rename {
         group: String,
         name: String,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// Restart all its instances, one after another, without an end to its service: replicas, a switchover, the old primary.
+    Roll {
+        group: String,
+        /// What restarts one of them; {addr} stands for its address. It is in step again before the next one's turn.
+        #[arg(long, value_name = "COMMAND")]
+        exec: String,
         #[command(flatten)]
         terms: Terms,
     },
@@ -235,13 +245,13 @@ fn ranges(text: &str) -> std::result::Result<Ranges, String> {
 }
 
 /// A part of a path: what is not plainly a name is escaped.
-fn part(text: &str) -> String {
+pub(super) fn part(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b);
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// A group's id, by its id or its name.
-fn id_of(client: &mut Client, group: &str) -> Result<GroupId> {
+pub(super) fn id_of(client: &mut Client, group: &str) -> Result<GroupId> {
     if let Ok(id) = group.parse() {
         return Ok(id);
     }
@@ -312,6 +322,7 @@ pub(super) fn groups(client: &mut Client, as_json: bool, verb: GroupsVerb) -> Re
             let ask = ask("DELETE", format!("/api/v1/groups/{}", id_of(client, &group)?), None);
             change(client, as_json, dangerous(ask, terms, "The group goes; its instances are left as they are."))
         }
+        GroupsVerb::Roll { group, exec, terms } => failovers::roll(client, &group, &exec, terms),
         GroupsVerb::Rename { group, name, terms } => {
             let path = format!("/api/v1/groups/{}", id_of(client, &group)?);
             change(client, as_json, plain(ask("PATCH", path, Some(json!({ "name": name }))), terms))
@@ -438,6 +449,7 @@ pub(super) fn settings(client: &mut Client, as_json: bool, verb: SettingsVerb) -
                     ("slot count", s.slot_count.to_string()),
                     ("tag rule", tag_rule),
                     ("proxy ttl", format!("{} s", s.proxy_ttl_s)),
+                    ("automation", if s.automation_paused { "paused" } else { "on" }.to_owned()),
                 ];
                 table(&["SETTING", "VALUE"], rows.map(|(name, value)| vec![name.to_owned(), value]))
             };

@@ -104,15 +104,16 @@ async fn create(
     responses((status = 200, description = "the settings", body = Settings), ReadProblems))]
 async fn settings(State(api): State<Arc<Api>>) -> Result<Json<Settings>, Problem> {
     let settings = api.desk.view.borrow().settings.clone().ok_or_else(Problem::no_cluster)?;
-    let crate::control::layout::Settings { name, slot_count, tag_rule, proxy_ttl_s } = settings;
-    Ok(Json(Settings { name, slot_count, tag_rule, proxy_ttl_s }))
+    let crate::control::layout::Settings { name, slot_count, tag_rule, proxy_ttl_s, automation_paused } = settings;
+    Ok(Json(Settings { name, slot_count, tag_rule, proxy_ttl_s, automation_paused }))
 }
 
 /// Changes settings; those that are not named stay.
 #[utoipa::path(patch, path = "/api/v1/settings", tag = "cluster", params(DryRun, IdempotencyKey), request_body = NewSettings,
     responses((status = 200, description = "changed", body = AnswerWord), ChangeProblems))]
 async fn set(State(api): State<Arc<Api>>, terms: Terms, Said(new): Said<NewSettings>) -> Result<Json<Answer>, Problem> {
-    change(&api, terms, Command::Settings { proxy_ttl_s: new.proxy_ttl_s }).await
+    change(&api, terms, Command::Settings { proxy_ttl_s: new.proxy_ttl_s, automation_paused: new.automation_paused })
+        .await
 }
 
 /// Takes in a whole topology at once.

@@ -41,7 +41,9 @@ pub(super) struct RangeWord {
 #[derive(Serialize, ToSchema)]
 #[schema(as = News)]
 pub(super) struct NewsWord {
-    /// `topology`, `proxy_joined`, `proxy_lost`, `invalid_edit`, `leader`, `store_lost`, `store_back`.
+    /// `topology`, `proxy_joined`, `proxy_lost`, `invalid_edit`, `leader`, `store_lost`, `store_back`, `failover`,
+    /// `failover_vetoed`, `failover_frozen`, `failover_stuck`, `no_candidate`, `failover_off`, `automation_off`, `writes_lost`,
+    /// `demoted`.
     pub kind: String,
     /// It needs somebody's attention until `settled` news of the same kind and subject come.
     pub alarm: bool,
@@ -147,4 +149,90 @@ pub(super) struct TopologyRange {
     #[schema(value_type = StateWord, required = false)]
     pub state: State,
     pub target: Option<GroupId>,
+}
+
+/// A change of a primary, from the decision to its end.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Failover)]
+pub(super) struct FailoverWord {
+    /// By the epoch of its decision.
+    pub id: String,
+    pub group_id: GroupId,
+    /// `failover`, `forced` or `switchover`.
+    pub kind: String,
+    /// `fence`, `promote`, `repair`, `done` or `aborted`.
+    pub phase: String,
+    pub epoch: u64,
+    pub old: String,
+    #[schema(required = false)]
+    pub old_run_id: String,
+    #[schema(required = false)]
+    pub replid: String,
+    pub why: String,
+    #[schema(required = false)]
+    pub evidence: Vec<String>,
+    pub wanted: Option<String>,
+    pub candidate: Option<String>,
+    #[schema(required = false)]
+    pub passed_over: Vec<String>,
+    /// Up to where the promoted one had the old one's history.
+    pub offset: Option<u64>,
+    /// What the old primary had beyond that, in bytes, once it came back.
+    pub lost_bytes: Option<u64>,
+    pub times: TimesWord,
+    pub note: Option<String>,
+}
+
+/// When each phase was reached, in milliseconds since 1970.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Times)]
+pub(super) struct TimesWord {
+    pub doubted: u64,
+    pub decided: u64,
+    pub chosen: Option<u64>,
+    pub committed: Option<u64>,
+    pub ended: Option<u64>,
+}
+
+/// What failover knows and was told of a group.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Guard)]
+pub(super) struct GuardWord {
+    pub group_id: GroupId,
+    pub primary: Option<IdentityWord>,
+    pub hang_ms: Option<u64>,
+    #[schema(required = false)]
+    pub maintenance: bool,
+    pub prefer: Option<String>,
+    #[schema(required = false)]
+    pub never: Vec<String>,
+}
+
+/// One process and its history.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Identity)]
+pub(super) struct IdentityWord {
+    pub addr: String,
+    pub run_id: String,
+    pub replid: String,
+}
+
+/// How an instance looks to the member that answers.
+#[derive(Serialize, ToSchema)]
+#[schema(as = InstanceView)]
+pub(super) struct InstanceWord {
+    pub group: GroupId,
+    pub addr: String,
+    /// What the topology says: `primary` or `replica`.
+    pub role: String,
+    /// `up`, `refused`, `reborn`, `hang` or `unknown`.
+    pub verdict: String,
+    /// Members that accuse it; known to the leader.
+    pub votes: usize,
+    pub heard_ms: Option<u64>,
+    pub offset: Option<u64>,
+    pub link_up: Option<bool>,
+    pub run_id: Option<String>,
+    pub version: Option<String>,
+    pub fault: Option<String>,
 }

@@ -8,6 +8,7 @@
 
 mod cluster;
 mod groups;
+mod failovers;
 mod slots;
 mod proxies;
 mod members;
@@ -113,6 +114,7 @@ fn nouns() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(cluster::routes())
         .merge(groups::routes())
+        .merge(failovers::routes())
         .merge(slots::routes())
         .merge(proxies::routes())
         .merge(members::routes())

@@ -207,6 +207,7 @@ fn view(leading: bool, leader: Option<(&str, SocketAddr)>) -> View {
             slot_count: 10,
             tag_rule: Default::default(),
             proxy_ttl_s: 10,
+            automation_paused: false,
         }),
         topology: Some(Arc::new(cluster_of(&message))),
         message: Some(message.to_string().into()),

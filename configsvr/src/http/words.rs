@@ -292,6 +292,42 @@ pub struct Settings {
     pub tag_rule: TagRule,
     /// How long a proxy that says nothing stays registered, in seconds.
     pub proxy_ttl_s: u64,
+    /// Nothing is done by itself: a dead primary is not replaced.
+    pub automation_paused: bool,
+}
+
+/// Another primary, please.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPrimary {
+    /// This one. None: the best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "10.0.0.2:6379")]
+    pub to: Option<Addr>,
+}
+
+/// What failover is to know of a group; what is not named stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewGuard {
+    /// A primary that owes an answer for so long hangs. 0: as the configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hang_ms: Option<u64>,
+    /// People work on it: nothing is done by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<bool>,
+}
+
+/// What failover is to know of an instance; what is not named stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewInstanceGuard {
+    /// It goes before others that hold as much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefer: Option<bool>,
+    /// It never becomes primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub never: Option<bool>,
 }
 
 /// Settings to change; what is not named stays.
@@ -300,6 +336,8 @@ pub struct Settings {
 pub struct NewSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_ttl_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automation_paused: Option<bool>,
 }
 
 /// One change somebody asked for.

@@ -72,6 +72,8 @@ impl Program {
         say("save \"\"\nappendonly no");
         // Replicas are in sync at once, not after the 5 s in which Redis waits for more of them.
         say("repl-diskless-sync yes\nrepl-diskless-sync-delay 0");
+        // What `doctor` asks of real ones: a silent primary is noticed by its replicas, a short break costs no full copy.
+        say("repl-ping-replica-period 1\nrepl-backlog-size 64mb");
         // The command line keeps naming redis.conf, by which one tells it from other servers.
         say("set-proc-title no");
         if self.major() >= 7 {

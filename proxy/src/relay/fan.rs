@@ -30,10 +30,10 @@ pub(super) enum Merge {
     RandomKey {
         tries: u8,
     },
-    /// SCAN of the so-manieth group, under the owners of this hash.
+    /// SCAN of the so-manieth group, under the owners of this print.
     Scan {
-        place: usize,
-        owners: u64,
+        place: u16,
+        owners: u32,
     },
 }
 

@@ -76,10 +76,15 @@ impl Table {
         Some(place.instance << MARK_BITS | tag << self.place_bits() | place.group as u64)
     }
 
-    /// The cursor to give when the group at `place` has answered with `instance`, asked under the owners that `asked`
-    /// is the hash of. 0: the walk is over. None: as `cursor`.
-    pub(super) fn next(&self, asked: u64, group: usize, instance: u64, process: &str) -> Option<u64> {
-        if asked != self.hash {
+    /// What a request remembers of the owners that it was sent under.
+    pub(super) fn print(&self) -> u32 {
+        (self.hash ^ (self.hash >> 32)) as u32
+    }
+
+    /// The cursor to give when a group has answered with `instance`, asked under the owners of this print. 0: the walk
+    /// is over. None: as `cursor`.
+    pub(super) fn next(&self, asked: u32, group: usize, instance: u64, process: &str) -> Option<u64> {
+        if asked != self.print() {
             // The slots that moved meanwhile may have come to a group that was asked before.
             self.cursor(Place::default(), "")
         } else if instance != 0 {

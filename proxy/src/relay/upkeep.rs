@@ -34,7 +34,8 @@ impl Relay {
         }
         self.links_of_each = self.settings.links_per_instance.max(1) as usize;
         let kept: Vec<LinkId> = targets.iter().flat_map(|t| t.links.iter().copied()).collect();
-        self.retire_links(&kept);
+        let replaced = self.replaced(&topology);
+        self.retire_links(&kept, &replaced);
         self.orphans.topology(|addr| self.shared_links.contains_key(addr), self.now.us);
         if self.in_flight.len() != topology.slots().len() {
             self.in_flight = vec![0; topology.slots().len()];
@@ -92,8 +93,20 @@ impl Relay {
         }
     }
 
-    /// Links that the topology no longer uses end when nothing is in flight on them.
-    fn retire_links(&mut self, kept: &[LinkId]) {
+    /// Primaries that were replaced while their slots were held: what is still in flight there was not waited for, and
+    /// whatever they answer from now on is not the cluster's word.
+    fn replaced(&self, topology: &Topology) -> Vec<Addr> {
+        let Some(old) = &self.routes.topology else { return Vec::new() };
+        let held = |id| old.slots().iter().any(|s| s.group == Some(id) && s.state == SlotState::Held);
+        let other = old.groups().iter().filter_map(|g| {
+            let (before, now) = (&g.primary()?.addr, &topology.group(g.id)?.primary()?.addr);
+            (before != now && held(g.id)).then(|| before.clone())
+        });
+        other.collect()
+    }
+
+    /// Links that the topology no longer uses end when nothing is in flight on them, those to replaced primaries at once.
+    fn retire_links(&mut self, kept: &[LinkId], replaced: &[Addr]) {
         let mut gone: Vec<LinkId> = Vec::new();
         self.shared_links.retain(|_, links| {
             let keep = links.iter().all(|l| kept.contains(l));
@@ -104,6 +117,11 @@ impl Relay {
         });
         for id in gone {
             self.retire(id);
+        }
+        let over = |l: &Link| replaced.contains(&l.addr) && l.purpose != Use::Finished;
+        let over: Vec<LinkId> = self.links.iter().filter(|(_, l)| over(l)).map(|(id, _)| id as LinkId).collect();
+        for id in over {
+            self.close_link(id, "another instance has become its group's primary".to_owned());
         }
         let idle = |l: &Link| matches!(l.purpose, Use::Idle { .. });
         let idle: Vec<LinkId> = self.links.iter().filter(|(_, l)| idle(l)).map(|(id, _)| id as LinkId).collect();

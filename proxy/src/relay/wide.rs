@@ -58,7 +58,8 @@ impl Relay {
             let target = &self.routes.targets[at];
             let (group, owns) = (target.group, target.owns_slots);
             let Some(link) = self.way_to(target, client) else { continue };
-            if !owns && !(for_later(kind) && self.links[link as usize].state == State::Up) {
+            let up = self.links[link as usize].state == State::Up;
+            if !(owns || for_later(kind) && up) {
                 continue;
             }
             let link = if beside { self.errand(link) } else { link };
@@ -122,7 +123,7 @@ impl Relay {
         write::bulk(&mut request, name);
         write::bulk(&mut request, place.instance.to_string().as_bytes());
         request.extend_from_slice(args.rest());
-        let merge = Merge::Scan { place: place.group, owners: self.routes.table.hash };
+        let merge = Merge::Scan { place: place.group as u16, owners: self.routes.table.print() };
         let mut fan = Fan { merge, ..self.new_fan() };
         fan.groups.clear();
         fan.groups.push(group);
@@ -252,7 +253,7 @@ impl Relay {
         };
         // The reply has just come over this link, which is still there.
         let process = self.links.get(part.link as usize).map_or("", |link| &link.process);
-        let Some(next) = self.routes.table.next(owners, place, cursor, process) else {
+        let Some(next) = self.routes.table.next(owners, place.into(), cursor, process) else {
             let text =
                 format!("ERR twemslot: group {group} gave the SCAN cursor {cursor}, which is larger than 40 bits");
             return write::error(out, &text);

@@ -35,6 +35,8 @@ use traffic::{Leaving, Traffic};
 
 /// The statistics page is at most this old while anything happens.
 const PUBLISH_US: u64 = 100_000;
+/// ... and so old while nothing does: the control plane reads from it how long an instance has been silent.
+const PUBLISH_IDLE_US: u64 = 500_000;
 /// An iteration longer than this is counted as a stall.
 const STALL_US: u64 = 5_000;
 /// Iterations with fewer events than this are not timed: a clock costs as much as a request.
@@ -202,9 +204,8 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let mut until = self.tick_us.min(self.listeners.deadline());
-        if self.unpublished {
-            until = until.min(self.published_us + PUBLISH_US);
-        }
+        let every = if self.unpublished { PUBLISH_US } else { PUBLISH_IDLE_US };
+        until = until.min(self.published_us + every);
         if !self.post.is_sent() {
             until = until.min(self.now_us + POST_RETRY_US);
         }
@@ -406,7 +407,8 @@ impl Worker {
             stats.add(Counter::LoopStalls, 1);
         }
         self.unpublished |= events > 0;
-        if self.unpublished && self.now_us >= self.published_us + PUBLISH_US {
+        let every = if self.unpublished { PUBLISH_US } else { PUBLISH_IDLE_US };
+        if self.now_us >= self.published_us + every {
             self.publish();
         }
     }

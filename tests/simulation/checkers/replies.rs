@@ -25,6 +25,11 @@ pub(crate) enum Ask {
     GetMany(Vec<Vec<u8>>),
     Range(Vec<u8>),
     Incr(Vec<u8>),
+    /// A transaction: all of it, or nothing.
+    Exec {
+        asks: Vec<Ask>,
+        watched: bool,
+    },
     /// How many keys there are, or were before they were deleted.
     Count(Vec<Vec<u8>>),
 }
@@ -45,13 +50,21 @@ pub(crate) struct Session {
     seen: BTreeMap<Vec<u8>, Step>,
 }
 
-impl Asked {
-    pub(crate) fn tokens(&self) -> Vec<Token> {
-        match &self.ask {
-            Ask::Set(token, _) | Ask::Push(token, _) => vec![*token],
-            Ask::SetMany(parts) | Ask::SetNew(parts) => parts.iter().map(|(token, _)| *token).collect(),
+impl Ask {
+    /// What it writes.
+    fn tokens(&self) -> Vec<Token> {
+        match self {
+            Self::Set(token, _) | Self::Push(token, _) => vec![*token],
+            Self::SetMany(parts) | Self::SetNew(parts) => parts.iter().map(|(token, _)| *token).collect(),
+            Self::Exec { asks, .. } => asks.iter().flat_map(Self::tokens).collect(),
             _ => Vec::new(),
         }
+    }
+}
+
+impl Asked {
+    pub(crate) fn tokens(&self) -> Vec<Token> {
+        self.ask.tokens()
     }
 
     /// The connection is gone, or the client wanted no reply.
@@ -132,6 +145,17 @@ impl Session {
                 let found = integer(raw).and_then(|value| history.told_count(key, since, value));
                 found.map(|step| self.seen.insert(key.clone(), step)).is_some()
             }
+            Ask::Exec { watched: true, .. } if raw == b"*-1\r\n" => {
+                for token in ask.tokens() {
+                    history.told(token, Verdict::Refused);
+                }
+                true
+            }
+            Ask::Exec { asks, .. } => {
+                let elements: Vec<&[u8]> = Elements::new(raw).into_iter().flatten().collect();
+                let mut pairs = asks.iter().zip(&elements);
+                elements.len() == asks.len() && pairs.all(|(ask, raw)| self.answer(ask, issued, raw, history))
+            }
             Ask::Count(keys) => counted(keys, issued, raw, history),
             Ask::Kind(kinds) => raw.first().is_some_and(|kind| kinds.contains(kind)),
             Ask::Flush => raw == b"+OK\r\n",
@@ -186,7 +210,8 @@ fn counted(keys: &[Vec<u8>], issued: Step, raw: &[u8], history: &History) -> boo
 /// What an error says of the write it answers. One that was split may have been done in part, unless we say not.
 fn verdict_of(raw: &[u8], ask: &Ask) -> Verdict {
     let said = |words: &str| raw.windows(words.len()).any(|window| window == words.as_bytes());
-    let refused = ["-LOADING", "-READONLY", "-MASTERDOWN", "-CROSSSLOT", "-NOAUTH", "-WRONGTYPE", "-TRYAGAIN"];
+    let refused =
+        ["-LOADING", "-READONLY", "-MASTERDOWN", "-CROSSSLOT", "-NOAUTH", "-WRONGTYPE", "-TRYAGAIN", "-EXECABORT"];
     let split = matches!(ask, Ask::SetMany(parts) if parts.len() > 1);
     if said("nothing was sent") || (!split && refused.iter().any(|prefix| raw.starts_with(prefix.as_bytes()))) {
         Verdict::Refused

@@ -1,0 +1,111 @@
+//! Orders to instances, each over a connection of its own that is fenced as in `follow`: named after the leader's token,
+//! those of other tokens killed, the leadership confirmed, and only then the command. Before and after it the instance says
+//! who it is.
+#![expect(clippy::disallowed_methods, reason = "a shell: reads the clock")]
+
+use super::follow::fence;
+use super::info;
+use super::link::{self, Access, said};
+use crate::control::event::{Order, Report};
+use crate::control::health::Info;
+use crate::control::layout::Token;
+use crate::control::limits::LAST_CHANCE_MS;
+use cluster::instance::{Addr, Role};
+use redis::aio::MultiplexedConnection;
+use std::future::Future;
+use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout};
+
+/// Nobody listens there: what follows it keeps what it has, and asks again every second.
+const NOWHERE: (&str, u16) = ("127.0.0.1", 1);
+/// Between two looks at a replica that catches up: a link's round trip.
+const LOOK: Duration = Duration::from_micros(500);
+
+/// Gives one order. `confirm` asks a majority whether the token still leads.
+pub async fn give<F>(
+    instance: &Addr,
+    order: &Order,
+    token: Token,
+    access: &Access,
+    confirm: F,
+) -> Result<Report, String>
+where
+    F: Future<Output = Result<(), String>>,
+{
+    if *order == Order::Ping {
+        let limit = Duration::from_millis(LAST_CHANCE_MS);
+        let asked = async {
+            let mut link = link::connect(instance, access).await?;
+            look(&mut link).await
+        };
+        let info = timeout(limit, asked).await.map_err(|_| format!("no answer within {LAST_CHANCE_MS} ms"))??;
+        return Ok(Report { before: info.clone(), after: info });
+    }
+    let mut link = link::connect(instance, access).await?;
+    fence(&mut link, token).await?;
+    let before = look(&mut link).await?;
+    confirm.await?;
+    perform(&mut link, order, &before).await?;
+    let after = look(&mut link).await?;
+    Ok(Report { before, after })
+}
+
+async fn look(link: &mut MultiplexedConnection) -> Result<Info, String> {
+    let text: String = redis::cmd("INFO").query_async(link).await.map_err(said)?;
+    info::read(&text)
+}
+
+async fn perform(link: &mut MultiplexedConnection, order: &Order, before: &Info) -> Result<(), String> {
+    match order {
+        Order::Ping => Ok(()),
+        Order::Detach => replicaof(link, NOWHERE.0, NOWHERE.1).await,
+        Order::Promote if before.role == Role::Primary => Ok(()),
+        Order::Promote => say(link, &["REPLICAOF", "NO", "ONE"]).await,
+        Order::Follow { primary } => follow(link, primary).await,
+        Order::Demote { primary } => {
+            // Whoever writes here must learn that this is over; on a link that stays open it would learn it later.
+            say(link, &["CLIENT", "KILL", "TYPE", "normal"]).await?;
+            follow(link, primary).await?;
+            _ = say(link, &["CLIENT", "UNPAUSE"]).await; // before Redis 6.2 there is none: the pause ends by itself
+            Ok(())
+        }
+        Order::Pause { ms } => {
+            let ms = ms.to_string();
+            let writes = say(link, &["CLIENT", "PAUSE", &ms, "WRITE"]).await;
+            // Before Redis 6.2 there is only all or nothing.
+            if writes.is_err() { say(link, &["CLIENT", "PAUSE", &ms]).await } else { writes }
+        }
+        Order::Resume => say(link, &["CLIENT", "UNPAUSE"]).await,
+        Order::CatchUp { offset, ms } => catch_up(link, *offset, Duration::from_millis(*ms)).await,
+    }
+}
+
+async fn say(link: &mut MultiplexedConnection, words: &[&str]) -> Result<(), String> {
+    let Some((name, arguments)) = words.split_first() else { return Ok(()) };
+    redis::cmd(name).arg(arguments).query_async::<redis::Value>(link).await.map(drop).map_err(said)
+}
+
+async fn follow(link: &mut MultiplexedConnection, primary: &Addr) -> Result<(), String> {
+    match primary {
+        Addr::Tcp(addr) => replicaof(link, &addr.ip().to_string(), addr.port()).await,
+        Addr::Unix(_) => Err(format!("{primary}: an instance cannot follow a unix socket")),
+    }
+}
+
+async fn replicaof(link: &mut MultiplexedConnection, host: &str, port: u16) -> Result<(), String> {
+    say(link, &["REPLICAOF", host, &port.to_string()]).await
+}
+
+async fn catch_up(link: &mut MultiplexedConnection, offset: u64, limit: Duration) -> Result<(), String> {
+    let end = Instant::now() + limit;
+    loop {
+        let there = look(link).await?.offset;
+        if there >= offset {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return Err(format!("is {} bytes behind after {} ms", offset - there, limit.as_millis()));
+        }
+        sleep(LOOK).await;
+    }
+}

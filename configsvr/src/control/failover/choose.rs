@@ -1,0 +1,38 @@
+//! F5: who takes over. By history first: only what continues the record's counts. Then by how much of it, since that is
+//! what clients were promised; then by what people prefer, the instance's own priority, its place, and its address.
+
+use super::scene::Scene;
+use crate::control::event::Report;
+use crate::control::health::may_lead;
+use crate::control::layout::Failover;
+use cluster::group::Group;
+use cluster::instance::Addr;
+use std::cmp::Reverse;
+
+/// The best of those that were detached, and how far it is. None: nobody is fit.
+pub(super) fn best(
+    scene: &Scene,
+    group: &Group,
+    record: &Failover,
+    detached: &[(Addr, Report)],
+) -> Option<(Addr, u64)> {
+    let guard = scene.guard(group);
+    let never = |addr: &Addr| guard.is_some_and(|g| g.never.contains(addr));
+    let preferred = |addr: &Addr| guard.and_then(|g| g.prefer.as_ref()) == Some(addr);
+    let zone = |addr: &Addr| group.instances.iter().find(|i| i.addr == *addr).and_then(|i| i.zone.as_ref());
+    let fit = |(addr, report): &&(Addr, Report)| may_lead(&report.after, &record.replid) && !never(addr);
+    // Those that could not be promoted come last: their turn comes again when nobody else is left.
+    let rank = |(addr, report): &&(Addr, Report)| {
+        (
+            record.passed_over.contains(addr),
+            record.wanted.as_ref().is_some_and(|wanted| wanted != addr),
+            Reverse(report.after.offset),
+            !preferred(addr),
+            report.after.priority,
+            zone(addr) != zone(&record.old),
+            addr.clone(),
+        )
+    };
+    let (addr, report) = detached.iter().filter(fit).min_by_key(rank)?;
+    Some((addr.clone(), report.after.offset))
+}

@@ -1,0 +1,167 @@
+//! F1, F2: is it dead? Then one transaction says so, holds the group's slots, and makes the record that the rest follows
+//! from. One decision an epoch: the transaction compares the epoch and makes the next one.
+
+use super::Failovers;
+use super::orders::Progress;
+use super::record::{self, Begin};
+use super::scene::Scene;
+use crate::control::board::Board;
+use crate::control::event::Order;
+use crate::control::health::{Case, Judgement};
+use crate::control::layout::{FailoverKind, Guard, Identity};
+use crate::control::limits::{FAILOVER_PAUSE_MS, GROUPS_DOWN_PERCENT, STUCK_MS, VETO_ALARM_MS};
+use crate::control::out::Out;
+use cluster::group::{Group, GroupId};
+use cluster::instance::Role;
+
+const VETOED: &str = "failover_vetoed";
+const FROZEN: &str = "failover_frozen";
+const HELPLESS: &str = "no_candidate";
+const OFF: &str = "failover_off";
+
+impl Failovers {
+    /// Whether the group's primary is to be replaced.
+    pub(super) fn decide(&mut self, scene: &Scene, group: &Group, out: &mut Out, board: &mut Board) {
+        self.know_primary(scene, group, out);
+        let Some(guard) = scene.guard(group) else { return };
+        let Some(identity) = guard.primary.as_ref().filter(|i| group.primary().is_some_and(|p| p.addr == i.addr))
+        else {
+            return; // never seen at work: nobody knows whose history to go on with
+        };
+        match scene.health.judge(scene.now, scene.own, group, &scene.fleet.beats()) {
+            Judgement::Well | Judgement::Doubt => self.all_clear(group, out, board),
+            Judgement::Vetoed { why, since } => self.vetoed(scene, group, &why, since, out, board),
+            Judgement::Down(case) => {
+                if let Some((kind, why)) = self.obstacle(scene, group, guard, &case) {
+                    let since = *self.helpless.entry(group.id).or_insert(scene.now);
+                    if kind != HELPLESS || scene.now > since + STUCK_MS {
+                        board.raise(out, kind, &group.id.to_string(), scene.state.epoch_in_force(), why);
+                    }
+                    return;
+                }
+                if self.writer.is_idle() && self.is_silent(scene, group, identity, &case, out) {
+                    self.begin(scene, group, case, out, board);
+                }
+            }
+        }
+    }
+
+    fn all_clear(&mut self, group: &Group, out: &mut Out, board: &mut Board) {
+        if self.helpless.remove(&group.id).is_some() | self.vetoed.remove(&group.id) {
+            for kind in [VETOED, FROZEN, HELPLESS, OFF] {
+                board.settle(out, kind, &group.id.to_string(), "the primary answers");
+            }
+        }
+    }
+
+    fn vetoed(&mut self, scene: &Scene, group: &Group, why: &str, since: u64, out: &mut Out, board: &mut Board) {
+        self.vetoes += u64::from(self.vetoed.insert(group.id));
+        if scene.now > since + VETO_ALARM_MS {
+            let message = format!("group {}: the configsvrs do not reach the primary, but {why}", group.id);
+            board.raise(out, VETOED, &group.id.to_string(), scene.state.epoch_in_force(), message);
+        }
+    }
+
+    /// What forbids a failover now, although the primary is down.
+    fn obstacle(&self, scene: &Scene, group: &Group, guard: &Guard, case: &Case) -> Option<(&'static str, String)> {
+        let id = group.id;
+        if scene.hands_off(group) {
+            let how = if guard.maintenance { "the group is in maintenance" } else { "automation is paused" };
+            return Some((OFF, format!("group {id}: the primary is down and {how}: {}", case.why)));
+        }
+        if !scene.own.sound {
+            return Some((FROZEN, format!("group {id}: this member's own view is not to be trusted")));
+        }
+        // One that was started again is not waited with: it answers, so nobody is cut off from it, and its replicas will
+        // forget what they hold as soon as they have taken over its emptiness.
+        if !case.reborn
+            && let Some(obstacle) = self.caution(scene, id, case)
+        {
+            return Some(obstacle);
+        }
+        if !scene.health.promotable(group, guard, case.since) {
+            return Some((HELPLESS, format!("group {id}: no replica can take over: {}", case.why)));
+        }
+        None
+    }
+
+    /// What speaks for waiting.
+    fn caution(&self, scene: &Scene, id: GroupId, case: &Case) -> Option<(&'static str, String)> {
+        let most = (scene.groups().len() * GROUPS_DOWN_PERCENT / 100).max(1);
+        if self.down > most && !case.proxies_agree {
+            let down = self.down;
+            let why = format!("{down} groups seem to be down at once and proxies do not say so: are we cut off?");
+            return Some((FROZEN, why));
+        }
+        let last = last_decision(scene, id).filter(|at| scene.wall.abs_diff(*at) < FAILOVER_PAUSE_MS)?;
+        let ago = scene.wall.abs_diff(last) / 1000;
+        Some((HELPLESS, format!("group {id}: down again {ago} s after a failover: {}", case.why)))
+    }
+
+    /// How many groups' primaries are dead, as far as anybody can see.
+    pub(super) fn count_down(&mut self, scene: &Scene) {
+        let beats = scene.fleet.beats();
+        let dead = |g: &&Group| matches!(scene.health.judge(scene.now, scene.own, g, &beats), Judgement::Down(case) if !case.reborn);
+        self.down = scene.groups().iter().filter(dead).count();
+    }
+
+    /// A last PING, on a connection of its own.
+    fn is_silent(&mut self, scene: &Scene, group: &Group, identity: &Identity, case: &Case, out: &mut Out) -> bool {
+        let why = format!("last-chance/{}", group.id);
+        match self.orders.want(scene.now, &why, &identity.addr, Order::Ping, scene.fence.token, out) {
+            Progress::UnderWay => false,
+            Progress::Failed(_) => true,
+            Progress::Done(report) => {
+                self.orders.forget(&why, &identity.addr);
+                case.reborn && report.after.run_id != identity.run_id
+            }
+        }
+    }
+
+    fn begin(&mut self, scene: &Scene, group: &Group, case: Case, out: &mut Out, board: &mut Board) {
+        let Some(known) = scene.known() else { return };
+        let doubted = scene.wall.saturating_sub(scene.now.saturating_sub(case.since));
+        let what = Begin {
+            kind: FailoverKind::Failover,
+            why: case.why.clone(),
+            evidence: case.evidence,
+            wanted: None,
+            doubted,
+        };
+        let Some(step) = record::begin(scene.state, known, group, what, scene.wall) else { return };
+        let epoch = step.epoch.epoch;
+        self.writer.write(scene.now, record::transaction(scene.state, scene.fence, step), out);
+        board.tell(
+            out,
+            "failover",
+            &group.id.to_string(),
+            epoch,
+            format!("group {}: failover: {}", group.id, case.why),
+        );
+    }
+
+    /// Keeps the record of the primary's process and history, while it is the one it was.
+    fn know_primary(&mut self, scene: &Scene, group: &Group, out: &mut Out) {
+        let Some(primary) = group.primary() else { return };
+        let Some(info) = scene.info(&primary.addr).filter(|i| i.role == Role::Primary && !i.loading) else { return };
+        let now = Identity { addr: primary.addr.clone(), run_id: info.run_id.clone(), replid: info.replid.clone() };
+        let known = scene.guard(group).and_then(|guard| guard.primary.as_ref());
+        let accept = match known {
+            Some(known) if *known == now => false,
+            // Another one by somebody's hand, or one that changed its history by itself (its backlog was freed).
+            Some(known) if known.addr != now.addr || known.run_id == now.run_id => true,
+            // It was started again: to be accepted where it is certain that nobody has what it had.
+            Some(known) => group.replicas().all(|r| scene.info(&r.addr).is_some_and(|i| !i.continues(&known.replid))),
+            None => true,
+        };
+        if accept {
+            self.writer.write(scene.now, record::guarded(scene, group, now), out);
+        }
+    }
+}
+
+/// When a failover of the group was decided last, by people's clock.
+fn last_decision(scene: &Scene, group: GroupId) -> Option<u64> {
+    let of = |f: &&crate::control::layout::Failover| f.group_id == group && f.kind == FailoverKind::Failover;
+    scene.state.failovers.values().rev().map(|i| &i.value).find(of).map(|f| f.times.decided)
+}

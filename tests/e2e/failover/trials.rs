@@ -1,0 +1,83 @@
+//! Each fault once, with generous bounds: a busy machine schedules observers late.
+
+use crate::scene::{Fault, Scene, turn};
+use anyhow::{Result, ensure};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(4);
+
+fn say(fault: Fault, seen: &crate::scene::Seen) {
+    let phases: Vec<String> = seen.records.iter().map(|r| r["times"].to_string()).collect();
+    eprintln!(
+        "    {}: gap {:?}, {} acknowledged, {:?}, demoted {:?}, {phases:?}",
+        fault.name(),
+        seen.gap,
+        seen.acked,
+        seen.found,
+        seen.demoted
+    );
+}
+
+fn is_replaced(fault: Fault, limit: Duration) -> Result<()> {
+    let _turn = turn();
+    let seen = Scene::begin()?.suffer(fault)?;
+    say(fault, &seen);
+    ensure!(seen.failovers == 1, "{fault:?}: {:?}", seen.records);
+    ensure!(seen.found.only_lost(), "{fault:?}: {:?}", seen.found);
+    ensure!(seen.gap < limit, "{fault:?}: {:?} without a write; {:?}", seen.gap, seen.records);
+    Ok(())
+}
+
+#[test]
+fn a_dead_primary_is_replaced() -> Result<()> {
+    is_replaced(Fault::Kill, SOON)
+}
+
+/// The next leader goes on where the dead one stood.
+#[test]
+fn a_dead_primary_is_replaced_although_the_leader_dies() -> Result<()> {
+    is_replaced(Fault::WithLeader(250), 2 * SOON)
+}
+
+#[test]
+fn a_frozen_primary_is_replaced_and_demoted_when_it_wakes() -> Result<()> {
+    let _turn = turn();
+    let mut scene = Scene::begin()?;
+    let seen = scene.suffer(Fault::Freeze(1_000))?;
+    say(Fault::Freeze(1_000), &seen);
+    ensure!(seen.failovers == 0 && seen.found.none(), "a pause of a second: {:?}, {:?}", seen.records, seen.found);
+    let seen = scene.suffer(Fault::Freeze(5_000))?;
+    say(Fault::Freeze(5_000), &seen);
+    ensure!(seen.failovers == 1 && seen.found.only_lost(), "{:?}, {:?}", seen.records, seen.found);
+    ensure!(seen.gap < SOON, "{:?} without a write; {:?}", seen.gap, seen.records);
+    ensure!(seen.demoted.is_some_and(|took| took < Duration::from_secs(2)), "demoted after {:?}", seen.demoted);
+    Ok(())
+}
+
+#[test]
+fn a_primary_that_restarts_empty_wipes_nobody() -> Result<()> {
+    let _turn = turn();
+    let mut scene = Scene::begin()?;
+    scene.suffer(Fault::Switchover)?; // some keys are there
+    let before = scene.keys_of(scene.primary()?)?;
+    let seen = scene.suffer(Fault::Empty)?;
+    say(Fault::Empty, &seen);
+    let after = scene.keys_of(scene.primary()?)?;
+    ensure!(seen.failovers == 1 && seen.found.duplicated == 0, "{:?}, {:?}", seen.records, seen.found);
+    ensure!(before > 0 && after >= before, "{before} keys, then {after}");
+    Ok(())
+}
+
+#[test]
+fn a_switchover_loses_nothing() -> Result<()> {
+    let _turn = turn();
+    let mut scene = Scene::begin()?;
+    for _ in 0..3 {
+        let seen = scene.suffer(Fault::Switchover)?;
+        say(Fault::Switchover, &seen);
+        ensure!(seen.failovers == 1 && seen.records[0]["kind"] == "switchover", "{:?}", seen.records);
+        ensure!(seen.found.none(), "{:?}", seen.found);
+        ensure!(seen.gap < Duration::from_secs(1), "{:?} without a write; {:?}", seen.gap, seen.records);
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! The ground: instances replicate, clients write, orders arrive.
+
+use crate::plant::{Plant, lie};
+use crate::truth::Truth;
+use crate::world::{Due, Errand, GROUPS, World};
+use cluster::instance::Addr;
+use configsvr::control::event::{Event, Order, Report};
+use configsvr::control::limits;
+
+impl World {
+    pub(crate) fn replicate(&mut self) {
+        self.after(10, Due::Replicate);
+        let now = self.now;
+        let all: Vec<Addr> = self.instances.keys().cloned().collect();
+        for addr in all {
+            let follows = self.instances.get(&addr).and_then(|i| i.follows.clone());
+            let primary = follows.and_then(|p| self.instances.get(&p)).filter(|p| p.answers(now)).cloned();
+            let open = primary.as_ref().is_some_and(|p| self.reaches(&addr.to_string(), &p.addr.to_string()));
+            let gone = primary.as_ref().is_none_or(|p| !p.alive);
+            let Some(replica) = self.instances.get_mut(&addr).filter(|i| i.answers(now)) else { continue };
+            match primary.filter(|_| open) {
+                Some(primary) => replica.replicate(&primary, now, &mut self.rng),
+                // A frozen one keeps its connections; a dead one's are closed.
+                None if gone => (replica.link_up, replica.sync_until) = (false, None),
+                None => {}
+            }
+        }
+    }
+
+    pub(crate) fn client_writes(&mut self, at: usize) {
+        self.after(15, Due::Write(at));
+        let (now, group) = (self.now, 1 + self.rng.below(GROUPS as usize) as u32);
+        if now < self.proxies[at].alive_at {
+            return;
+        }
+        let Some(addr) = self.proxies[at].way(group) else { return };
+        if !self.reaches(&self.proxies[at].id, &addr.to_string()) {
+            return;
+        }
+        // The recorded primary, and the process that was recorded.
+        let process = self.guarded(group).map(|(_, run_id)| run_id);
+        let recorded = self.primaries().get(&group) == Some(&addr)
+            && self.instances.get(&addr).is_some_and(|i| process.as_ref().is_none_or(|p| *p == i.run_id));
+        let Some(instance) = self.instances.get_mut(&addr) else { return };
+        let takes = instance.answers(now) && instance.follows.is_none() && now >= instance.paused_until;
+        if !takes {
+            return;
+        }
+        self.writes += 1;
+        let write = self.writes;
+        self.truth.wrote(&instance.replid, instance.data.len(), write);
+        instance.data.push(write);
+        self.truth.acked.insert(write, group);
+        if !recorded {
+            // A proxy that was not told yet; an old primary that was not demoted yet, or one that was just restarted.
+            self.truth.forgiven.insert(write);
+        }
+        self.proxies[at].replied.insert(addr, now);
+    }
+
+    pub(crate) fn errand(&mut self, mut e: Errand) {
+        let now = self.now;
+        let fenced = self.plant != Some(Plant::NoFence);
+        let answers = self.instances.get(&e.to).is_some_and(|i| i.answers(now)) && self.member_reaches(e.member, &e.to);
+        let dead = self.instances.get(&e.to).is_none_or(|i| !i.alive);
+        let patience = if e.order == Order::Ping { limits::LAST_CHANCE_MS } else { 2_000 };
+        if dead || now > e.since + patience {
+            let why = if dead { "connection refused" } else { "timed out" };
+            return self.ordered(&e, Err(why.to_owned()));
+        }
+        if !answers {
+            return self.after(20, Due::Order(Box::new(e))); // its bytes wait there
+        }
+        let killed = self.kills.get(&e.to).copied().unwrap_or(0);
+        match e.stage {
+            0 if e.order == Order::Ping => self.carry_out(&e),
+            // Connects: all other tokens' connections are killed.
+            0 => {
+                if fenced {
+                    let later = self.instances.get(&e.to).is_none_or(|i| i.fence != Some(e.token));
+                    if later {
+                        *self.kills.entry(e.to.clone()).or_default() += 1;
+                    }
+                }
+                e.kills = self.kills.get(&e.to).copied().unwrap_or(0);
+                e.stage = 1;
+                let delay = self.delay();
+                self.after(delay, Due::Order(Box::new(e)));
+            }
+            // Asks a majority.
+            1 => {
+                let leads = self.token == e.token && self.leader == Some(e.member);
+                if fenced && !leads {
+                    return self.ordered(&e, Err("this member no longer leads".to_owned()));
+                }
+                e.stage = 2;
+                let delay = self.delay();
+                self.after(delay, Due::Order(Box::new(e)));
+            }
+            _ if fenced && killed != e.kills => self.ordered(&e, Err("the connection was killed".to_owned())),
+            _ => self.carry_out(&e),
+        }
+    }
+
+    pub(crate) fn carry_out(&mut self, e: &Errand) {
+        let now = self.now;
+        let Some(instance) = self.instances.get_mut(&e.to) else { return };
+        if let Order::CatchUp { offset, .. } = e.order
+            && instance.info(now).offset < offset
+            && self.plant != Some(Plant::NoCatchUp)
+        {
+            let again = Errand { order: e.order.clone(), to: e.to.clone(), ..*e };
+            return self.after(3, Due::Order(Box::new(again)));
+        }
+        let mut checked = Ok(());
+        if e.order != Order::Ping {
+            checked = Truth::obeys(instance, e.token);
+        }
+        let before = instance.info(now);
+        instance.obey(now, &e.order);
+        let after = instance.info(now);
+        let (replid, data) = (instance.replid.clone(), instance.data.clone());
+        self.truth.branches(&replid, &data);
+        self.must(checked);
+        let mut report = Report { before, after };
+        lie(self.plant, &mut report);
+        self.ordered(e, Ok(report));
+    }
+
+    pub(crate) fn ordered(&mut self, e: &Errand, outcome: Result<Report, String>) {
+        let (deed, delay) = (e.deed, self.delay());
+        self.after(delay, Due::Tell(e.member, e.life, 0, Event::Ordered { deed, outcome }));
+    }
+}

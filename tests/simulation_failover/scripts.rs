@@ -1,0 +1,120 @@
+//! Stories without chance: what must happen, how soon, and that it happens, too, when the leader dies after any of its steps.
+
+use crate::world::{Deed, Due, Summary, World, port};
+use crate::{caught, story};
+use cluster::instance::Addr;
+use configsvr::control::command::Command;
+
+/// When the fault comes: everybody knows everybody by then.
+const AT: u64 = 3_000;
+
+fn addr(n: u16) -> Addr {
+    format!("127.0.0.1:{}", port(1, n)).parse().expect("an address")
+}
+
+/// A world in which one thing happens.
+fn world(deeds: &[(u64, Deed)]) -> World {
+    let mut world = World::new(7, None, false);
+    world.weather_until = 0;
+    for (at, deed) in deeds {
+        world.after(AT + at, Due::Do(deed.clone()));
+    }
+    world
+}
+
+/// Runs it and waits for `until`; the world does not end before.
+fn told(deeds: &[(u64, Deed)], until: u64, crash: Option<(usize, bool)>) -> World {
+    let mut world = world(deeds);
+    world.weather_until = AT + until;
+    world.crash_after = crash;
+    world
+}
+
+fn good(deeds: &[(u64, Deed)], until: u64, crash: Option<(usize, bool)>) -> Summary {
+    match caught(told(deeds, until, crash)) {
+        Ok(summary) => summary,
+        Err(why) => panic!("{}\n{deeds:?}, the leader dies at {crash:?}: {why}", story(told(deeds, until, crash))),
+    }
+}
+
+/// Every crash point of a story: the leader dies before, or right after, each of its steps.
+fn at_every_step(deeds: &[(u64, Deed)], until: u64) -> usize {
+    let steps = good(deeds, until, None).actions;
+    assert!(steps > 8, "{deeds:?}: {steps} steps are no story");
+    for step in 1..=steps {
+        for after in [false, true] {
+            let crash = Some((step, after));
+            if good(deeds, until, crash).committed == 0 {
+                panic!(
+                    "{}\n{deeds:?}: nobody took over, the leader dies at {crash:?}",
+                    story(told(deeds, until, crash))
+                );
+            }
+        }
+    }
+    steps
+}
+
+#[test]
+fn a_dead_primary_is_replaced_wherever_the_leader_dies() {
+    let steps = at_every_step(&[(0, Deed::Kill(addr(0)))], 6_000);
+    println!("kill: {steps} steps, each with a death before and after it");
+}
+
+#[test]
+fn a_frozen_primary_is_replaced_wherever_the_leader_dies() {
+    at_every_step(&[(0, Deed::Freeze(addr(0), 5_000))], 8_000);
+}
+
+#[test]
+fn a_switchover_loses_nothing_wherever_the_leader_dies() {
+    let ask = Deed::Ask(Command::Switchover { group: 1, to: Some(addr(1)) });
+    let deeds = [(0, ask)];
+    let steps = good(&deeds, 4_000, None).actions;
+    for step in 1..=steps {
+        for after in [false, true] {
+            // It may be called off; what was acknowledged is there in any case.
+            let summary = good(&deeds, 6_000, Some((step, after)));
+            assert_eq!(summary.forgiven, 0, "the leader died at step {step}");
+        }
+    }
+}
+
+#[test]
+fn an_empty_restart_wipes_nobody() {
+    let deeds = [(0, Deed::Restart(addr(0), 20, 0))];
+    let summary = good(&deeds, 6_000, None);
+    assert_eq!(summary.committed, 1, "{}\n{summary:?}", story(told(&deeds, 6_000, None)));
+    assert!(summary.forgiven < 30, "{summary:?}: the replicas had nearly all of it");
+}
+
+#[test]
+fn a_short_pause_is_no_death() {
+    for ms in [200, 600, 1_000] {
+        let summary = good(&[(0, Deed::Freeze(addr(0), ms))], 4_000, None);
+        assert_eq!(summary.decided, 0, "after {ms} ms: {summary:?}");
+    }
+}
+
+#[test]
+fn a_control_plane_that_is_cut_off_replaces_nobody() {
+    let cut = |n: usize| (0, Deed::Cut(format!("m{n}"), addr(0).to_string(), 6_000));
+    let summary = good(&[cut(0), cut(1), cut(2)], 9_000, None);
+    assert_eq!(summary.decided, 0, "{summary:?}");
+    let cut = |n: usize, group: u32| (0, Deed::Cut(format!("m{n}"), format!("127.0.0.1:{}", port(group, 0)), 6_000));
+    let all: Vec<_> = (0..3).flat_map(|n| (1..=3).map(move |group| cut(n, group))).collect();
+    assert_eq!(good(&all, 9_000, None).decided, 0);
+}
+
+#[test]
+fn observers_that_stood_still_accuse_nobody() {
+    let pauses: Vec<_> = (0..3).map(|n| (0, Deed::PauseMember(n, 3_000))).collect();
+    assert_eq!(good(&pauses, 8_000, None).decided, 0);
+}
+
+#[test]
+fn the_second_candidate_takes_over_when_the_first_dies() {
+    let deeds = [(0, Deed::Kill(addr(0))), (330, Deed::Kill(addr(1))), (330, Deed::Kill(addr(2)))];
+    let summary = good(&deeds, 12_000, None);
+    assert!(summary.decided >= 1, "{summary:?}");
+}
