@@ -24,6 +24,7 @@ pub(crate) const MEMBERS: usize = 3;
 const WALL: u64 = 1_700_000_000_000;
 
 /// Something that happens at its time.
+#[allow(clippy::large_enum_variant, reason = "nearly all of them are the large one")]
 pub(crate) enum Due {
     /// An event for a member's life; the order of raft's words.
     Tell(usize, u64, u64, Event),

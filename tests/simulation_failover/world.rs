@@ -22,6 +22,7 @@ const WALL: u64 = 1_700_000_000_000;
 const HEAL_MS: u64 = 60_000;
 
 /// Something that happens at its time.
+#[allow(clippy::large_enum_variant, reason = "nearly all of them are the large one")]
 pub(crate) enum Due {
     Tell(usize, u64, u64, Event),
     Tick(usize),
