@@ -62,6 +62,8 @@ pub const COUNTERS: usize = Counter::WriteCalls as usize + 1;
 #[repr(usize)]
 pub enum Gauge {
     Clients,
+    /// Those whose request waits at an instance, as BLPOP does.
+    ClientsBlocked,
     RequestsInFlight,
     RequestsHeld,
     SlotsHeld,

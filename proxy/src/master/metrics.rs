@@ -275,6 +275,7 @@ const ERRORS: &str = "Errors the proxy made itself, by cause.";
 const GAUGES: &[Row<Gauge>] = &[
     (Gauge::Clients, "clients", &[], "Clients that are connected."),
     (Gauge::RequestsInFlight, "requests_in_flight", &[], "Requests that wait for an instance."),
+    (Gauge::ClientsBlocked, "clients_blocked", &[], "Clients whose request waits at an instance, as BLPOP does."),
     (Gauge::RequestsHeld, "requests_held", &[], "Requests that wait for a held slot."),
     (Gauge::SlotsHeld, "slots_held", &[], "Held slots, summed over workers."),
     (Gauge::MemoryBytes, "buffer_memory_bytes", &[], "Memory in buffers."),

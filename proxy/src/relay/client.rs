@@ -170,6 +170,12 @@ impl Client {
         self.set_common();
     }
 
+    /// Its request waits at an instance.
+    pub(super) fn blocks(&self) -> bool {
+        let blocked = self.session.as_ref().is_some_and(|s| s.blocked.is_some());
+        blocked && matches!(self.lane, Lane::Passing { .. })
+    }
+
     /// How its watched keys stand.
     pub(super) fn watch(&self) -> Watch {
         self.session.as_ref().map_or(Watch::None, |s| s.watch)

@@ -413,6 +413,7 @@ impl Relay {
         let quiet = if self.routes.quiet_owed.is_some() { 0 } else { self.routes.epoch() };
         for (gauge, value) in [
             (Gauge::Clients, self.clients.len()),
+            (Gauge::ClientsBlocked, self.clients.iter().filter(|(_, c)| c.blocks()).count()),
             (Gauge::RequestsInFlight, self.requests.len()),
             (Gauge::RequestsHeld, self.held.len()),
             (Gauge::SlotsHeld, slots_held),

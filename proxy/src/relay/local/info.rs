@@ -164,7 +164,7 @@ impl Relay {
     fn clients_section(&self, totals: &Stats, lines: &mut Lines<'_>) {
         lines.put("connected_clients", totals.gauge(Gauge::Clients));
         lines.put("maxclients", self.settings.clients_max);
-        lines.put("blocked_clients", 0);
+        lines.put("blocked_clients", totals.gauge(Gauge::ClientsBlocked));
         lines.put("tracking_clients", 0);
     }
 
