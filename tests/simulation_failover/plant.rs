@@ -43,6 +43,7 @@ impl Plant {
 fn compared(compare: &Compare) -> &str {
     match compare {
         Compare::Absent { key } | Compare::ModifiedAt { key, .. } | Compare::ValueIs { key, .. } => key,
+        Compare::UnwrittenSince { prefix, .. } => prefix,
     }
 }
 
