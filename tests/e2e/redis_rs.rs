@@ -146,7 +146,7 @@ fn errors(connection: &mut Connection) -> Result<()> {
     refused("ERR", cmd("NOSUCHCOMMAND").arg("a").query(connection))?;
     refused("WRONGTYPE", connection.lpush("text", 1))?;
     refused("CROSSSLOT", connection.sunion((0..50).map(|n| format!("far:{n}")).collect::<Vec<_>>()))?;
-    refused("ERR", cmd("BLPOP").arg("text").arg(0).query(connection))?;
+    refused("WRONGTYPE", cmd("BLPOP").arg("text").arg(0).query(connection))?;
     ensure!(connection.get::<_, String>("text")? == "x", "GET after errors");
     let now: i64 = cmd("CLIENT").arg("ID").query(connection)?;
     ensure!(now == born, "errors have cost the connection");
