@@ -1,6 +1,6 @@
 //! The words between a relay and its shell.
 
-use super::inquiry::Question;
+use super::question::Question;
 use cluster::instance::Addr;
 
 /// One reading of the clocks; the shell takes it once a loop.

@@ -45,6 +45,7 @@ mod scan;
 mod request;
 mod buffer;
 mod deed;
+mod question;
 pub mod command;
 pub mod limits;
 
@@ -54,7 +55,8 @@ mod stories;
 mod walks;
 
 pub use deed::{ClientId, ClientState, Deed, Level, LinkId, LinkStatus, Now, Planted};
-pub use inquiry::{Filter, Question, pieces};
+pub use inquiry::pieces;
+pub use question::{Filter, Question};
 pub use state::Relay;
 
 use crate::stats::Counter;

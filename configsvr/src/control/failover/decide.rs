@@ -10,6 +10,7 @@ use crate::control::event::Order;
 use crate::control::health::{Case, Judgement};
 use crate::control::layout::{FailoverKind, Guard, Identity};
 use crate::control::limits::{FAILOVER_PAUSE_MS, GROUPS_DOWN_PERCENT, STUCK_MS, VETO_ALARM_MS};
+use crate::control::look::Verdict;
 use crate::control::out::Out;
 use cluster::group::{Group, GroupId};
 use cluster::instance::Role;
@@ -110,6 +111,16 @@ impl Failovers {
         let why = format!("last-chance/{}", group.id);
         match self.orders.want(scene.now, &why, &identity.addr, Order::Ping, scene.fence.token, out) {
             Progress::UnderWay => false,
+            // One that was started again answers. If it does not answer this, it may be ours that is broken: as long as
+            // our watcher hears it, we ask again.
+            Progress::Failed(_) if case.reborn => {
+                let verdict = scene.health.verdict(scene.now, group, &identity.addr, scene.state);
+                let silent = !matches!(verdict, Verdict::Up | Verdict::Reborn);
+                if !silent {
+                    self.orders.forget(&why, &identity.addr);
+                }
+                silent
+            }
             Progress::Failed(_) => true,
             Progress::Done(report) => {
                 self.orders.forget(&why, &identity.addr);

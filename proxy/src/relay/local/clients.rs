@@ -2,7 +2,8 @@
 
 use super::super::client::Client;
 use super::super::command::{self, Local};
-use super::super::inquiry::{Filter, Form, Question, Test};
+use super::super::inquiry::Form;
+use super::super::question::{Filter, Question, Test};
 use super::super::request::{NO_SLOT, NONE};
 use super::super::session::{Kind, Watch};
 use super::super::state::Relay;

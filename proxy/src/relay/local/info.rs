@@ -1,8 +1,9 @@
 //! INFO: sections of the proxy's own, with the fields that people and tools look for, and sums over what the groups'
 //! primaries say. `INFO GROUP` is what one group's primary says.
 
-use super::super::inquiry::{Form, Question};
+use super::super::inquiry::Form;
 use super::super::link::State;
+use super::super::question::Question;
 use super::super::state::Relay;
 use super::super::{ClientId, CommandId, command};
 use crate::stats::{Counter, Gauge, OfCommand, Stats};

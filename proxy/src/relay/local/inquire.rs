@@ -2,8 +2,9 @@
 //! The request that asked keeps its place in its client's order meanwhile.
 
 use super::super::fan::Part;
-use super::super::inquiry::{Filter, Form, Inquiry, Question};
+use super::super::inquiry::{Form, Inquiry};
 use super::super::limits::{INQUIRIES_MAX, INQUIRY_BYTES_MAX, INQUIRY_US};
+use super::super::question::{Filter, Question};
 use super::super::request::{NO_SLOT, NONE, RequestId, Stage};
 use super::super::state::Relay;
 use super::super::{ClientId, CommandId, Deed};

@@ -4,9 +4,10 @@
 //! A worker whose clients monitor says so to the others every second; who has not heard it for three stops showing.
 
 use super::super::command::{self, Flags};
-use super::super::inquiry::{Form, Question};
+use super::super::inquiry::Form;
 use super::super::limits::{SHOWN_ARG_BYTES, SHOWN_ARGS};
 use super::super::monitors::{BELIEVED_US, SAY_US};
+use super::super::question::Question;
 use super::super::request::NONE;
 use super::super::state::Relay;
 use super::super::{ClientId, CommandId, Deed};

@@ -1,7 +1,8 @@
 //! SLOWLOG and LATENCY HISTOGRAM: what took long, as this proxy saw it.
 
 use super::super::command::Local;
-use super::super::inquiry::{Form, Question};
+use super::super::inquiry::Form;
+use super::super::question::Question;
 use super::super::request::{NO_SLOT, RequestId, Stage};
 use super::super::slowlog::{self, Entry};
 use super::super::state::Relay;
