@@ -206,7 +206,7 @@ impl Writer<'_> {
             2 => Request { args: args(&[b"DBSIZE"]), ask: Ask::Kind(b":") },
             3 => Request { args: args(&[b"KEYS", b"*"]), ask: Ask::Kind(b"*") },
             4 => Request { args: args(&[b"RANDOMKEY"]), ask: Ask::Kind(b"$") },
-            _ => Request { args: args(&[b"SCAN", b"0", b"COUNT", b"3"]), ask: Ask::Kind(b"*") },
+            _ => Request { args: args(&[b"SCAN", b"0", b"COUNT", b"3"]), ask: Ask::Walk },
         }
     }
 
