@@ -283,8 +283,16 @@ impl Relay {
 
     /// Answers a split request with an error before its fragments are all back.
     pub(super) fn refuse_fan(&mut self, fan_id: u32, counter: Counter, text: &str) {
-        let parent = std::mem::replace(&mut self.fans[fan_id as usize].parent, NONE);
-        if parent != NONE {
+        let fan = &mut self.fans[fan_id as usize];
+        let survey = fan.merge == Merge::Survey;
+        let parent = std::mem::replace(&mut fan.parent, NONE);
+        if parent == NONE {
+            return;
+        }
+        if survey {
+            // The request is the inquiry's to answer, with what there is.
+            self.surveyed(parent, &mut []);
+        } else {
             self.refuse(parent, counter, text);
         }
     }
