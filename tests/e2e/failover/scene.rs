@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use cluster::slot::{TagRule, slot_of};
 use configsvr::playground::{Options, Playground, ask, http, info, until};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -188,8 +189,8 @@ impl Scene {
                 let woke = Instant::now();
                 if fault.replaces() {
                     until("the old primary follows", SOON, || {
-                        let role = info(old, "replication")?.get("role").cloned().unwrap_or_default();
-                        Ok(if role == "slave" { Ok(()) } else { Err(role) })
+                        let role = replication(old).map(|fields| fields.get("role").cloned().unwrap_or_default());
+                        Ok(role.and_then(|role| if role == "slave" { Ok(()) } else { Err(role) }))
                     })?;
                     return Ok(Some(woke.elapsed()));
                 }
@@ -213,7 +214,10 @@ impl Scene {
             self.playground.group(1).map(|i| i.server.addr()).filter(|addr| *addr != primary).collect();
         until("all follow", LIMIT, || {
             for addr in &others {
-                let fields = info(*addr, "replication")?;
+                let fields = match replication(*addr) {
+                    Ok(fields) => fields,
+                    Err(why) => return Ok(Err(why)),
+                };
                 let field = |name: &str| fields.get(name).cloned().unwrap_or_default();
                 if field("master_link_status") != "up" || field("master_port") != primary.port().to_string() {
                     return Ok(Err(format!("{addr}: {fields:?}")));
@@ -229,9 +233,15 @@ impl Scene {
     }
 
     pub(crate) fn keys_of(&self, addr: SocketAddr) -> Result<i64> {
-        let reply = String::from_utf8_lossy(&ask(addr, &["DBSIZE"])?).into_owned();
+        let reply = until("DBSIZE", LIMIT, || Ok(ask(addr, &["DBSIZE"]).map_err(|e| format!("{e:#}"))))?;
+        let reply = String::from_utf8_lossy(&reply).into_owned();
         reply.trim().trim_start_matches(':').parse().with_context(|| reply.clone())
     }
+}
+
+/// Not an error: who is demoted ends all its clients' connections, and so also the one that asks here.
+fn replication(addr: SocketAddr) -> Result<BTreeMap<String, String>, String> {
+    info(addr, "replication").map_err(|e| format!("{e:#}"))
 }
 
 /// Group 1 has the lower half of the slots.
