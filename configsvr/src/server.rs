@@ -222,6 +222,7 @@ impl Loop {
                     (outcome.is_ok(), Event::Pushed { deed, outcome })
                 });
             }
+            Action::Move { .. } | Action::Drop { .. } | Action::Sweep { .. } => {}
             Action::Tell(news) => self.tell(news),
         }
     }

@@ -20,6 +20,7 @@ mod out;
 pub mod view;
 pub mod event;
 pub mod command;
+pub mod job;
 pub mod look;
 pub mod layout;
 pub mod limits;
@@ -230,6 +231,7 @@ impl Control {
             Event::Observed(looks) => self.health.observed(now, looks),
             Event::Polled { asked, voters, member, ballot } => self.health.polled(now, asked, voters, member, ballot),
             Event::Ordered { deed, outcome } => self.failovers.ordered(now, deed, outcome),
+            Event::Moved { .. } | Event::Swept { .. } => {}
         }
     }
 
