@@ -380,7 +380,10 @@ mod tests {
         let First::Topology(found) = first_topology(&control(&[nobody(), addr])) else { panic!("nothing found") };
         assert_eq!(found.epoch(), 9);
         let call = asked.recv_timeout(SOON).expect("asked").to_lowercase();
-        assert!(call.starts_with("get /api/v1/topology?leader=true ") && call.contains("authorization: bearer s3cret"), "{call}");
+        assert!(
+            call.starts_with("get /api/v1/topology?leader=true ") && call.contains("authorization: bearer s3cret"),
+            "{call}"
+        );
         // Nobody leads: what any member knows.
         let (addr, _asked) = configsvr(|call| match call.contains("leader=true") {
             true => (503, "no leader".into()),
