@@ -361,8 +361,6 @@ pub const PROXIES: &str = "proxies/";
 pub const AUDIT: &str = "audit/";
 pub const GUARDS: &str = "guards/";
 pub const FAILOVERS: &str = "failovers/";
-/// Of later stages: kept, exported and imported as they are.
-pub const OTHERS: [&str; 2] = ["migration-tasks/", "members/"];
 
 pub fn slot_key(slot: Slot) -> String {
     format!("{SLOTS}{}", u32::from(slot) + 1)
