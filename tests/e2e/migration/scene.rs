@@ -148,9 +148,9 @@ impl Scene {
 
     /// Which slots each group owns, in force.
     fn owners(&self) -> Result<Vec<Option<u32>>> {
-        let slots = self.get("/api/v1/slots")?;
+        let topology = self.get("/api/v1/topology")?;
         let mut owners = vec![None; usize::from(SLOTS)];
-        for range in slots["ranges"].as_array().into_iter().flatten() {
+        for range in topology["slots"].as_array().into_iter().flatten() {
             let (from, to) = (range["from"].as_u64().unwrap_or(0), range["to"].as_u64().unwrap_or(0));
             for slot in from..=to {
                 owners[slot as usize] = range["group"].as_u64().map(|g| g as u32);

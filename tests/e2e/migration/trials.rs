@@ -110,7 +110,7 @@ fn a_cancelled_one_leaves_nothing_behind() -> Result<()> {
     let mut scene = Scene::begin(2, 1)?;
     let load = scene.load();
     let id = scene.begun("migrations start --from 1 --to 2 --count 8 --keys-per-s 200")?[0];
-    scene.until_it(id, &["copying"])?;
+    scene.until_it(id, &["copying", "tailing"])?;
     scene.operator(&format!("migrations pause {id}"))?;
     std::thread::sleep(Duration::from_millis(500)); // while clients write
     ensure!(scene.migration(id)?["phase"] == "copy", "it goes on although it is paused");
