@@ -122,6 +122,7 @@ pub const GROUP_GAUGES_FROM: usize = OfGroup::InFlight as usize;
 
 pub const COMMANDS_MAX: usize = 640;
 pub const GROUPS_MAX: usize = 1024;
+pub const SLOTS_MAX: usize = 16_384;
 const PER_COMMAND: usize = 3;
 const PER_GROUP: usize = OfGroup::ReplyAge as usize + 1;
 
@@ -143,8 +144,10 @@ const HISTOGRAMS_AT: usize = GAUGES_AT + GAUGES;
 const COMMANDS_AT: usize = HISTOGRAMS_AT + 2 * BUCKETS;
 const GROUPS_AT: usize = COMMANDS_AT + COMMANDS_MAX * PER_COMMAND;
 
+const SLOTS_AT: usize = GROUPS_AT + GROUPS_MAX * PER_GROUP;
+
 /// Words in a page.
-pub const WORDS: usize = GROUPS_AT + GROUPS_MAX * PER_GROUP;
+pub const WORDS: usize = SLOTS_AT + SLOTS_MAX;
 
 /// Where a gauge stands in a page.
 pub const fn gauge_word(gauge: Gauge) -> usize {
@@ -173,12 +176,14 @@ pub struct Stats {
     /// An array: a place in it that is known when this is compiled needs no check.
     words: Box<[u64; WORDS]>,
     groups: usize,
+    /// How many slots there are.
+    slots: usize,
 }
 
 impl Default for Stats {
     fn default() -> Self {
         let words = vec![0; WORDS].into_boxed_slice().try_into();
-        Self { words: words.unwrap_or_else(|_| Box::new([0; WORDS])), groups: 0 }
+        Self { words: words.unwrap_or_else(|_| Box::new([0; WORDS])), groups: 0, slots: 0 }
     }
 }
 
@@ -212,6 +217,9 @@ impl Stats {
         for i in 0..GROUPS_AT {
             self.words[i] += other.words[i];
         }
+        for i in SLOTS_AT..WORDS {
+            self.words[i] += other.words[i];
+        }
         for g in 0..other.groups {
             let id = other.of_group(g, OfGroup::IdPlusOne) - 1;
             let Some(mine) = self.group_entry(id as u32) else { continue };
@@ -221,7 +229,7 @@ impl Stats {
         }
     }
 
-    /// What is not zero, without the groups: where it stands, and how much.
+    /// What is not zero, without groups and slots: where it stands, and how much.
     pub fn sparse(&self) -> Vec<(u32, u64)> {
         let words = self.words[..GROUPS_AT].iter().enumerate();
         words.filter(|(_, n)| **n > 0).map(|(at, &n)| (at as u32, n)).collect()
@@ -240,9 +248,10 @@ impl Stats {
         &self.words[..]
     }
 
-    /// How many of the words are in use: copying more is a waste.
-    pub fn words_used(&self) -> usize {
-        GROUPS_AT + self.groups * PER_GROUP
+    /// The words in use, in two runs, and where each starts: copying more is a waste.
+    pub fn words_used(&self) -> [(usize, &[u64]); 2] {
+        let groups = &self.words[..GROUPS_AT + self.groups * PER_GROUP];
+        [(0, groups), (SLOTS_AT, &self.words[SLOTS_AT..SLOTS_AT + self.slots])]
     }
 
     #[inline]
@@ -283,6 +292,24 @@ impl Stats {
 
     pub fn of_command(&self, command: u16, word: OfCommand) -> u64 {
         self.words[COMMANDS_AT + usize::from(command).min(COMMANDS_MAX - 1) * PER_COMMAND + word as usize]
+    }
+
+    /// How many slots there are.
+    pub fn set_slots(&mut self, slots: usize) {
+        self.slots = slots.min(SLOTS_MAX);
+    }
+
+    /// More requests for a slot.
+    #[inline]
+    pub fn add_of_slot(&mut self, slot: usize, requests: u64) {
+        if let Some(word) = self.words[SLOTS_AT..].get_mut(slot) {
+            *word += requests;
+        }
+    }
+
+    /// Requests for each slot that can be.
+    pub fn of_slots(&self) -> &[u64] {
+        &self.words[SLOTS_AT..]
     }
 
     /// The entry of a group id, taken now if need be; None when all are taken.

@@ -92,8 +92,8 @@ impl Relay {
         let out = if link.state == State::Up { &mut link.out } else { &mut link.queue };
         out.append(&mut self.pool, bytes);
         link.queued += bytes.len() as u64;
-        if let Some(n) = self.in_flight.get_mut(usize::from(slot)) {
-            *n += 1;
+        if let Some(load) = self.loads.get_mut(usize::from(slot)) {
+            (load.in_flight, load.requests) = (load.in_flight + 1, load.requests + 1);
         }
         let cursor = Default::default();
         self.clients[id as usize].lane = Lane::Passing { link: link_id, request: request_id, cursor, whole: true };

@@ -25,6 +25,8 @@ pub enum Question {
     SlowlogReset,
     /// Somebody wants to see requests: see `monitor`.
     Watch,
+    /// Hot and big keys, as JSON: see `Sampled`.
+    Keys,
     /// The statistics of the other workers as JSON; the master knows.
     Totals,
 }

@@ -70,6 +70,7 @@ impl Relay {
                 format!("{}\n", u8::from(unblocked))
             }
             Question::Totals => String::new(),
+            Question::Keys => serde_json::to_string(&self.sampled()).unwrap_or_default(),
             Question::Slowlog { count } => self.slowlog.lines(*count),
             Question::SlowlogLen => format!("{}\n", self.slowlog.len()),
             Question::SlowlogReset => {
