@@ -178,6 +178,7 @@ impl Master {
             draining: self.fleet.stopping() || self.membership.draining,
             membership: self.membership_now(),
             workers: self.workers_now(),
+            buffer_memory_max: self.config.relay.worker_memory_max * self.layout().workers,
             slot_count: self.topology.as_ref().map_or(0, |t| usize::from(t.slot_count())),
             primaries: self.topology.iter().flat_map(|t| t.groups().iter().filter_map(primary_of)).collect(),
         }

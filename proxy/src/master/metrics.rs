@@ -29,6 +29,8 @@ pub(super) struct Snapshot {
     pub(super) membership: Option<MembershipNow>,
     pub(super) workers: Vec<WorkerNow>,
     pub(super) slot_count: usize,
+    /// Of all workers' buffers together.
+    pub(super) buffer_memory_max: usize,
     /// Of each group: its id and its primary's address.
     pub(super) primaries: Vec<(u32, String)>,
 }
@@ -104,6 +106,7 @@ pub fn specimen() -> Result<String, String> {
         membership: Some(membership),
         workers: vec![WorkerNow { seat: 0, pid: std::process::id(), page }],
         slot_count: 1024,
+        buffer_memory_max: 1 << 30,
         primaries: vec![(1, "127.0.0.1:6379".into())],
     };
     render(&snapshot).map_err(|e| e.to_string())
@@ -177,6 +180,8 @@ impl Page {
         self.gauge("topology_epoch", "Epoch of the topology in force; 0: none.", &[], s.epoch as f64);
         let help = "The oldest epoch that a worker serves; 0: none.";
         self.gauge("topology_epoch_served", help, &[], s.epoch_served as f64);
+        let help = "Memory that buffers may take: worker_memory_max of each worker.";
+        self.gauge("buffer_memory_max_bytes", help, &[], s.buffer_memory_max as f64);
         if let Some(membership) = &s.membership {
             self.membership(membership);
         }
@@ -224,7 +229,7 @@ impl Page {
     fn primaries(&mut self, primaries: &[(u32, String)]) {
         let help = "Always 1; the labels say which instance is the group's primary.";
         for (group, addr) in primaries {
-            self.gauge("group_primary", help, &[("group", &group.to_string()), ("instance", addr)], 1.0);
+            self.gauge("group_primary", help, &[("group", &group.to_string()), ("addr", addr)], 1.0);
         }
     }
 
@@ -437,6 +442,7 @@ mod tests {
             }),
             workers: vec![WorkerNow { seat: 1, pid: std::process::id(), page: page() }],
             slot_count: 1000,
+            buffer_memory_max: 2 << 30,
             primaries: vec![(9, "10.0.0.1:6379".into())],
         }
     }
@@ -481,7 +487,7 @@ mod tests {
             "twemslot_proxy_last_beat_age_seconds 1.5",
             "twemslot_proxy_worker_clients{worker=\"1\"} 3",
             "twemslot_proxy_worker_requests_total{worker=\"1\"} 5",
-            "twemslot_proxy_group_primary{group=\"9\",instance=\"10.0.0.1:6379\"} 1",
+            "twemslot_proxy_group_primary{group=\"9\",addr=\"10.0.0.1:6379\"} 1",
             "twemslot_proxy_slot_range_requests_total{slots=\"0-61\"} 0",
             "twemslot_proxy_slot_range_requests_total{slots=\"937-999\"} 4",
         ] {

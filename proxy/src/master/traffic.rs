@@ -9,6 +9,9 @@ use cluster::topology::Topology;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
+/// Keys that are told of, of all workers together.
+const KEYS_MAX: usize = 256;
+
 /// What an admin wants to hear of all workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Survey {
@@ -65,6 +68,7 @@ fn hot(all: &[Sampled], group: impl Fn(u16) -> Option<u32>) -> Vec<Value> {
     }
     let mut keys: Vec<_> = keys.into_iter().collect();
     keys.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
+    keys.truncate(KEYS_MAX);
     let shown = |((slot, key), (rate, error)): ((u16, &str), (f64, f64))| json!({"key": key, "slot": slot, "group": group(slot), "requests_per_s": tenths(rate), "error_per_s": tenths(error)});
     keys.into_iter().map(shown).collect()
 }
@@ -84,6 +88,7 @@ fn big(all: &[Sampled], group: impl Fn(u16) -> Option<u32>) -> Vec<Value> {
     }
     let mut keys: Vec<_> = keys.into_iter().collect();
     keys.sort_by_key(|(_, (bytes, ..))| std::cmp::Reverse(*bytes));
+    keys.truncate(KEYS_MAX);
     let shown = |((slot, key), (bytes, command, age_ms)): ((u16, &str), (u64, &str, u64))| json!({"key": key, "slot": slot, "group": group(slot), "bytes": bytes, "command": command, "age_ms": age_ms});
     keys.into_iter().map(shown).collect()
 }
