@@ -4,6 +4,8 @@
 # make gates   what a request may cost; one line a gate
 # make bench   the proxy beside its peers
 # make fuzz    SECONDS=N of each fuzz target
+# make dashboards-test    every query of every dashboard gives data: a real Prometheus, a real cluster
+# make alerts-test        a real Alertmanager tells of a dead primary and a dead proxy
 # make soak    primaries die RUNS=N times of each cause, under load; one JSON line a cause
 #
 # The whole picture, with an etcd of three: make up STORE=etcd CONFIGSVRS=3 PROXIES=2
@@ -17,7 +19,7 @@ SECONDS ?= 60
 RUNS ?= 20
 CTL := target/release/twemslotctl
 
-.PHONY: help up down status build test gates bench fuzz soak fmt lint
+.PHONY: help up down status build test gates bench fuzz soak dashboards-test alerts-test fmt lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -43,6 +45,11 @@ gates:
 bench:
 	@.ci/install run bench
 	@tests/bench/run
+
+dashboards-test alerts-test: %-test:
+	@.ci/install run test
+	cargo build --workspace --bins
+	@tests/ops/$*.py
 
 fuzz:
 	@.ci/install fuzz

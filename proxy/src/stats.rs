@@ -123,7 +123,9 @@ pub const GROUP_GAUGES_FROM: usize = OfGroup::InFlight as usize;
 pub const COMMANDS_MAX: usize = 640;
 pub const GROUPS_MAX: usize = 1024;
 pub const SLOTS_MAX: usize = 16_384;
-const PER_COMMAND: usize = 3;
+/// Buckets of each command's histogram of microseconds: one to each power of two, up to 67 s.
+pub const COMMAND_BUCKETS: usize = 27;
+const PER_COMMAND: usize = OfCommand::UsSum as usize + 1 + COMMAND_BUCKETS;
 const PER_GROUP: usize = OfGroup::ReplyAge as usize + 1;
 
 /// Buckets of a histogram of microseconds: 8 to each power of two, up to 67 s.
@@ -312,6 +314,19 @@ impl Stats {
         &self.words[SLOTS_AT..]
     }
 
+    /// Records `n` requests of a command that took equally long.
+    #[inline]
+    pub fn observe_of_command(&mut self, command: u16, us: u64, n: u64) {
+        let bucket = (64 - us.leading_zeros() as usize).min(COMMAND_BUCKETS - 1);
+        self.words[histogram_of(command) + bucket] += n;
+    }
+
+    /// How many requests of a command took less than each power of two of microseconds, and no less than the one before.
+    pub fn histogram_of_command(&self, command: u16) -> &[u64] {
+        let at = histogram_of(command);
+        &self.words[at..at + COMMAND_BUCKETS]
+    }
+
     /// The entry of a group id, taken now if need be; None when all are taken.
     pub fn group_entry(&mut self, id: u32) -> Option<usize> {
         let wanted = u64::from(id) + 1;
@@ -346,6 +361,12 @@ impl Stats {
     }
 }
 
+/// Where a command's histogram stands in a page.
+fn histogram_of(command: u16) -> usize {
+    let command = usize::from(command).min(COMMANDS_MAX - 1);
+    COMMANDS_AT + command * PER_COMMAND + OfCommand::UsSum as usize + 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,6 +379,18 @@ mod tests {
             assert!(i == 0 || us >= bucket_end(i - 1), "{us} in {i}");
         }
         assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn a_commands_times_are_kept_by_powers_of_two() {
+        let mut stats = Stats::default();
+        for us in [0, 1, 2, 3, 1000, u64::MAX] {
+            stats.observe_of_command(5, us, 1);
+        }
+        let filled: Vec<usize> = (0..COMMAND_BUCKETS).filter(|&i| stats.histogram_of_command(5)[i] > 0).collect();
+        assert_eq!(filled, [0, 1, 2, 10, COMMAND_BUCKETS - 1]);
+        assert_eq!(stats.histogram_of_command(5)[2], 2);
+        assert_eq!(stats.of_command(5, OfCommand::Calls) + stats.of_command(6, OfCommand::Calls), 0);
     }
 
     #[test]

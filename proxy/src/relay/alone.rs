@@ -177,6 +177,14 @@ impl Relay {
         }
         self.waiting.retain(|&w| w != id);
         client.lane = Lane::Shared;
+        if let Some(farewell) = client.session.as_mut().and_then(|s| s.farewell.take()) {
+            // It listens no more, whatever a group has to say about it.
+            client.tidy_session();
+            self.pool.give(alone);
+            self.answer_aloud(id, command, &farewell.reply);
+            self.resumable.push(id);
+            return;
+        }
         client.tidy_session();
         if slot == NO_SLOT {
             self.unsubscribe_again(id, command, &alone);

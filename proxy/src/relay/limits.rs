@@ -199,6 +199,10 @@ pub const SCRIPTS_MAX: usize = 1000;
 pub const SCRIPTS_BYTES_MAX: usize = 4 << 20;
 /// A larger script is not remembered: it would push many others out.
 pub const SCRIPT_BYTES_MAX: usize = 256 << 10;
+/// A script that is new to a worker is told to the others, if it is no longer (it must fit into a letter) and no more were in
+/// this second: an application that makes new ones all the time uses none of them by name.
+pub const SCRIPT_SHARED_BYTES_MAX: usize = 64 << 10;
+pub const SCRIPTS_SHARED_PER_S: u32 = 100;
 /// A script that is missing is sent once in this time to one link: many requests for it may be under way.
 pub const SCRIPT_AGAIN_US: u64 = 100_000;
 /// Connections at once, per worker, for SCRIPT KILL and its likes, which must not queue behind a script that runs.

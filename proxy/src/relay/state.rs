@@ -517,6 +517,7 @@ impl Relay {
         if n > 0 {
             self.stats.add_of_command(command, OfCommand::Calls, n);
             self.stats.add_of_command(command, OfCommand::UsSum, us * n);
+            self.stats.observe_of_command(command, us, n);
             self.stats.observe(Histogram::Total, us, n);
             if us >= self.slow_us && n > 1 {
                 self.slowlog.and_more(n - 1);
