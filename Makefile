@@ -4,6 +4,8 @@
 # make gates   what a request may cost; one line a gate
 # make bench   the proxy beside its peers
 # make fuzz    SECONDS=N of each fuzz target
+# make dashboards-test    every query of every dashboard gives data: a real Prometheus, a real cluster
+# make alerts-test        a real Alertmanager tells of a dead primary and a dead proxy
 # make soak    primaries die RUNS=N times of each cause, under load; one JSON line a cause
 # make soak-migration   slots move RUNS=N times under load; one JSON line a move
 #
@@ -18,7 +20,7 @@ SECONDS ?= 60
 RUNS ?= 20
 CTL := target/release/twemslotctl
 
-.PHONY: help up down status build test gates bench fuzz soak soak-migration fmt lint
+.PHONY: help up down status build test gates bench fuzz soak soak-migration dashboards-test alerts-test fmt lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -44,6 +46,11 @@ gates:
 bench:
 	@.ci/install run bench
 	@tests/bench/run
+
+dashboards-test alerts-test: %-test:
+	@.ci/install run test
+	cargo build --workspace --bins
+	@tests/ops/$*.py
 
 fuzz:
 	@.ci/install fuzz

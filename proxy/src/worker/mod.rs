@@ -415,7 +415,9 @@ impl Worker {
 
     fn publish(&mut self) {
         let stats = self.traffic.relay.stats();
-        self.page.publish(&stats.words()[..stats.words_used()]);
+        for (at, words) in stats.words_used() {
+            self.page.publish(at, words);
+        }
         self.unpublished = false;
         self.published_us = self.now_us;
     }
