@@ -9,6 +9,7 @@
 mod cluster;
 mod groups;
 mod failovers;
+mod migrations;
 mod slots;
 mod traffic;
 mod proxies;
@@ -127,6 +128,7 @@ fn nouns() -> OpenApiRouter<Arc<Api>> {
         .merge(cluster::routes())
         .merge(groups::routes())
         .merge(failovers::routes())
+        .merge(migrations::routes())
         .merge(slots::routes())
         .merge(traffic::routes())
         .merge(proxies::routes())

@@ -2,6 +2,7 @@
 //! somebody asks. Every label is bounded: by the cluster's size, or by words of ours.
 #![expect(clippy::disallowed_methods, reason = "a shell: reads the clock and /proc")]
 
+mod migrations;
 mod page;
 
 use crate::control::command::ProxyView;
@@ -53,6 +54,7 @@ impl Metrics {
         instances(&mut page, &view.instances);
         loads(&mut page, &view.instances);
         failovers(&mut page, view);
+        migrations::tell(&mut page, view);
         let mut families = self.registry.gather();
         families.append(&mut page.families);
         TextEncoder::new().encode_to_string(&families)
@@ -97,6 +99,9 @@ pub fn specimen() -> Result<String, prometheus::Error> {
     let json = r#"{"proxy":{"id":"p","version":"1","addr":"a","admin_addr":"b","zone":"","epoch":1,"started_at":1},
         "failover":{"id":"1","group_id":1,"kind":"failover","phase":"done","epoch":1,"old":"127.0.0.1:1","why":"",
         "lost_bytes":0,"times":{"doubted":1,"decided":1,"chosen":1,"committed":1,"ended":1}},
+        "migration":{"id":1,"from":1,"to":2,"slots":[],"state":3,"phase":"copy","times":{"created":1},"slot_count":0,
+        "tally":{"keys":1,"bytes":1,"applied":1,"pause_ms":1},"progress":{"attempt":1,"scanned":1,"to_scan":1,"copied":1,
+        "bytes":1,"applied":1,"dirty":1,"lag_bytes":1,"age_ms":1}},
         "alarm":{"kind":"k","alarm":true,"settled":false,"subject":"s","message":"m","epoch":1}}"#;
     let json: serde_json::Value = serde_json::from_str(json).map_err(|e| prometheus::Error::Msg(e.to_string()))?;
     let failed = |e: serde_json::Error| prometheus::Error::Msg(e.to_string());
@@ -118,6 +123,7 @@ pub fn specimen() -> Result<String, prometheus::Error> {
         }],
         instances: vec![seen(primary, Role::Primary), seen(addr("127.0.0.1:2")?, Role::Replica)],
         failovers: vec![serde_json::from_value(json["failover"].clone()).map_err(failed)?],
+        migrations: vec![serde_json::from_value(json["migration"].clone()).map_err(failed)?],
         alarms: vec![serde_json::from_value(json["alarm"].clone()).map_err(failed)?],
         ..View::default()
     };
