@@ -125,7 +125,7 @@ pub const GROUPS_MAX: usize = 1024;
 pub const SLOTS_MAX: usize = 16_384;
 /// Buckets of each command's histogram of microseconds: one to each power of two, up to 67 s.
 pub const COMMAND_BUCKETS: usize = 27;
-const PER_COMMAND: usize = OfCommand::UsSum as usize + 1 + COMMAND_BUCKETS;
+const PER_COMMAND: usize = OfCommand::UsSum as usize + 1;
 const PER_GROUP: usize = OfGroup::ReplyAge as usize + 1;
 
 /// Buckets of a histogram of microseconds: 8 to each power of two, up to 67 s.
@@ -148,8 +148,10 @@ const GROUPS_AT: usize = COMMANDS_AT + COMMANDS_MAX * PER_COMMAND;
 
 const SLOTS_AT: usize = GROUPS_AT + GROUPS_MAX * PER_GROUP;
 
+const OF_COMMANDS_AT: usize = SLOTS_AT + SLOTS_MAX;
+
 /// Words in a page.
-pub const WORDS: usize = SLOTS_AT + SLOTS_MAX;
+pub const WORDS: usize = OF_COMMANDS_AT + COMMANDS_MAX * COMMAND_BUCKETS;
 
 /// Where a gauge stands in a page.
 pub const fn gauge_word(gauge: Gauge) -> usize {
@@ -233,14 +235,14 @@ impl Stats {
 
     /// What is not zero, without groups and slots: where it stands, and how much.
     pub fn sparse(&self) -> Vec<(u32, u64)> {
-        let words = self.words[..GROUPS_AT].iter().enumerate();
+        let words = self.words.iter().enumerate().filter(|(at, _)| is_sparse(*at));
         words.filter(|(_, n)| **n > 0).map(|(at, &n)| (at as u32, n)).collect()
     }
 
     /// Sums what another's `sparse` said into these.
     pub fn add_sparse(&mut self, words: &[(u32, u64)]) {
         for &(at, n) in words {
-            if let Some(word) = self.words[..GROUPS_AT].get_mut(at as usize) {
+            if let Some(word) = self.words.get_mut(at as usize).filter(|_| is_sparse(at as usize)) {
                 *word += n;
             }
         }
@@ -250,50 +252,15 @@ impl Stats {
         &self.words[..]
     }
 
-    /// The words in use, in two runs, and where each starts: copying more is a waste.
-    pub fn words_used(&self) -> [(usize, &[u64]); 2] {
-        let groups = &self.words[..GROUPS_AT + self.groups * PER_GROUP];
-        [(0, groups), (SLOTS_AT, &self.words[SLOTS_AT..SLOTS_AT + self.slots])]
+    /// The words in use but for `rarer`: copying more is a waste.
+    pub fn usual(&self) -> &[u64] {
+        &self.words[..GROUPS_AT + self.groups * PER_GROUP]
     }
 
-    #[inline]
-    pub fn add(&mut self, counter: Counter, n: u64) {
-        self.words[counter as usize] += n;
-    }
-
-    pub fn get(&self, counter: Counter) -> u64 {
-        self.words[counter as usize]
-    }
-
-    #[inline]
-    pub fn set(&mut self, gauge: Gauge, value: u64) {
-        self.words[GAUGES_AT + gauge as usize] = value;
-    }
-
-    pub fn gauge(&self, gauge: Gauge) -> u64 {
-        self.words[GAUGES_AT + gauge as usize]
-    }
-
-    /// Records `n` equal durations.
-    #[inline]
-    pub fn observe(&mut self, histogram: Histogram, us: u64, n: u64) {
-        self.words[HISTOGRAMS_AT + histogram as usize * BUCKETS + bucket(us)] += n;
-    }
-
-    pub fn histogram(&self, histogram: Histogram) -> &[u64] {
-        let at = HISTOGRAMS_AT + histogram as usize * BUCKETS;
-        &self.words[at..at + BUCKETS]
-    }
-
-    /// `command` is a `CommandId`.
-    #[inline]
-    pub fn add_of_command(&mut self, command: u16, word: OfCommand, n: u64) {
-        let command = usize::from(command).min(COMMANDS_MAX - 1);
-        self.words[COMMANDS_AT + command * PER_COMMAND + word as usize] += n;
-    }
-
-    pub fn of_command(&self, command: u16, word: OfCommand) -> u64 {
-        self.words[COMMANDS_AT + usize::from(command).min(COMMANDS_MAX - 1) * PER_COMMAND + word as usize]
+    /// The words of slots and of commands' histograms that are in use, and where each run starts. They are many, and seldom
+    /// looked at.
+    pub fn rarer(&self) -> [(usize, &[u64]); 2] {
+        [(SLOTS_AT, &self.words[SLOTS_AT..SLOTS_AT + self.slots]), (OF_COMMANDS_AT, &self.words[OF_COMMANDS_AT..])]
     }
 
     /// How many slots there are.
@@ -361,10 +328,15 @@ impl Stats {
     }
 }
 
+/// Whether a word is said to other workers: not those of groups and slots.
+fn is_sparse(at: usize) -> bool {
+    at < GROUPS_AT || at >= OF_COMMANDS_AT
+}
+
 /// Where a command's histogram stands in a page.
 fn histogram_of(command: u16) -> usize {
     let command = usize::from(command).min(COMMANDS_MAX - 1);
-    COMMANDS_AT + command * PER_COMMAND + OfCommand::UsSum as usize + 1
+    OF_COMMANDS_AT + command * COMMAND_BUCKETS
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// What a healthy, small cluster says nothing of.
-const SILENT: [&str; 13] = [
+const SILENT: &[&str] = &[
     "twemslot_configsvr_alarm_active",
     "twemslot_configsvr_failovers",
     "twemslot_configsvr_failover_decided_time_seconds",
@@ -20,12 +20,16 @@ const SILENT: [&str; 13] = [
     "twemslot_configsvr_failover_phase_seconds",
     "twemslot_configsvr_instance_memory_max_bytes",
     "twemslot_configsvr_changes_total",
-    "twemslot_configsvr_migration_bytes_copied_total",
-    "twemslot_configsvr_migration_dirty_keys",
+    "twemslot_configsvr_migrations",
+    "twemslot_configsvr_migration_phase",
     "twemslot_configsvr_migration_keys_copied_total",
+    "twemslot_configsvr_migration_bytes_copied_total",
+    "twemslot_configsvr_migration_commands_applied_total",
+    "twemslot_configsvr_migration_keys_scanned_total",
+    "twemslot_configsvr_migration_keys_to_scan",
+    "twemslot_configsvr_migration_dirty_keys",
     "twemslot_configsvr_migration_lag_bytes",
     "twemslot_configsvr_migration_pause_seconds",
-    "twemslot_configsvr_migration_phase",
 ];
 /// The words a name may end with: a unit, or the plural of what is counted. `_total` is of counters alone.
 const UNITS: [&str; 4] = ["_seconds", "_bytes", "_seconds_total", "_bytes_total"];
@@ -55,7 +59,9 @@ const PLAIN: &[&str] = &[
     "leading",
     "links",
     "migration_dirty_keys",
+    "migration_keys_to_scan",
     "migration_phase",
+    "migrations",
     "migrations_active",
     "orphans",
     "proxies_alive",

@@ -12,13 +12,6 @@ from stand import GRAFANA, Failed, Site, until
 
 # Of these nothing can be there yet: the metric and why.
 EXEMPT = {
-    "twemslot_configsvr_migration_keys_copied_total": "slots do not move yet",
-    "twemslot_configsvr_migration_bytes_copied_total": "slots do not move yet",
-    "twemslot_configsvr_migration_dirty_keys": "slots do not move yet",
-    "twemslot_configsvr_migration_lag_bytes": "slots do not move yet",
-    "twemslot_configsvr_migration_phase": "slots do not move yet",
-    "twemslot_configsvr_migrations_active": "slots do not move yet",
-    "twemslot_configsvr_migration_pause_seconds": "slots do not move yet",
     "twemslot_configsvr_alarm_active": "a series for each alarm, and there is none",
 }
 

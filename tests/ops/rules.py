@@ -69,8 +69,10 @@ CASES = {
                                  (f'{C}store_reachable{{instance="m2"}}', 1, 0)],
     "TwemslotStoreInvalid": [(f"{C}store_invalid_records", 0, 1)],
     "TwemslotAlarm": [(f'{C}alarm_active{{kind="k",subject="s"}}', GONE, 1)],
-    "TwemslotMigrationStuck": [('twemslot_configsvr_migration_phase{id="1"}', GONE, 2),
-                               ('twemslot_configsvr_migration_keys_copied_total{id="1"}', (1,), (0,))],
+    "TwemslotMigrationStuck": [(f'{C}migration_phase{{id="1",phase="copy"}}', GONE, 1),
+                               (f'{C}migration_phase{{id="2",phase="copy"}}', 1, 1),
+                               (f'{C}migration_keys_scanned_total{{id="2"}}', (5,), (5,)),
+                               (f'{C}migration_keys_scanned_total{{id="1"}}', (1,), (0,))],
 }
 # Needed so that rules about what is absent are quiet where a case does not speak of it.
 QUIET = [(f'{C}leading{{instance="m9"}}', 1, 1)]

@@ -2,9 +2,9 @@
 //! somebody asks. Every label is bounded: by the cluster's size, or by words of ours.
 #![expect(clippy::disallowed_methods, reason = "a shell: reads the clock and /proc")]
 
+mod migrations;
 mod page;
 
-use crate::control::TaskView;
 use crate::control::command::ProxyView;
 use crate::control::layout::Failover;
 use crate::control::look::{InstanceView, Load};
@@ -13,9 +13,6 @@ use cluster::instance::Role;
 use page::Page;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// The last migrations whose pause is told.
-const PAUSES_MAX: usize = 20;
 
 /// All metrics of this member.
 #[derive(Debug, Clone)]
@@ -57,7 +54,7 @@ impl Metrics {
         instances(&mut page, &view.instances);
         loads(&mut page, &view.instances);
         failovers(&mut page, view);
-        migrations(&mut page, &view.migrations);
+        migrations::tell(&mut page, view);
         let mut families = self.registry.gather();
         families.append(&mut page.families);
         TextEncoder::new().encode_to_string(&families)
@@ -103,8 +100,8 @@ pub fn specimen() -> Result<String, prometheus::Error> {
         "failover":{"id":"1","group_id":1,"kind":"failover","phase":"done","epoch":1,"old":"127.0.0.1:1","why":"",
         "lost_bytes":0,"times":{"doubted":1,"decided":1,"chosen":1,"committed":1,"ended":1}},
         "migration":{"id":1,"from":1,"to":2,"slots":[],"state":3,"phase":"copy","times":{"created":1},"slot_count":0,
-        "tally":{"keys":1,"bytes":1,"applied":1,"pause_ms":1},
-        "progress":{"attempt":1,"scanned":1,"to_scan":1,"copied":1,"bytes":1,"applied":1,"dirty":1,"lag_bytes":1,"age_ms":1}},
+        "tally":{"keys":1,"bytes":1,"applied":1,"pause_ms":1},"progress":{"attempt":1,"scanned":1,"to_scan":1,"copied":1,
+        "bytes":1,"applied":1,"dirty":1,"lag_bytes":1,"age_ms":1}},
         "alarm":{"kind":"k","alarm":true,"settled":false,"subject":"s","message":"m","epoch":1}}"#;
     let json: serde_json::Value = serde_json::from_str(json).map_err(|e| prometheus::Error::Msg(e.to_string()))?;
     let failed = |e: serde_json::Error| prometheus::Error::Msg(e.to_string());
@@ -273,31 +270,6 @@ fn failovers(page: &mut Page, view: &View) {
     for (group, lost) in last.iter().filter_map(|(group, f)| Some((group, f.lost_bytes?))) {
         let help = "Of the group's last failover: what only the old primary had, once it came back.";
         page.gauge("failover_lost_bytes", help, &[("group", &group.to_string())], lost as f64);
-    }
-}
-
-fn migrations(page: &mut Page, all: &[TaskView]) {
-    let open = || all.iter().filter(|m| !m.task.phase.is_over());
-    let help = "Migrations that are under way or wait.";
-    page.gauge("migrations_active", help, &[], open().count() as f64);
-    let id = |m: &TaskView| m.task.id.to_string();
-    for m in open() {
-        let help = "How far a migration is: 2 waits, 3 copies, 4 the slots have changed hands. Gone when it is over.";
-        page.gauge("migration_phase", help, &[("id", &id(m))], f64::from(m.task.state));
-    }
-    for (m, p) in open().filter_map(|m| Some((m, m.progress.as_ref()?))) {
-        let id = id(m);
-        let labels = [("id", id.as_str())];
-        page.count("migration_keys_copied_total", "Keys copied; known to the leader.", &labels, p.copied as f64);
-        page.count("migration_bytes_copied_total", "Bytes of their values.", &labels, p.bytes as f64);
-        let help = "Keys that were written while they were copied, and are to be copied again.";
-        page.gauge("migration_dirty_keys", help, &labels, p.dirty as f64);
-        let help = "How much of the source's stream of writes is not read yet.";
-        page.gauge("migration_lag_bytes", help, &labels, p.lag_bytes as f64);
-    }
-    for (m, tally) in all.iter().rev().take(PAUSES_MAX).filter_map(|m| Some((m, m.task.tally.as_ref()?))) {
-        let help = "How long a migration's slots were held when they changed hands: what clients felt of it.";
-        page.gauge("migration_pause_seconds", help, &[("id", &id(m))], seconds(tally.pause_ms));
     }
 }
 

@@ -403,10 +403,15 @@ impl Relay {
         &mut self.stats
     }
 
+    /// The counts, with the gauges and what slots were asked for as of now. It looks at every slot: for now and then.
+    pub fn all_stats(&mut self) -> &mut Stats {
+        self.count_loads();
+        self.stats()
+    }
+
     /// The counts, with the gauges as of now. It looks at every client: for now and then.
     pub fn stats(&mut self) -> &mut Stats {
         self.flush_runs();
-        self.count_loads();
         let links = || self.links.iter().map(|(_, l)| l).filter(|l| l.shared());
         let up = links().filter(|l| l.state == State::Up).count();
         let slots_held = self
