@@ -4,6 +4,8 @@
 # make gates   what a request may cost; one line a gate
 # make bench   the proxy beside its peers
 # make fuzz    SECONDS=N of each fuzz target
+# make deb     Debian packages of proxy, configsvr and twemslotctl, in target/deb
+# make ops-test  the playbooks deploy them onto machines of their own (as root), which are then broken under load
 # make soak    primaries die RUNS=N times of each cause, under load; one JSON line a cause
 #
 # The whole picture, with an etcd of three: make up STORE=etcd CONFIGSVRS=3 PROXIES=2
@@ -17,7 +19,7 @@ SECONDS ?= 60
 RUNS ?= 20
 CTL := target/release/twemslotctl
 
-.PHONY: help up down status build test gates bench fuzz soak fmt lint
+.PHONY: help up down status build deb test gates bench fuzz soak ops-test fmt lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -25,6 +27,9 @@ help:
 build:
 	@.ci/install run $(filter etcd,$(STORE))
 	cargo build --release --workspace --bins
+
+deb: build
+	@packaging/build
 
 up: build
 	@$(CTL) playground up --detach --store $(STORE) --configsvrs $(CONFIGSVRS) --proxies $(PROXIES) $(UP)
@@ -47,6 +52,12 @@ bench:
 fuzz:
 	@.ci/install fuzz
 	@tests/fuzz/run $(SECONDS)
+
+ops-test:
+	@.ci/install run ops
+	cargo build --workspace --bins
+	@tests/ops/quick --lint
+	@tests/ops/run
 
 soak:
 	@.ci/install run test

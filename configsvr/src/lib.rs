@@ -9,6 +9,7 @@ pub mod http;
 pub mod agent;
 pub mod desk;
 pub mod config;
+pub mod supervisor;
 pub mod log;
 pub mod consensus;
 pub mod control;

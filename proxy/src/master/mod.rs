@@ -16,6 +16,7 @@ mod metrics;
 mod listeners;
 mod pid_file;
 mod store;
+mod supervisor;
 mod clock;
 mod fleet;
 
@@ -107,6 +108,7 @@ struct Master {
     upgrade: Upgrade,
     events: Sender<Event>,
     inbox: Receiver<Event>,
+    said_ready: bool,
     over: bool,
 }
 
@@ -199,6 +201,7 @@ impl Master {
             upgrade: Upgrade::default(),
             events,
             inbox,
+            said_ready: false,
             over: false,
             options,
             config,
@@ -311,6 +314,7 @@ impl Master {
 
     fn stop(&mut self, now: bool) {
         tracing::info!(at_once = now || self.fleet.stopping(), "stopping");
+        supervisor::tell(supervisor::STOPPING);
         self.step(fleet::Event::Stop { now });
     }
 
@@ -369,8 +373,11 @@ impl Master {
         }
     }
 
-    /// Takes leave of the terminal of `--daemon`: from now on the proxy serves.
+    /// The supervisor is told, and leave is taken of the terminal of `--daemon`: from now on the proxy serves.
     fn say_ready(&mut self) {
+        if !std::mem::replace(&mut self.said_ready, true) {
+            supervisor::tell(supervisor::READY);
+        }
         let Some(fd) = self.options.tell_ready.take() else { return };
         if let Err(e) = std::fs::File::from(fd).write_all(b"1").and_then(|()| os::silence_standard_streams()) {
             tracing::warn!(error = %e, "the terminal is not let go");
