@@ -7,6 +7,7 @@
 # make deb     Debian packages of proxy, configsvr and twemslotctl, in target/deb
 # make ops-test  the playbooks deploy them onto machines of their own (as root), which are then broken under load
 # make soak    primaries die RUNS=N times of each cause, under load; one JSON line a cause
+# make soak-migration   slots move RUNS=N times under load; one JSON line a move
 #
 # The whole picture, with an etcd of three: make up STORE=etcd CONFIGSVRS=3 PROXIES=2
 # UP holds further options, as in: make up UP='--base-port 7000 --groups 4'
@@ -19,7 +20,7 @@ SECONDS ?= 60
 RUNS ?= 20
 CTL := target/release/twemslotctl
 
-.PHONY: help up down status build deb test gates bench fuzz soak ops-test fmt lint
+.PHONY: help up down status build deb test gates bench fuzz soak soak-migration ops-test fmt lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -63,6 +64,11 @@ soak:
 	@.ci/install run test
 	cargo build --workspace --bins
 	SOAK=$(RUNS) cargo test -p tests --test failover soak -- --nocapture
+
+soak-migration:
+	@.ci/install run test
+	cargo build --workspace --bins
+	SOAK=$(RUNS) cargo test -p tests --test migration soak -- --nocapture
 
 fmt:
 	cargo fmt --all
