@@ -1,7 +1,9 @@
 //! The end of all faults, and what must be well then.
 
+use crate::instances::Instance;
+use crate::plant::Plant;
 use crate::world::{Deed, Due, GROUPS, MEMBERS, World};
-use cluster::instance::Addr;
+use cluster::instance::{Addr, Role};
 use configsvr::control::command::Command;
 use std::collections::BTreeMap;
 
@@ -62,7 +64,9 @@ impl World {
         if !leads.answers(self.now) || leads.follows.is_some() || self.now < leads.paused_until {
             return Err(format!("group {group}: {primary} is no primary that works"));
         }
-        if self.plant.is_none() && self.guarded(group) != Some((primary.to_string(), leads.run_id.clone())) {
+        if self.plant != Some(Plant::SameRunId)
+            && self.guarded(group) != Some((primary.to_string(), leads.run_id.clone()))
+        {
             return Err(format!("group {group}: {} is not what is recorded: {:?}", leads.run_id, self.guarded(group)));
         }
         for replica in self.instances.values().filter(|i| i.group == group && i.addr != *primary) {
@@ -83,6 +87,12 @@ impl World {
         for proxy in &self.proxies {
             if proxy.epoch() != self.truth.epoch || proxy.holds() {
                 return Err(format!("{} serves {}, not {}", proxy.id, proxy.epoch(), self.truth.epoch));
+            }
+            let strangers = |i: &&Instance| i.role == Role::Primary && !proxy.takes(&i.addr, &i.run_id);
+            if let Some(stranger) =
+                self.instances.values().find(strangers).filter(|_| self.plant != Some(Plant::SameRunId))
+            {
+                return Err(format!("{} does not take {} for who it is: {}", proxy.id, stranger.addr, stranger.run_id));
             }
         }
         if self.nodes.iter().any(|n| n.control.is_none()) {

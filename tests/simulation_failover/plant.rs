@@ -25,10 +25,12 @@ pub(crate) enum Plant {
     SameRunId,
     /// A switchover does not wait for the candidate.
     NoCatchUp,
+    /// Proxies use whatever process answers at an address.
+    AnyProcess,
 }
 
 impl Plant {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::NoFence,
         Self::NoEpochCompare,
         Self::StaleVotes,
@@ -37,6 +39,7 @@ impl Plant {
         Self::Early,
         Self::SameRunId,
         Self::NoCatchUp,
+        Self::AnyProcess,
     ];
 }
 

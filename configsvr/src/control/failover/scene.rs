@@ -1,5 +1,6 @@
 //! What there is to see when something is decided.
 
+use crate::control::command::Beat;
 use crate::control::fleet::Fleet;
 use crate::control::health::{Ballot, Health, Info, Judgement, Verdict};
 use crate::control::layout::{Failover, Guard};
@@ -44,6 +45,10 @@ impl<'a> Scene<'a> {
     /// Nothing is to be done by itself in this group.
     pub(super) fn hands_off(&self, group: &Group) -> bool {
         self.state.automation_paused() || self.guard(group).is_some_and(|guard| guard.maintenance)
+    }
+
+    pub(super) fn judge(&self, group: &Group, beats: &[(&Beat, u64)]) -> Judgement {
+        self.health.judge(self.now, self.own, group, self.guard(group), beats)
     }
 
     pub(super) fn verdict(&self, group: &Group, addr: &Addr) -> Verdict {
