@@ -263,6 +263,46 @@ impl Stats {
         [(SLOTS_AT, &self.words[SLOTS_AT..SLOTS_AT + self.slots]), (OF_COMMANDS_AT, &self.words[OF_COMMANDS_AT..])]
     }
 
+    #[inline]
+    pub fn add(&mut self, counter: Counter, n: u64) {
+        self.words[counter as usize] += n;
+    }
+
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.words[counter as usize]
+    }
+
+    #[inline]
+    pub fn set(&mut self, gauge: Gauge, value: u64) {
+        self.words[GAUGES_AT + gauge as usize] = value;
+    }
+
+    pub fn gauge(&self, gauge: Gauge) -> u64 {
+        self.words[GAUGES_AT + gauge as usize]
+    }
+
+    /// Records `n` equal durations.
+    #[inline]
+    pub fn observe(&mut self, histogram: Histogram, us: u64, n: u64) {
+        self.words[HISTOGRAMS_AT + histogram as usize * BUCKETS + bucket(us)] += n;
+    }
+
+    pub fn histogram(&self, histogram: Histogram) -> &[u64] {
+        let at = HISTOGRAMS_AT + histogram as usize * BUCKETS;
+        &self.words[at..at + BUCKETS]
+    }
+
+    /// `command` is a `CommandId`.
+    #[inline]
+    pub fn add_of_command(&mut self, command: u16, word: OfCommand, n: u64) {
+        let command = usize::from(command).min(COMMANDS_MAX - 1);
+        self.words[COMMANDS_AT + command * PER_COMMAND + word as usize] += n;
+    }
+
+    pub fn of_command(&self, command: u16, word: OfCommand) -> u64 {
+        self.words[COMMANDS_AT + usize::from(command).min(COMMANDS_MAX - 1) * PER_COMMAND + word as usize]
+    }
+
     /// How many slots there are.
     pub fn set_slots(&mut self, slots: usize) {
         self.slots = slots.min(SLOTS_MAX);
