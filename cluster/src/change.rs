@@ -53,6 +53,16 @@ pub enum Change {
         group: GroupId,
         primary: Option<Addr>,
     },
+    /// These slots of a group are held: their owner is about to change.
+    HoldSlots {
+        group: GroupId,
+        slots: Vec<Slot>,
+    },
+    /// These slots, which were held, are served by that group from now on: by their owner as before, or by another.
+    ReleaseSlots {
+        slots: Vec<Slot>,
+        group: GroupId,
+    },
 }
 
 /// Slots `from..=to` for one owner, or for none.
@@ -109,6 +119,8 @@ pub fn apply(topology: &Topology, change: &Change) -> Result<Topology, Refused> 
                 enthrone(topology, &mut next, *group, primary)?;
             }
         }
+        Change::HoldSlots { group, slots } => next.slots = ranges_of(&hold_slots(topology, *group, slots)?),
+        Change::ReleaseSlots { slots, group } => next.slots = ranges_of(&release_slots(topology, slots, *group)?),
     }
     next.epoch = topology.epoch;
     let mut next = checked(next)?;
@@ -349,6 +361,46 @@ fn hold(topology: &Topology, id: GroupId, state: SlotState) -> Result<Vec<SlotOw
     Ok(slots)
 }
 
+fn hold_slots(topology: &Topology, id: GroupId, held: &[Slot]) -> Result<Vec<SlotOwner>, Refused> {
+    each(topology, held, |slot, owner| {
+        if *owner != (SlotOwner { group: Some(id), state: SlotState::Normal }) {
+            let message = format!("slot {slot} is not group {id}'s to give, or is about to change its owner");
+            let hint = "let the migration or failover end, or cancel it";
+            return Err(refused(Blame::Conflict, "slot_not_at_rest", message, hint));
+        }
+        owner.state = SlotState::Held;
+        Ok(())
+    })
+}
+
+fn release_slots(topology: &Topology, held: &[Slot], id: GroupId) -> Result<Vec<SlotOwner>, Refused> {
+    group_of(topology, id)?;
+    each(topology, held, |slot, owner| {
+        if owner.state != SlotState::Held {
+            let message = format!("slot {slot} is not held");
+            return Err(refused(Blame::Conflict, "slot_not_held", message, "it changes hands only while it is held"));
+        }
+        *owner = SlotOwner { group: Some(id), state: SlotState::Normal };
+        Ok(())
+    })
+}
+
+fn each(
+    topology: &Topology,
+    named: &[Slot],
+    mut change: impl FnMut(Slot, &mut SlotOwner) -> Result<(), Refused>,
+) -> Result<Vec<SlotOwner>, Refused> {
+    let mut slots = topology.slots.clone();
+    for slot in named {
+        let Some(owner) = slots.get_mut(usize::from(*slot)) else {
+            let hint = format!("slots go from 0 to {}", topology.slots.len() - 1);
+            return Err(refused(Blame::Invalid, "no_such_slot", format!("slot {slot}: not in this cluster"), hint));
+        };
+        change(*slot, owner)?;
+    }
+    Ok(slots)
+}
+
 /// Another instance of the group becomes its primary; the old one a replica.
 fn enthrone(topology: &Topology, next: &mut Message, id: GroupId, primary: &Addr) -> Result<(), Refused> {
     instance_of(group_of(topology, id)?, primary)?;
@@ -444,6 +496,24 @@ mod tests {
             apply(&held, &Change::Release { group: 1, primary: None }).map(|t| owners(&t)),
             Ok(owners(&small()))
         );
+    }
+
+    #[test]
+    fn slots_change_hands_only_while_they_are_held() {
+        let old = small();
+        let hand_over = Change::ReleaseSlots { slots: vec![1, 2], group: 2 };
+        assert_eq!(apply(&old, &hand_over).expect_err("nobody waits").code, "slot_not_held");
+        let hold = Change::HoldSlots { group: 1, slots: vec![1, 2] };
+        let held = apply(&old, &hold).expect("good");
+        assert_eq!((held.slots[0].state, held.slots[1].state), (SlotState::Normal, SlotState::Held));
+        assert_eq!(apply(&held, &hold).expect_err("held already").code, "slot_not_at_rest");
+        let strange = Change::HoldSlots { group: 2, slots: vec![0] };
+        assert_eq!(apply(&old, &strange).expect_err("of another group").code, "slot_not_at_rest");
+        let next = apply(&held, &hand_over).expect("good");
+        assert_eq!((next.epoch(), owners(&next).as_str()), (9, "1221.....1"));
+        assert!(!next.slots[..4].iter().any(|s| s.state == SlotState::Held));
+        let back = apply(&held, &Change::ReleaseSlots { slots: vec![1, 2], group: 1 }).expect("good");
+        assert_eq!((back.epoch(), &back.slots), (9, &old.slots));
     }
 
     #[test]

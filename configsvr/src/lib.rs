@@ -6,6 +6,7 @@ pub mod server;
 pub mod metrics;
 pub mod members;
 pub mod http;
+pub mod mover;
 pub mod agent;
 pub mod desk;
 pub mod config;

@@ -26,6 +26,10 @@ pub struct Metrics {
     failover_ms: IntGaugeVec,
     failover_lost_bytes: IntGaugeVec,
     failover_vetoes: IntGauge,
+    migrations: IntGaugeVec,
+    migration_progress: IntGaugeVec,
+    migration_lag_bytes: IntGaugeVec,
+    migration_pause_ms: IntGaugeVec,
     pub(crate) calls: IntCounterVec,
     pub(crate) deeds: IntCounterVec,
     pub(crate) elections: IntCounter,
@@ -89,6 +93,23 @@ impl Metrics {
                 &["group"],
             )?,
             failover_vetoes: gauge("failover_vetoes", "Failovers that replicas or proxies forbade, since the start")?,
+            migrations: gauges("migrations", "Migrations that are remembered", &["phase"])?,
+            migration_progress: gauges(
+                "migration_progress",
+                "Of each migration under way, by the leader: keys met (scanned), keys copied, keys to be copied again \
+                 (dirty), and so on",
+                &["migration", "what"],
+            )?,
+            migration_lag_bytes: gauges(
+                "migration_lag_bytes",
+                "Bytes of the source's writes that the target has not got",
+                &["migration"],
+            )?,
+            migration_pause_ms: gauges(
+                "migration_pause_ms",
+                "Of each migration that is remembered: how long its slots were held when they changed hands",
+                &["migration"],
+            )?,
             calls: counters("changes_total", "Changes asked for, by outcome", &["outcome"])?,
             deeds: counters("deeds_total", "Writes, probes, pushes and so on, by outcome", &["deed", "outcome"])?,
             elections,
@@ -117,6 +138,7 @@ impl Metrics {
             self.proxy_epoch.with_label_values(&[&proxy.record.id]).set(proxy.record.epoch as i64);
         }
         self.render_health(view);
+        self.render_migrations(view);
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         String::from_utf8(text).map_err(|e| prometheus::Error::Msg(e.to_string()))
@@ -152,6 +174,35 @@ impl Metrics {
             if let Some(lost) = f.lost_bytes {
                 self.failover_lost_bytes.with_label_values(&[&group]).set(lost as i64);
             }
+        }
+    }
+}
+
+impl Metrics {
+    fn render_migrations(&self, view: &View) {
+        self.migrations.reset();
+        self.migration_progress.reset();
+        self.migration_lag_bytes.reset();
+        self.migration_pause_ms.reset();
+        for m in &view.migrations {
+            let id = m.task.id.to_string();
+            self.migrations.with_label_values(&[m.task.phase.word()]).inc();
+            if let Some(tally) = &m.task.tally {
+                self.migration_pause_ms.with_label_values(&[&id]).set(tally.pause_ms as i64);
+            }
+            let Some(p) = &m.progress else { continue };
+            let all = [
+                ("scanned_keys", p.scanned),
+                ("keys_to_scan", p.to_scan),
+                ("copied_keys", p.copied),
+                ("copied_bytes", p.bytes),
+                ("applied_commands", p.applied),
+                ("dirty_keys", p.dirty),
+            ];
+            for (what, value) in all {
+                self.migration_progress.with_label_values(&[&id, what]).set(value as i64);
+            }
+            self.migration_lag_bytes.with_label_values(&[&id]).set(p.lag_bytes as i64);
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::control::layout::Token;
 use crate::control::view::View;
 use crate::desk::Call;
 use crate::metrics::Metrics;
+use crate::mover::{Confirm, Movers};
 use crate::store::Store;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,6 +61,7 @@ struct Loop {
     waiting: BTreeMap<CallId, Waiting>,
     last_call: CallId,
     outcomes: mpsc::Sender<Event>,
+    movers: Movers,
 }
 
 /// Why the loop has ended.
@@ -78,7 +80,14 @@ pub async fn run(server: Server, mut stop: watch::Receiver<bool>) -> Stopped {
     let seen = server.watchers.news();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut own = Loop { server, started: Instant::now(), waiting: BTreeMap::new(), last_call: 0, outcomes };
+    let consensus = server.consensus.clone();
+    let confirmed: Confirm = Arc::new(move |token| {
+        let consensus = consensus.clone();
+        Box::pin(async move { confirm(&consensus, token).await })
+    });
+    let movers = Movers::new(Arc::clone(&server.access), confirmed, outcomes.clone());
+    let started = Instant::now();
+    let mut own = Loop { server, started, waiting: BTreeMap::new(), last_call: 0, outcomes, movers };
     let first = leadership.borrow_and_update().clone();
     own.step(Event::Leadership(first));
     loop {
@@ -222,6 +231,9 @@ impl Loop {
                     (outcome.is_ok(), Event::Pushed { deed, outcome })
                 });
             }
+            Action::Move { job, goal } => self.movers.tell(job, goal),
+            Action::Drop { task } => self.movers.drop_task(&task),
+            Action::Sweep { deed, sweep } => self.begin("sweep", self.movers.sweep(deed, sweep)),
             Action::Tell(news) => self.tell(news),
         }
     }

@@ -1,6 +1,7 @@
 //! What people and scripts may ask of the control plane, and what they get. The HTTP API and the CLI say the same words.
 
 use super::layout::{self, SlotRange};
+use super::task::{Limits, Span, Window};
 pub use cluster::beat::{Beat, BeatAnswer, Sight};
 use cluster::group::GroupId;
 use cluster::instance::Addr;
@@ -99,6 +100,18 @@ pub enum Command {
     SpreadSlots {
         groups: Vec<GroupId>,
     },
+    /// Slots on their way from group to group, with their keys, while clients write.
+    StartMigrations(NewMoves),
+    /// Pause, resume, cancel, other limits.
+    SteerMigration {
+        id: u64,
+        #[serde(flatten)]
+        steering: Steering,
+    },
+    /// The slots of a migration that is done, back to where they came from.
+    ReverseMigration {
+        id: u64,
+    },
     /// No new clients for this proxy, or again.
     DrainProxy {
         id: String,
@@ -108,6 +121,40 @@ pub enum Command {
     RemoveProxy {
         id: String,
     },
+}
+
+/// Migrations to begin: one for each move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewMoves {
+    pub moves: Vec<NewMove>,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+}
+
+/// These slots, or so many of the source's last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewMove {
+    pub from: GroupId,
+    pub to: GroupId,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<Span>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u16>,
+}
+
+/// What is to change about a migration; what is not named stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steering {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }
 
 /// An instance somebody wants in a group.

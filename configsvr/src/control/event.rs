@@ -1,6 +1,7 @@
 //! What control is told, and what it wants done. Control itself does nothing: `server` carries both ways.
 
 use super::command::{Answer, Beat, BeatAnswer, Refusal, Request, Seen};
+use super::job::{Goal, Job, Status, Sweep};
 use super::layout::Token;
 use super::look::{Ballot, Info, Look};
 use crate::store::{Fault, LeaseId, Notice, Txn, Verdict};
@@ -77,6 +78,17 @@ pub enum Event {
     Ordered {
         deed: DeedId,
         outcome: Result<Report, String>,
+    },
+    /// A job of the mover says where it stands.
+    Moved {
+        task: String,
+        attempt: u64,
+        status: Status,
+    },
+    /// A sweep came to its end: so many keys were removed, or why not.
+    Swept {
+        deed: DeedId,
+        outcome: Result<u64, String>,
     },
     /// Time passed. At least every 100 ms, and when `deadline` asked for it.
     Tick,
@@ -188,6 +200,19 @@ pub enum Action {
         message: Arc<str>,
         /// It is to answer when nothing for held slots is in flight any more.
         quiet: bool,
+    },
+    /// Begins a job, or tells the one with this task and attempt how far it is to go. An older attempt ends.
+    Move {
+        job: Arc<Job>,
+        goal: Goal,
+    },
+    /// Ends a task's job: its connections close, and it says nothing any more.
+    Drop {
+        task: String,
+    },
+    Sweep {
+        deed: DeedId,
+        sweep: Sweep,
     },
     /// For people, and for `GET /api/v1/events`.
     Tell(News),

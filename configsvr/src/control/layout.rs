@@ -326,6 +326,9 @@ pub struct Proxy {
     pub draining: bool,
     /// Milliseconds since 1970.
     pub started_at: u64,
+    /// It said that it serves nobody any more: nobody waits for it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub left: bool,
 }
 
 /// `audit/<revision, 20 digits>`: one change somebody asked for. The revision is the store's when it was decided.
@@ -361,8 +364,6 @@ pub const PROXIES: &str = "proxies/";
 pub const AUDIT: &str = "audit/";
 pub const GUARDS: &str = "guards/";
 pub const FAILOVERS: &str = "failovers/";
-/// Of later stages: kept, exported and imported as they are.
-pub const OTHERS: [&str; 2] = ["migration-tasks/", "members/"];
 
 pub fn slot_key(slot: Slot) -> String {
     format!("{SLOTS}{}", u32::from(slot) + 1)

@@ -169,3 +169,42 @@ pub const STUCK_MS: u64 = 5_000;
 
 /// Failovers that are remembered.
 pub const FAILOVERS_MAX: usize = 64;
+
+/// A migration's first pause after an attempt that failed, and the longest.
+pub const JOB_AGAIN_MS: u64 = 1_000;
+pub const JOB_AGAIN_MAX_MS: u64 = 60_000;
+
+/// The mover says something four times a second; one that says nothing for so long has died.
+pub const JOB_SILENT_MS: u64 = 30_000;
+
+/// What the mover said counts for so long.
+pub const STATUS_FRESH_MS: u64 = 1_000;
+
+/// So many attempts in a row that failed are somebody's business.
+pub const MIGRATION_ALARM_FAILURES: u32 = 4;
+
+/// The slots are held when no more than this is left: a batch of keys, and what a link carries in a millisecond.
+pub const FENCE_DIRTY_MAX: u64 = 64;
+pub const FENCE_LAG_MAX: u64 = 64 * 1024;
+
+/// How long proxies may take to say that nothing is in flight: they need milliseconds, a slow command may need more, and
+/// clients wait meanwhile.
+pub const FENCE_QUIET_MS: u64 = 400;
+
+/// How long slots are held altogether before they are released to their old owner: below what a proxy lets a client wait.
+pub const FENCE_LIMIT_MS: u64 = 1_500;
+
+/// The first pause after a fence that had to be opened.
+pub const FENCE_AGAIN_MS: u64 = 1_000;
+
+/// A proxy that has not confirmed the new owner for so long is somebody's business.
+pub const CLEAN_ALARM_MS: u64 = 10_000;
+
+/// A sweep that failed begins again after this.
+pub const SWEEP_AGAIN_MS: u64 = 2_000;
+
+/// Migrations that are remembered; half of them may be under way or wait.
+pub const TASKS_MAX: usize = 200;
+
+/// Moves in one call: they are written in one transaction (`store::TXN_MAX`), next to the tasks that are forgotten.
+pub const MOVES_AT_ONCE: usize = 50;

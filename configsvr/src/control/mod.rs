@@ -9,7 +9,9 @@
 
 mod changes;
 mod plan;
+mod migration;
 mod failover;
+pub mod balance;
 pub mod fleet;
 pub mod health;
 mod fitness;
@@ -20,6 +22,8 @@ mod out;
 pub mod view;
 pub mod event;
 pub mod command;
+pub mod task;
+pub mod job;
 pub mod look;
 pub mod layout;
 pub mod limits;
@@ -27,6 +31,7 @@ pub mod limits;
 mod tests;
 
 pub use lead::Member;
+pub use migration::TaskView;
 pub use state::{for_proxies, sum_of};
 
 use board::Board;
@@ -37,6 +42,7 @@ use fleet::Fleet;
 use health::{Ballot, Health};
 use lead::{Fence, Lead};
 use limits::TICK_MIN_MS;
+use migration::Migrations;
 use out::Out;
 use state::{Standing, State};
 use std::sync::Arc;
@@ -51,6 +57,7 @@ pub struct Control {
     fleet: Fleet,
     health: Health,
     failovers: Failovers,
+    migrations: Migrations,
     board: Board,
     out: Out,
     /// Who leads, as it was told last.
@@ -69,6 +76,7 @@ impl Control {
             fleet: Fleet::new(seed),
             health: Health::default(),
             failovers: Failovers::default(),
+            migrations: Migrations::default(),
             board: Board::default(),
             out: Out::default(),
             leader_told: None,
@@ -120,6 +128,8 @@ impl Control {
         }
         let (state, health, fleet) = (&self.state, &self.health, &self.fleet);
         let scene = Scene { now, wall, state, fence, health, fleet, own: &own };
+        // First: a fence that is in the way of a failover opens.
+        self.migrations.advance(&scene, &mut self.out, &mut self.board);
         self.failovers.advance(&scene, &mut self.out, &mut self.board);
     }
 
@@ -180,6 +190,7 @@ impl Control {
             guards: state.guards.values().map(|item| item.value.clone()).collect(),
             failovers: state.failovers.values().map(|item| item.value.clone()).collect(),
             vetoes: self.failovers.vetoes(),
+            migrations: state.all_tasks().map(|task| self.migrations.view(now_ms, task)).collect(),
             alarms: self.board.open(),
             invalid: state.invalid(),
             revision: state.revision,
@@ -215,7 +226,10 @@ impl Control {
             }
             Event::Beat { call, beat } => self.beat(now, call, beat),
             Event::Wrote { deed, outcome } => {
-                if !self.lead.wrote(deed, now) && !self.failovers.wrote(now, deed, &outcome) {
+                let ours = self.lead.wrote(deed, now)
+                    || self.failovers.wrote(now, deed, &outcome)
+                    || self.migrations.wrote(now, deed, &outcome);
+                if !ours {
                     self.fleet.wrote(now, deed, &outcome);
                     self.changes.wrote(now, deed, outcome, &mut self.out);
                 }
@@ -230,6 +244,8 @@ impl Control {
             Event::Observed(looks) => self.health.observed(now, looks),
             Event::Polled { asked, voters, member, ballot } => self.health.polled(now, asked, voters, member, ballot),
             Event::Ordered { deed, outcome } => self.failovers.ordered(now, deed, outcome),
+            Event::Moved { task, attempt, status } => self.migrations.moved(now, &task, attempt, status),
+            Event::Swept { deed, outcome } => self.migrations.swept(now, deed, outcome),
         }
     }
 
@@ -247,7 +263,8 @@ impl Control {
         self.fleet.reset();
         self.health.retire();
         self.failovers.retire();
-        for kind in fleet::ALARMS.into_iter().chain(failover::ALARMS) {
+        self.migrations.retire(&mut self.out);
+        for kind in fleet::ALARMS.into_iter().chain(failover::ALARMS).chain(migration::ALARMS) {
             self.board.settle_all(&mut self.out, kind, "this member does not lead any more");
         }
     }
@@ -312,7 +329,7 @@ impl Control {
         }
         for proxy in &changes.lost {
             let message = format!("proxy {} at {} has said nothing for its time to live", proxy.id, proxy.addr);
-            if proxy.draining {
+            if proxy.draining || proxy.left {
                 board.tell(out, "proxy_lost", &proxy.id, epoch, message);
             } else {
                 board.raise(out, "proxy_lost", &proxy.id, epoch, message);

@@ -5,6 +5,7 @@
 
 use super::layout::{self, Audit, Epoch, Failover, Group, Guard, Leader, Proxy, Settings, SlotEntry, SlotRange};
 use super::limits::{EPOCH_MAX, FAULTS_MAX, LOST_MAX};
+use super::task::{TASKS, Task, TaskPhase};
 use super::view::GroupView;
 use crate::store::{Change, Compare, Entry, LeaseId, Notice, Revision, Snapshot};
 use cluster::group::GroupId;
@@ -13,7 +14,7 @@ use cluster::slot::{Slot, crc32};
 use cluster::topology::Topology;
 use cluster::wire;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A record and when it was written.
@@ -84,6 +85,8 @@ pub(super) struct State {
     pub(super) guards: BTreeMap<GroupId, Item<Guard>>,
     /// By id, which is by the time of their decision.
     pub(super) failovers: BTreeMap<String, Item<Failover>>,
+    /// Migrations, by id, which is by the time of the wish.
+    pub(super) tasks: BTreeMap<u64, Item<Task>>,
     /// Proxies whose registration ran out while this member watched.
     pub(super) lost: BTreeMap<String, Proxy>,
     pub(super) audit: Arc<Vec<(Revision, Audit)>>,
@@ -103,6 +106,7 @@ enum Key {
     Proxy(String),
     Guard(GroupId),
     Failover(String),
+    Task(u64),
     Audit(Revision),
     /// A key of a slot or group that cannot be one.
     Wrong(&'static str),
@@ -135,6 +139,10 @@ impl Key {
         if let Some(id) = key.strip_prefix(layout::FAILOVERS) {
             return Self::Failover(id.to_owned());
         }
+        if let Some(id) = key.strip_prefix(TASKS) {
+            let number = id.parse().ok().filter(|_| id.len() == 20);
+            return number.map_or(Self::Wrong("migrations are numbered with 20 digits"), Self::Task);
+        }
         match key.strip_prefix(layout::AUDIT).and_then(|digits| digits.parse().ok()) {
             Some(revision) => Self::Audit(revision),
             None => Self::Other,
@@ -145,7 +153,13 @@ impl Key {
     fn is_topology(&self) -> bool {
         matches!(
             self,
-            Self::Settings | Self::Epoch | Self::Group(_) | Self::Slot(_) | Self::Failover(_) | Self::Wrong(_)
+            Self::Settings
+                | Self::Epoch
+                | Self::Group(_)
+                | Self::Slot(_)
+                | Self::Failover(_)
+                | Self::Task(_)
+                | Self::Wrong(_)
         )
     }
 }
@@ -259,6 +273,10 @@ impl State {
                 let other = |f: &Failover| (f.id != *id).then(|| format!("says id {:?}", f.id));
                 read(&entry, other).map(|item| _ = self.failovers.insert(id.clone(), item))
             }
+            Key::Task(id) => {
+                let other = |t: &Task| (t.id != *id).then(|| format!("says id {}", t.id));
+                read(&entry, other).map(|item| _ = self.tasks.insert(*id, item))
+            }
             Key::Audit(revision) => match read(&entry, |_: &Audit| None) {
                 Ok(item) => return self.audited(*revision, item.value),
                 Err(why) => Err(why),
@@ -299,6 +317,7 @@ impl State {
             Key::Proxy(id) => _ = self.proxies.remove(id),
             Key::Guard(id) => _ = self.guards.remove(id),
             Key::Failover(id) => _ = self.failovers.remove(id),
+            Key::Task(id) => _ = self.tasks.remove(id),
             Key::Audit(revision) => Arc::make_mut(&mut self.audit).retain(|(r, _)| r != revision),
             Key::Wrong(_) | Key::Other => {}
         }
@@ -316,6 +335,7 @@ impl State {
             Key::Proxy(id) => self.proxies.get(&id).map(|i| i.modified),
             Key::Guard(id) => self.guards.get(&id).map(|i| i.modified),
             Key::Failover(id) => self.failovers.get(&id).map(|i| i.modified),
+            Key::Task(id) => self.tasks.get(&id).map(|i| i.modified),
             Key::Audit(_) | Key::Wrong(_) | Key::Other => None,
         };
         read.or_else(unread)
@@ -353,10 +373,20 @@ impl State {
         self.failovers.values().rev().map(|i| &i.value).find(|f| f.group_id == group && !f.phase.is_over())
     }
 
-    /// A switchover waits until nothing is in flight for the slots it holds.
+    /// A switchover and a migration wait until nothing is in flight for the slots they hold.
     pub(super) fn awaits_quiet(&self) -> bool {
         let waits = |f: &Failover| f.kind == layout::FailoverKind::Switchover && f.phase == layout::Phase::Fence;
-        self.failovers.values().any(|f| waits(&f.value))
+        self.fencing().next().is_some() || self.failovers.values().any(|f| waits(&f.value))
+    }
+
+    /// Migrations, the earliest first.
+    pub(super) fn all_tasks(&self) -> impl DoubleEndedIterator<Item = &Task> {
+        self.tasks.values().map(|item| &item.value)
+    }
+
+    /// Migrations whose slots are held.
+    pub(super) fn fencing(&self) -> impl Iterator<Item = &Task> {
+        self.all_tasks().filter(|t| t.phase == TaskPhase::Fence)
     }
 
     /// Nothing is to be done by itself.
@@ -473,16 +503,21 @@ impl State {
             }
         }
         let held: Vec<GroupId> = self.groups.keys().copied().filter(|group| self.holds(*group)).collect();
+        let leaving: BTreeSet<Slot> = self.fencing().flat_map(Task::slots).collect();
         let mut ranges: Vec<wire::Range> = Vec::new();
         for (slot, owner) in (0..).zip(owners) {
             let Some((group, target)) = owner else { continue };
             let state = match target {
                 Some(_) => wire::State::Moving,
-                None if held.contains(&group) => wire::State::Held,
+                None if held.contains(&group) || leaving.contains(&slot) => wire::State::Held,
                 None => wire::State::Normal,
             };
             match ranges.last_mut() {
-                Some(last) if last.to + 1 == slot && (last.group, last.target) == (group, target) => last.to = slot,
+                Some(last)
+                    if last.to + 1 == slot && (last.group, last.state, last.target) == (group, state, target) =>
+                {
+                    last.to = slot;
+                }
                 _ => ranges.push(wire::Range { from: slot, to: slot, group, state, target }),
             }
         }

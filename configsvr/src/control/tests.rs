@@ -183,7 +183,7 @@ impl World {
                 self.event(name, Event::KeptAlive { deed, outcome });
             }
             Action::Push { deed, proxy, epoch, .. } => _ = self.pushes.insert(proxy, (name.to_owned(), deed, epoch)),
-            Action::Watch { .. } | Action::Poll => {}
+            Action::Watch { .. } | Action::Poll | Action::Move { .. } | Action::Drop { .. } | Action::Sweep { .. } => {}
             Action::Order { deed, .. } => {
                 let outcome = Err("connection refused".to_owned());
                 self.event(name, Event::Ordered { deed, outcome });
@@ -296,6 +296,7 @@ impl World {
                     epoch: epoch.parse().expect("an epoch"),
                     started_at: 5,
                     from_disk: false,
+                    leaving: false,
                     instances: vec![],
                 };
                 self.calls += 1;

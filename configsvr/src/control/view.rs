@@ -4,6 +4,7 @@ use super::command::ProxyView;
 use super::event::News;
 use super::layout::{Audit, Failover, Guard, Settings, SlotRange, Token};
 use super::look::InstanceView;
+use super::migration::TaskView;
 use crate::store::Revision;
 use cluster::group::GroupId;
 use cluster::instance::Addr;
@@ -36,6 +37,8 @@ pub struct View {
     pub guards: Vec<Guard>,
     /// The latest last; a bounded number of them.
     pub failovers: Vec<Failover>,
+    /// The latest last; a bounded number of them.
+    pub migrations: Vec<TaskView>,
     /// Failovers that a majority of members wanted and somebody else's word forbade; since this member started.
     pub vetoes: u64,
     /// What needs somebody's attention now.

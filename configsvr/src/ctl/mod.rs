@@ -3,11 +3,13 @@
 #![allow(clippy::print_stdout, reason = "a command line prints")]
 
 mod nouns;
+mod migrations;
 mod failovers;
 mod status;
 mod records;
 mod doctor;
 mod change;
+mod ranges;
 mod show;
 mod client;
 mod codis;
@@ -63,6 +65,11 @@ pub enum Verb {
     /// What holds for the whole cluster.
     #[command(subcommand)]
     Settings(nouns::SettingsVerb),
+    /// Slots that change hands with their keys, while clients write.
+    #[command(subcommand)]
+    Migrations(migrations::MigrationsVerb),
+    /// Each group owns its part of the slots: the plan, and with a yes the migrations that lead there.
+    Rebalance(migrations::Rebalance),
     /// What happened to primaries, and why.
     #[command(subcommand)]
     Failovers(failovers::FailoversVerb),
@@ -113,6 +120,8 @@ fn act(reach: &Reach, json: bool, verb: Verb) -> Result<ExitCode> {
         Verb::Proxies(verb) => nouns::proxies(client, json, verb),
         Verb::Members(verb) => nouns::members(client, json, verb),
         Verb::Settings(verb) => nouns::settings(client, json, verb),
+        Verb::Migrations(verb) => migrations::migrations(client, json, verb),
+        Verb::Rebalance(what) => migrations::rebalance(client, json, &what),
         Verb::Failovers(verb) => failovers::failovers(client, json, verb),
         Verb::Switchover(what) => failovers::switchover(client, json, &what),
         Verb::Failover(what) => failovers::failover(client, json, &what),

@@ -4,6 +4,8 @@ use super::change::{Change, Terms, change, perform};
 use super::client::{Ask, Client, id_of, part, read};
 use super::failovers;
 use super::fault::{Fault, Result};
+use super::migrations;
+use super::ranges::{Ranges, ranges};
 use super::show::{json, or_dash, say, table};
 use super::status;
 use crate::http::words::{Cluster, Group, Member, Proxy, Settings, Slots, SlotsOf};
@@ -71,6 +73,8 @@ pub enum GroupsVerb {
         #[command(flatten)]
         terms: Terms,
     },
+    /// Move all its slots to the other groups, so that it can be removed.
+    Drain(migrations::Drain),
     /// Restart all its instances, one after another, without an end to its service: replicas, a switchover, the old primary.
     Roll {
         group: String,
@@ -230,20 +234,6 @@ fn placed(text: &str) -> std::result::Result<Placed, String> {
     Ok(Placed { addr: addr.parse()?, zone })
 }
 
-/// `0-511,600`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ranges(Vec<(Slot, Slot)>);
-
-fn ranges(text: &str) -> std::result::Result<Ranges, String> {
-    let number = |text: &str| text.trim().parse::<Slot>().map_err(|_| format!("{text:?} is not a slot's number"));
-    let range = |text: &str| -> std::result::Result<(Slot, Slot), String> {
-        let (from, to) = text.split_once('-').unwrap_or((text, text));
-        let (from, to) = (number(from)?, number(to)?);
-        if from <= to { Ok((from, to)) } else { Err(format!("{from}-{to}: from the lower to the higher, please")) }
-    };
-    text.split(',').map(range).collect::<std::result::Result<_, _>>().map(Ranges)
-}
-
 fn ask(method: &'static str, path: String, body: Option<Value>) -> Ask<'static> {
     Ask { method, path, body }
 }
@@ -302,6 +292,7 @@ pub(super) fn groups(client: &mut Client, as_json: bool, verb: GroupsVerb) -> Re
             let ask = ask("DELETE", format!("/api/v1/groups/{}", id_of(client, &group)?), None);
             change(client, as_json, dangerous(ask, terms, "The group goes; its instances are left as they are."))
         }
+        GroupsVerb::Drain(what) => migrations::drain(client, as_json, &what),
         GroupsVerb::Roll { group, exec, terms } => failovers::roll(client, &group, &exec, terms),
         GroupsVerb::Rename { group, name, terms } => {
             let path = format!("/api/v1/groups/{}", id_of(client, &group)?);
@@ -446,14 +437,6 @@ pub(super) fn settings(client: &mut Client, as_json: bool, verb: SettingsVerb) -
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_are_read() {
-        assert_eq!(ranges("0-511,600, 7 - 9"), Ok(Ranges(vec![(0, 511), (600, 600), (7, 9)])));
-        for (text, why) in [("", "not a slot"), ("9-1", "lower"), ("1-2-3", "not a slot"), ("99999", "not a slot")] {
-            assert!(ranges(text).expect_err(text).contains(why), "{text}");
-        }
-    }
 
     #[test]
     fn an_instance_may_say_where_it_stands() {

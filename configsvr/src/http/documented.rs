@@ -43,7 +43,7 @@ pub(super) struct RangeWord {
 pub(super) struct NewsWord {
     /// `topology`, `proxy_joined`, `proxy_lost`, `invalid_edit`, `leader`, `store_lost`, `store_back`, `failover`,
     /// `failover_vetoed`, `failover_frozen`, `failover_stuck`, `no_candidate`, `failover_off`, `automation_off`, `writes_lost`,
-    /// `demoted`.
+    /// `demoted`, `migration`, `migration_stuck`.
     pub kind: String,
     /// It needs somebody's attention until `settled` news of the same kind and subject come.
     pub alarm: bool,
@@ -81,6 +81,9 @@ pub(super) struct BeatWord {
     pub started_at: u64,
     #[schema(required = false)]
     pub from_disk: bool,
+    /// The last word: it serves nobody any more.
+    #[schema(required = false)]
+    pub leaving: bool,
     #[schema(required = false)]
     pub instances: Vec<SightWord>,
 }
@@ -235,4 +238,129 @@ pub(super) struct InstanceWord {
     pub run_id: Option<String>,
     pub version: Option<String>,
     pub fault: Option<String>,
+}
+
+/// Slots `from..=to`, numbered from 0.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Span)]
+pub(super) struct SpanWord {
+    pub from: Slot,
+    pub to: Slot,
+}
+
+/// Slots on their way from one group to another.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Migration)]
+pub(super) struct MigrationWord {
+    pub id: u64,
+    pub from: GroupId,
+    pub to: GroupId,
+    pub slots: Vec<SpanWord>,
+    /// 1 preparing, 2 pending, 3 migrating, 4 finished.
+    pub state: u8,
+    /// `waiting`, `copy`, `fence`, `clean`, `done`, `undo` or `cancelled`.
+    pub phase: String,
+    #[schema(required = false)]
+    pub paused: bool,
+    #[schema(required = false)]
+    pub cancelled: bool,
+    pub limits: LimitsWord,
+    /// Hours in UTC, `22:00-06:00`.
+    pub window: Option<String>,
+    /// Under which the slots are held, or owned by the target.
+    pub epoch: Option<u64>,
+    /// How often the slots were held so far.
+    pub fences: u32,
+    pub times: TaskTimesWord,
+    pub tally: Option<TallyWord>,
+    /// The migration whose slots this one brings back.
+    pub reverses: Option<u64>,
+    pub note: Option<String>,
+    pub slot_count: usize,
+    /// The mover's own word; known to the leader.
+    pub stage: Option<String>,
+    pub trouble: Option<String>,
+    pub progress: Option<ProgressWord>,
+}
+
+/// How hard it may push; 0: no limit.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Limits)]
+pub(super) struct LimitsWord {
+    pub keys_per_s: u64,
+    pub bytes_per_s: u64,
+    pub latency_ms: u64,
+    pub value_bytes: u64,
+}
+
+/// Milliseconds since 1970.
+#[derive(Serialize, ToSchema)]
+#[schema(as = TaskTimes)]
+pub(super) struct TaskTimesWord {
+    pub created: u64,
+    pub begun: Option<u64>,
+    pub fenced: Option<u64>,
+    pub committed: Option<u64>,
+    pub ended: Option<u64>,
+}
+
+/// What it cost.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Tally)]
+pub(super) struct TallyWord {
+    pub keys: u64,
+    pub bytes: u64,
+    pub applied: u64,
+    /// From the decision to hold the slots to the transaction that gave them to the target.
+    pub pause_ms: u64,
+    pub removed: u64,
+}
+
+/// How far a copy is.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Progress)]
+pub(super) struct ProgressWord {
+    pub attempt: u64,
+    pub scanned: u64,
+    pub to_scan: u64,
+    pub copied: u64,
+    pub bytes: u64,
+    pub applied: u64,
+    pub dirty: u64,
+    pub lag_bytes: u64,
+    pub age_ms: u64,
+}
+
+/// A plan, and the migrations begun for it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Rebalanced)]
+pub(super) struct BalanceWord {
+    pub balance: PlanWord,
+    pub begun: Vec<u64>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Balance)]
+pub(super) struct PlanWord {
+    pub moves: Vec<MoveWord>,
+    pub shares: Vec<ShareWord>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Move)]
+pub(super) struct MoveWord {
+    pub from: GroupId,
+    pub to: GroupId,
+    pub slots: Vec<SpanWord>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Share)]
+pub(super) struct ShareWord {
+    pub group: GroupId,
+    pub weight: u32,
+    pub slots_before: usize,
+    pub slots_after: usize,
+    pub load_before: u64,
+    pub load_after: u64,
 }

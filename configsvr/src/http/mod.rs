@@ -9,6 +9,7 @@
 mod cluster;
 mod groups;
 mod failovers;
+mod migrations;
 mod slots;
 mod proxies;
 mod members;
@@ -115,6 +116,7 @@ fn nouns() -> OpenApiRouter<Arc<Api>> {
         .merge(cluster::routes())
         .merge(groups::routes())
         .merge(failovers::routes())
+        .merge(migrations::routes())
         .merge(slots::routes())
         .merge(proxies::routes())
         .merge(members::routes())

@@ -12,9 +12,9 @@ use super::extract::{Said, Terms};
 use super::problem::{ChangeProblems, Problem};
 use super::words::{Answer, DryRun, EXPORT_FORMAT, Export, IdempotencyKey};
 use crate::control::layout::{
-    self, AUDIT, Audit, EPOCH, Epoch, FAILOVERS, GROUPS, GUARDS, LEADER, OTHERS, PROXIES, SETTINGS, SLOTS, Settings,
-    SlotEntry,
+    self, AUDIT, Audit, EPOCH, Epoch, FAILOVERS, GROUPS, GUARDS, LEADER, PROXIES, SETTINGS, SLOTS, Settings, SlotEntry,
 };
+use crate::control::task::TASKS;
 use crate::store::{Compare, Op, Snapshot, TXN_MAX, Txn, Verdict};
 use axum::Json;
 use axum::extract::State;
@@ -176,13 +176,11 @@ fn parse<T: DeserializeOwned>(key: &str, value: &str) -> Result<T, Problem> {
 
 /// Of the cluster, and nobody else's.
 fn known(key: &str) -> bool {
-    key.starts_with(SLOTS)
-        || key.starts_with(GROUPS)
-        || (OTHERS.iter().any(|o| key.starts_with(o)) && !of_the_control_plane(key))
+    key.starts_with(SLOTS) || key.starts_with(GROUPS)
 }
 
 fn of_the_control_plane(key: &str) -> bool {
-    key == LEADER || [PROXIES, AUDIT, GUARDS, FAILOVERS, "members/"].iter().any(|prefix| key.starts_with(prefix))
+    key == LEADER || [PROXIES, AUDIT, GUARDS, FAILOVERS, TASKS, "members/"].iter().any(|prefix| key.starts_with(prefix))
 }
 
 /// The topology that it would be, or what is wrong with it.
@@ -273,7 +271,7 @@ mod tests {
             Op::Put { key, .. } | Op::Delete { key } => key.clone(),
         };
         let keys: Vec<String> = txns.iter().flat_map(|t| &t.ops).map(key).collect();
-        assert_eq!(keys.len(), 1 + 300 + 2 + 1 + 3);
+        assert_eq!(keys.len(), 1 + 300 + 2 + 3);
         assert_eq!(
             (keys[0].as_str(), &keys[keys.len() - 2..]),
             ("group-instances/9", ["epoch".to_owned(), "settings".to_owned()].as_slice())

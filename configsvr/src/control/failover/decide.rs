@@ -23,6 +23,9 @@ const OFF: &str = "failover_off";
 impl Failovers {
     /// Whether the group's primary is to be replaced.
     pub(super) fn decide(&mut self, scene: &Scene, group: &Group, out: &mut Out, board: &mut Board) {
+        if scene.state.fencing().any(|task| task.from == group.id || task.to == group.id) {
+            return; // its slots are released first, at once
+        }
         let Some(guard) = scene.guard(group) else { return };
         let Some(identity) = guard.primary.as_ref().filter(|i| group.primary().is_some_and(|p| p.addr == i.addr))
         else {

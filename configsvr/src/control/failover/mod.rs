@@ -22,8 +22,9 @@ mod writer;
 mod orders;
 mod scene;
 
-pub(super) use record::{Begin, begin};
+pub(super) use record::{Begin, begin, next_epoch, put};
 pub(super) use scene::Scene;
+pub(super) use writer::Writer;
 
 use super::board::Board;
 use super::event::{DeedId, Report};
@@ -35,7 +36,6 @@ use cluster::group::{Group, GroupId};
 use cluster::instance::Addr;
 use orders::Orders;
 use std::collections::{BTreeMap, BTreeSet};
-use writer::Writer;
 
 /// Alarms that only a leader raises.
 pub(super) const ALARMS: [&str; 6] =

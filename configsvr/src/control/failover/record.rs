@@ -34,7 +34,7 @@ pub(in crate::control) struct Step {
     pub(in crate::control) record: Failover,
 }
 
-fn put(key: String, value: &impl Serialize) -> Op {
+pub(in crate::control) fn put(key: String, value: &impl Serialize) -> Op {
     Op::Put { key, value: serde_json::to_string(value).unwrap_or_default(), lease: None }
 }
 
@@ -175,7 +175,7 @@ pub(super) fn transaction(state: &State, fence: &Fence, step: Step) -> Txn {
 }
 
 /// An epoch of its own also where no slot is touched: a decision is known by it.
-fn next_epoch(known: &Topology, next: Topology) -> Option<Topology> {
+pub(in crate::control) fn next_epoch(known: &Topology, next: Topology) -> Option<Topology> {
     let epoch = known.epoch() + 1;
     if next.epoch() == epoch { Some(next) } else { Message { epoch, ..Message::from(&next) }.check().ok() }
 }

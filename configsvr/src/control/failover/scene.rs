@@ -7,7 +7,7 @@ use crate::control::layout::{Failover, Guard};
 use crate::control::lead::Fence;
 use crate::control::state::{Standing, State};
 use cluster::group::Group;
-use cluster::instance::Addr;
+use cluster::instance::{Addr, Instance};
 use cluster::topology::Topology;
 use std::sync::Arc;
 
@@ -26,11 +26,11 @@ pub(in crate::control) struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     /// The store is there and makes sense: only then is anything begun or gone on with.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(in crate::control) fn is_settled(&self) -> bool {
         self.state.standing == Standing::Valid && self.state.store_fault.is_none() && self.known().is_some()
     }
 
-    pub(super) fn known(&self) -> Option<&'a Arc<Topology>> {
+    pub(in crate::control) fn known(&self) -> Option<&'a Arc<Topology>> {
         self.state.in_force.as_ref().map(|now| &now.known)
     }
 
@@ -38,7 +38,7 @@ impl<'a> Scene<'a> {
         self.known().map_or(&[], |known| known.groups())
     }
 
-    pub(super) fn guard(&self, group: &Group) -> Option<&'a Guard> {
+    pub(in crate::control) fn guard(&self, group: &Group) -> Option<&'a Guard> {
         self.state.guard(group.id)
     }
 
@@ -62,6 +62,21 @@ impl<'a> Scene<'a> {
     /// ... asked for after that moment.
     pub(super) fn info_since(&self, addr: &Addr, since: u64) -> Option<&'a Info> {
         self.health.info_since(addr, since).filter(|_| self.info(addr).is_some())
+    }
+
+    /// Nobody accuses the group's primary, and this member sees it well itself.
+    pub(in crate::control) fn is_well(&self, group: &Group) -> bool {
+        matches!(self.judge(group, &self.fleet.beats()), Judgement::Well)
+            && group.primary().is_some_and(|p| self.verdict(group, &p.addr) == Verdict::Up)
+    }
+
+    pub(in crate::control) fn is_replicating(&self, replica: &Instance) -> bool {
+        self.info(&replica.addr).is_some_and(|info| info.link_up)
+    }
+
+    /// A proxy that was there and went without a word: it may be cut off from here, and still send to instances.
+    pub(in crate::control) fn absent_proxies(&self) -> Option<String> {
+        self.state.lost.values().find(|proxy| !proxy.left).map(|proxy| proxy.id.clone())
     }
 
     /// Every proxy that is known serves at least the epoch of the decision.

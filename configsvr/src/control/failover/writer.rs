@@ -21,18 +21,18 @@ enum Stage {
 
 /// The way to the store.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
+pub(in crate::control) struct Writer {
     stage: Stage,
     txn: Txn,
 }
 
 impl Writer {
-    pub(super) fn is_idle(&self) -> bool {
+    pub(in crate::control) fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::Idle)
     }
 
     /// Only when idle: otherwise what is asked for will be asked for again.
-    pub(super) fn write(&mut self, now: u64, txn: Txn, out: &mut Out) {
+    pub(in crate::control) fn write(&mut self, now: u64, txn: Txn, out: &mut Out) {
         if !self.is_idle() {
             return;
         }
@@ -42,7 +42,7 @@ impl Writer {
         out.push(Action::Write { deed, txn });
     }
 
-    pub(super) fn wrote(&mut self, now: u64, deed: DeedId, outcome: &Result<Verdict, Fault>) -> bool {
+    pub(in crate::control) fn wrote(&mut self, now: u64, deed: DeedId, outcome: &Result<Verdict, Fault>) -> bool {
         if !matches!(self.stage, Stage::Under(of, _) if of == deed) {
             return false;
         }
@@ -55,7 +55,7 @@ impl Writer {
     }
 
     /// What time and the watch bring.
-    pub(super) fn look(&mut self, scene: &Scene, out: &mut Out) {
+    pub(in crate::control) fn look(&mut self, scene: &Scene, out: &mut Out) {
         match self.stage {
             Stage::Under(_, since) if scene.now >= since + RECORD_MS => self.stage = Stage::Unsure(scene.now),
             Stage::Awaiting(revision) if scene.state.revision >= revision => self.stage = Stage::Idle,

@@ -1,40 +1,26 @@
 //! From a command to the transaction that does it, judged against what is committed. Nothing here is remembered: a plan
 //! that the store refuses is simply made again.
 
+mod migrations;
+mod there;
+
+pub(super) use there::{Plan, shortened};
+
 use super::command::{Command, Kind, NewInstance, Refusal};
 use super::failover::{self, Begin};
 use super::fitness::{self, Fit, Sightings, Wanted};
-use super::layout::{self, Epoch, FailoverKind, Guard, Settings, SlotAction, SlotEntry, SlotRange};
-use super::limits::{
-    AUDIT_LIST_MAX, EPOCH_MAX, GROUPS_AT_ONCE, HANG_RANGE_MS, ID_MAX, OWNERS_COMPARED, PROXY_TTL_S, SLOTS_AT_ONCE,
-};
+use super::layout::{self, Epoch, FailoverKind, Guard, Settings, SlotRange};
+use super::limits::{EPOCH_MAX, HANG_RANGE_MS, ID_MAX, PROXY_TTL_S, SLOTS_AT_ONCE};
 use super::out::refusal;
-use super::state::{Standing, State, for_proxies, ranges, record_of, sum_of};
-use crate::store::{Compare, Op};
-use cluster::change::{self, Assignment, Blame, Change, Refused, apply};
+use super::state::{Standing, State, ranges};
+use crate::store::Op;
+use cluster::change::{self, Assignment, Change};
 use cluster::group::{Group, GroupId};
 use cluster::instance::{Addr, Instance, Role};
-use cluster::slot::{SLOT_COUNT_MAX, Slot, TagRule};
-use cluster::topology::Topology;
+use cluster::slot::{SLOT_COUNT_MAX, TagRule};
 use cluster::wire;
-use serde::Serialize;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
-
-/// All that a change writes, except what every change writes: the fence, the epoch's comparison, the audit.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Plan {
-    pub(super) compares: Vec<Compare>,
-    pub(super) ops: Vec<Op>,
-    /// Who is to be told to follow whom before anything is written.
-    pub(super) follows: Vec<(Addr, Addr)>,
-    /// The epoch's record afterwards.
-    pub(super) epoch: Epoch,
-    pub(super) before: Value,
-    pub(super) after: Value,
-    pub(super) result: Value,
-    pub(super) notes: Vec<String>,
-}
+use there::{There, between, is_sound, not_failing_over, put, put_slot, refused};
 
 /// The command's name in the audit.
 pub(super) fn what(command: &Command) -> &'static str {
@@ -54,6 +40,9 @@ pub(super) fn what(command: &Command) -> &'static str {
         Command::FollowPrimary { .. } => "instances.follow",
         Command::AssignSlots { .. } => "slots.assign",
         Command::SpreadSlots { .. } => "slots.spread",
+        Command::StartMigrations(_) => "migrations.start",
+        Command::SteerMigration { .. } => "migrations.steer",
+        Command::ReverseMigration { .. } => "migrations.reverse",
         Command::DrainProxy { .. } => "proxies.drain",
         Command::RemoveProxy { .. } => "proxies.remove",
     }
@@ -107,182 +96,11 @@ pub(super) fn plan(state: &State, command: &Command, seen: Option<&Sightings>, w
             there()?.change(&Change::Assign { ranges: ranges.iter().map(assignment).collect(), force: *force })
         }
         Command::SpreadSlots { groups } => there()?.change(&Change::Spread { groups: groups.clone() }),
+        Command::StartMigrations(new) => migrations::start(&there()?, new, wall),
+        Command::SteerMigration { id, steering } => migrations::steer(&there()?, *id, steering),
+        Command::ReverseMigration { id } => migrations::reverse(&there()?, *id, wall),
         Command::DrainProxy { id, draining } => drain_proxy(&there()?, id, *draining),
         Command::RemoveProxy { id } => remove_proxy(&there()?, id),
-    }
-}
-
-/// The cluster that is there.
-struct There<'a> {
-    state: &'a State,
-    known: &'a Topology,
-    settings: &'a Settings,
-    epoch: &'a Epoch,
-}
-
-impl<'a> There<'a> {
-    fn of(state: &'a State) -> Result<Self, Refusal> {
-        is_sound(state)?;
-        match (&state.in_force, &state.settings, &state.epoch, &state.standing) {
-            (Some(now), Some(settings), Some(epoch), Standing::Valid) => {
-                Ok(Self { state, known: &now.known, settings: &settings.value, epoch: &epoch.value })
-            }
-            _ => {
-                let message = "there is no cluster yet";
-                Err(refusal(Kind::Conflict, "no_cluster", message, "create one: twemslotctl cluster create"))
-            }
-        }
-    }
-
-    /// A plan that leaves the topology as it is.
-    fn same(&self) -> Plan {
-        Plan {
-            compares: Vec::new(),
-            ops: Vec::new(),
-            follows: Vec::new(),
-            epoch: self.epoch.clone(),
-            before: Value::Null,
-            after: Value::Null,
-            result: Value::Null,
-            notes: Vec::new(),
-        }
-    }
-
-    fn change(&self, change: &Change) -> Result<Plan, Refusal> {
-        let next = apply(self.known, change).map_err(refused)?;
-        let mut plan = between(self.state, Some(self.known), &next)?;
-        if next == *self.known {
-            plan.epoch = self.epoch.clone();
-            plan.notes.push("nothing to change: it is so already".to_owned());
-        }
-        Ok(plan)
-    }
-}
-
-fn is_sound(state: &State) -> Result<(), Refusal> {
-    let Standing::Invalid(faults) = &state.standing else { return Ok(()) };
-    let first = faults.first().map_or("", String::as_str);
-    let message = format!("the store's contents make no sense, so nothing is changed: {first}");
-    let hint = "correct or restore what was edited by hand; `twemslotctl status` lists every fault";
-    Err(refusal(Kind::Conflict, "store_invalid", message, hint))
-}
-
-fn refused(why: Refused) -> Refusal {
-    let kind = match why.blame {
-        Blame::Invalid => Kind::Invalid,
-        Blame::Absent => Kind::Absent,
-        Blame::Conflict => Kind::Conflict,
-    };
-    refusal(kind, why.code, why.message, why.hint)
-}
-
-fn put(key: String, value: &impl Serialize) -> Op {
-    Op::Put { key, value: serde_json::to_string(value).unwrap_or_default(), lease: None }
-}
-
-/// While a group's primary is being replaced its instances stay as they are.
-fn not_failing_over(state: &State, group: GroupId) -> Result<(), Refusal> {
-    match state.failover_of(group) {
-        Some(failover) if failover.phase.holds() => {
-            let message = format!("the primary of group {group} is being replaced (failover {})", failover.id);
-            Err(refusal(Kind::Conflict, "failover_under_way", message, "try again in a second"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What leads from one topology to the next.
-fn between(state: &State, old: Option<&Topology>, next: &Topology) -> Result<Plan, Refusal> {
-    let (mut ops, mut compares) = (Vec::new(), Vec::new());
-    let old_groups = old.map_or(&[][..], Topology::groups);
-    let gone: Vec<&Group> = old_groups.iter().filter(|g| next.group(g.id).is_none()).collect();
-    let other = |g: &&Group| old.and_then(|old| old.group(g.id)) != Some(*g);
-    let come: Vec<&Group> = next.groups().iter().filter(other).collect();
-    for group in gone.iter().chain(&come) {
-        not_failing_over(state, group.id)?;
-    }
-    for group in &gone {
-        ops.push(Op::Delete { key: layout::group_key(group.id) });
-        compares.push(state.as_it_is(&layout::group_key(group.id)));
-        if state.guards.contains_key(&group.id) {
-            ops.push(Op::Delete { key: layout::guard_key(group.id) });
-        }
-    }
-    for group in &come {
-        let Some(record) = record_of(group) else { continue };
-        ops.push(put(layout::group_key(group.id), &record));
-        compares.push(state.as_it_is(&layout::group_key(group.id)));
-    }
-    if ops.len() > GROUPS_AT_ONCE {
-        let message = format!("{} groups would change at once, at most {GROUPS_AT_ONCE} can", ops.len());
-        let hint = "take over a part of the groups first, then add the others";
-        return Err(refusal(Kind::Invalid, "too_large", message, hint));
-    }
-    let slots = moved(old, next);
-    compares.extend(relied_on(state, &slots, &come));
-    let mut unfolded = Vec::new();
-    if ops.len() + slots.len() <= SLOTS_AT_ONCE {
-        ops.extend(slots.iter().map(|(slot, _, group)| put_slot(*slot, *group)));
-    } else {
-        unfolded = ranges(slots.iter().map(|(slot, _, new)| (*slot, *new)));
-    }
-    let epoch = Epoch { epoch: next.epoch(), unfolded, sum: Some(sum_of(&for_proxies(next))) };
-    let was: Vec<&Group> =
-        old_groups.iter().filter(|g| gone.contains(g) || come.iter().any(|c| c.id == g.id)).collect();
-    let before = picture(&was, slots.iter().map(|(slot, old, _)| (*slot, *old)));
-    let after = picture(&come, slots.iter().map(|(slot, _, new)| (*slot, *new)));
-    Ok(Plan { compares, ops, follows: Vec::new(), epoch, before, result: after.clone(), after, notes: Vec::new() })
-}
-
-/// What else must be as it was when this was judged, or an edit by hand that comes in between leaves what makes no sense:
-/// no group or slot was written (a slot given to a group that goes, an instance to two groups), and the groups that get
-/// slots are there.
-fn relied_on(
-    state: &State,
-    slots: &[(Slot, Option<GroupId>, Option<GroupId>)],
-    come: &[&Group],
-) -> impl Iterator<Item = Compare> {
-    let unwritten = |prefix: &str| Compare::UnwrittenSince { prefix: prefix.to_owned(), revision: state.revision };
-    let owners: BTreeSet<GroupId> = slots.iter().filter_map(|(_, _, new)| *new).collect();
-    let there = owners.into_iter().filter(|id| come.iter().all(|g| g.id != *id)).take(OWNERS_COMPARED);
-    let there: Vec<Compare> = there.map(|id| state.as_it_is(&layout::group_key(id))).collect();
-    [unwritten(layout::SLOTS), unwritten(layout::GROUPS)].into_iter().chain(there)
-}
-
-/// Slots whose owner changes: the old one, the new one.
-fn moved(old: Option<&Topology>, next: &Topology) -> Vec<(Slot, Option<GroupId>, Option<GroupId>)> {
-    let owner = |slot: Slot| old.and_then(|old| old.slots().get(usize::from(slot))).and_then(|s| s.group);
-    let all = (0..).zip(next.slots()).map(|(slot, new)| (slot, owner(slot), new.group));
-    all.filter(|(_, old, new)| old != new).collect()
-}
-
-fn put_slot(slot: Slot, group: Option<GroupId>) -> Op {
-    let slot_id = u32::from(slot) + 1;
-    let entry = SlotEntry { slot_id, group_id: group.unwrap_or(0), action: SlotAction::default() };
-    put(layout::slot_key(slot), &entry)
-}
-
-/// Groups and slots for people, as far as there are any.
-fn picture(groups: &[&Group], slots: impl Iterator<Item = (Slot, Option<GroupId>)>) -> Value {
-    let slots = ranges(slots);
-    let mut picture = serde_json::Map::new();
-    if !groups.is_empty() {
-        let records: Vec<_> = groups.iter().filter_map(|g| record_of(g)).collect();
-        picture.insert("groups".to_owned(), json!(records));
-    }
-    if !slots.is_empty() {
-        picture.insert("slots".to_owned(), json!(slots));
-    }
-    Value::Object(picture)
-}
-
-/// Long lists counted instead of listed.
-pub(super) fn shortened(value: Value) -> Value {
-    match value {
-        Value::Array(list) if list.len() > AUDIT_LIST_MAX => json!({ "left_out": list.len() }),
-        Value::Array(list) => list.into_iter().map(shortened).collect(),
-        Value::Object(map) => map.into_iter().map(|(key, value)| (key, shortened(value))).collect(),
-        other => other,
     }
 }
 
@@ -544,6 +362,10 @@ fn guard_instance(
 fn replace_primary(there: &There, id: GroupId, to: Option<&Addr>, planned: bool, wall: u64) -> Result<Plan, Refusal> {
     let group = change::group_of(there.known, id).map_err(refused)?;
     not_failing_over(there.state, id)?;
+    if let Some(task) = there.state.fencing().find(|t| t.from == id || t.to == id) {
+        let message = format!("slots of group {id} change hands at this moment (migration {})", task.id);
+        return Err(refusal(Kind::Conflict, "slots_held", message, "try again in a second"));
+    }
     let primary = primary_of(there, id)?;
     if to == Some(primary) {
         let message = format!("instance {primary} is the primary of group {id} already");

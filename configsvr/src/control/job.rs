@@ -1,0 +1,107 @@
+//! What the mover is told, and what it says: the copying of slots from one group to another while clients write. Control
+//! says what is wanted and for how long; `mover` does it and never decides that a slot changes hands.
+
+use super::layout::Token;
+use cluster::group::GroupId;
+use cluster::instance::Addr;
+use cluster::slot::{Slot, TagRule};
+use std::sync::Arc;
+
+/// One copy, from the purge of the target to the last byte. A new attempt begins anew, with the purge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// The migration task's.
+    pub task: String,
+    /// Counts up within a leader's reign. What an older attempt still says is not listened to.
+    pub attempt: u64,
+    /// Names the mover's connections at both sides; those of older tokens and attempts are killed first.
+    pub token: Token,
+    /// Sorted, 0-based.
+    pub slots: Arc<[Slot]>,
+    pub slot_count: u16,
+    pub tag_rule: TagRule,
+    pub source: Side,
+    pub target: Side,
+    pub limits: JobLimits,
+}
+
+/// One end of a copy, as the topology in force has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    pub group: GroupId,
+    pub primary: Addr,
+    pub replicas: Vec<Addr>,
+}
+
+/// How hard the mover may push. 0: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct JobLimits {
+    pub keys_per_s: u64,
+    pub bytes_per_s: u64,
+    /// A PING to either side that takes longer than this slows the copy down, until it does not, in milliseconds.
+    pub latency_ms: u64,
+    /// A value that cannot be copied in pieces may be so large, in bytes of memory; a larger one ends the job.
+    pub value_bytes: u64,
+}
+
+/// How far a job is to go for now. It may be told at any time, also backwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// Purge, copy, and then keep up with the source's writes.
+    Copy,
+    /// Keep up with the source's writes, copy nothing more.
+    Pause,
+    /// Nobody writes to these slots any more. Read the source's offset now, apply everything up to it, empty the dirty set,
+    /// wait for the target's replicas, then say `Drained` with this number.
+    Drain { fence: u64 },
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Keys of the slots that the target has are removed.
+    Purging,
+    /// The keys there were when it began are being copied.
+    Copying,
+    /// They are; writes are followed.
+    Tailing,
+    /// The target holds what the source holds, of these slots, up to the end. `replicas` of the target have it, too.
+    Drained { fence: u64, offset: u64, replicas: usize },
+    /// It cannot go on; a new attempt may.
+    Failed { why: String },
+    /// It cannot go on, nor can another attempt until somebody changes something: what, and what to do.
+    Hopeless { why: String },
+}
+
+/// What a job says of itself, four times a second and whenever its stage changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    pub stage: Stage,
+    /// Keys that the pass over the source has met, of all slots.
+    pub scanned: u64,
+    /// Keys of the source's database when the pass began: what `scanned` grows to.
+    pub to_scan: u64,
+    /// Keys of these slots that were copied, those copied again counted again.
+    pub copied: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// Commands of the source's stream applied to the target.
+    pub applied: u64,
+    /// Keys to be copied again.
+    pub dirty: u64,
+    /// Bytes of the source's stream that are not read yet, as of the last look at its offset.
+    pub lag: u64,
+}
+
+/// Keys of `slots` are removed at one instance: copies that are not needed, or originals after the slots changed hands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sweep {
+    pub task: String,
+    pub token: Token,
+    pub at: Addr,
+    pub slots: Arc<[Slot]>,
+    pub slot_count: u16,
+    pub tag_rule: TagRule,
+    /// Keys a second; 0: no limit.
+    pub keys_per_s: u64,
+}

@@ -1,0 +1,182 @@
+//! From the wish to the moment when so little is left that clients can wait for it.
+
+use super::run::{Fence, Run, pause};
+use super::{Migrations, STUCK, at_peace, record};
+use crate::control::board::Board;
+use crate::control::event::Action;
+use crate::control::failover::Scene;
+use crate::control::job::{Goal, Job, Side, Stage, Status};
+use crate::control::limits::{
+    FENCE_DIRTY_MAX, FENCE_LAG_MAX, JOB_AGAIN_MS, JOB_SILENT_MS, MIGRATION_ALARM_FAILURES, STATUS_FRESH_MS,
+};
+use crate::control::out::Out;
+use crate::control::task::{Task, TaskPhase};
+use cluster::group::Group;
+use cluster::slot::Slot;
+use std::sync::Arc;
+
+impl Migrations {
+    /// One migration at a time for each group: two would share its line, and neither would know who slows it down.
+    pub(super) fn begin(&mut self, scene: &Scene, task: &Task, out: &mut Out) {
+        if !self.writer.is_idle() {
+            return;
+        }
+        if task.cancelled {
+            return self.writer.write(scene.now, record::ended(scene, task, TaskPhase::Cancelled), out);
+        }
+        let near = |other: &Task| [other.from, other.to].iter().any(|g| [task.from, task.to].contains(g));
+        let first = |other: &Task| other.phase.works() || (other.id < task.id && is_ready(scene, other));
+        let mut open = scene.state.all_tasks().filter(|other| other.id != task.id && !other.phase.is_over());
+        let busy = open.any(|other| near(other) && first(other));
+        if !busy && is_ready(scene, task) {
+            self.writer.write(scene.now, record::begun(scene, task), out);
+        }
+    }
+
+    pub(super) fn copy(
+        &mut self,
+        scene: &Scene,
+        task: &Task,
+        groups: (&Group, &Group),
+        out: &mut Out,
+        board: &mut Board,
+    ) {
+        if task.cancelled {
+            if self.writer.is_idle() {
+                self.writer.write(scene.now, record::undone(scene, task), out);
+            }
+            return;
+        }
+        let ready = is_ready(scene, task) && at_peace(scene, groups).is_ok();
+        if !self.keep_running(scene, task, groups, ready, out, board) {
+            return;
+        }
+        let Some(run) = self.runs.get_mut(&task.id) else { return };
+        run.tell(scene.now, if ready { Goal::Copy } else { Goal::Pause }, out);
+        if ready && self.writer.is_idle() && may_fence(scene, run) {
+            let Some((txn, epoch)) = record::fenced(scene, task) else { return };
+            run.fence.ours = Some((epoch, scene.now));
+            self.writer.write(scene.now, txn, out);
+        }
+    }
+
+    /// There is a job, between the primaries of now, and it says something. False: not, or not yet.
+    fn keep_running(
+        &mut self,
+        scene: &Scene,
+        task: &Task,
+        groups: (&Group, &Group),
+        ready: bool,
+        out: &mut Out,
+        board: &mut Board,
+    ) -> bool {
+        let Some(run) = self.runs.get_mut(&task.id) else {
+            if ready {
+                self.attempt(scene, task, groups, out);
+            }
+            return false;
+        };
+        let moved_on = |side: &Side, group: &Group| group.primary().is_none_or(|p| p.addr != side.primary);
+        let ended = match &run.status {
+            Some((Status { stage: Stage::Hopeless { why }, .. }, _)) => {
+                let txn = record::given_up(scene, task, why);
+                if self.writer.is_idle() {
+                    let message = format!("migration {}: {why}", task.id);
+                    board.raise(out, STUCK, &task.id.to_string(), scene.state.epoch_in_force(), message);
+                    self.writer.write(scene.now, txn, out);
+                    self.drop_run(task, out);
+                }
+                return false;
+            }
+            Some((Status { stage: Stage::Failed { why }, .. }, _)) => Some(why.clone()),
+            _ if moved_on(&run.job.source, groups.0) || moved_on(&run.job.target, groups.1) => {
+                Some("a primary was replaced".to_owned())
+            }
+            last => {
+                let heard = last.as_ref().map_or(run.told_at, |(_, at)| *at).max(run.told_at);
+                (scene.now > heard + JOB_SILENT_MS).then(|| "the mover says nothing".to_owned())
+            }
+        };
+        let subject = task.id.to_string();
+        let Some(why) = ended else {
+            if matches!(run.stage(), Some(Stage::Tailing)) {
+                run.failures = 0;
+                board.settle(out, STUCK, &subject, "it went on");
+            }
+            return true;
+        };
+        let due = match run.again_at {
+            None => {
+                run.failures += 1;
+                run.again_at = Some(scene.now + pause(JOB_AGAIN_MS, run.failures));
+                if run.failures >= MIGRATION_ALARM_FAILURES {
+                    let message = format!("migration {} begins again and again: {why}", task.id);
+                    board.raise(out, STUCK, &subject, scene.state.epoch_in_force(), message);
+                }
+                false
+            }
+            Some(at) => scene.now >= at,
+        };
+        if due && ready {
+            self.attempt(scene, task, groups, out);
+        }
+        false
+    }
+
+    /// Begins a copy from the purge on.
+    fn attempt(&mut self, scene: &Scene, task: &Task, groups: (&Group, &Group), out: &mut Out) {
+        let (Some(source), Some(target), Some(known)) = (side(groups.0), side(groups.1), scene.known()) else { return };
+        let slots: Arc<[Slot]> = task.slots().collect();
+        // A copy is purged first: never where somebody is served from.
+        if !slots.iter().all(|slot| known.slots()[usize::from(*slot)].group == Some(task.from)) {
+            return;
+        }
+        self.attempts += 1;
+        let job = Arc::new(Job {
+            task: task.id.to_string(),
+            attempt: self.attempts,
+            token: scene.fence.token,
+            slots,
+            slot_count: known.slot_count(),
+            tag_rule: known.tag_rule(),
+            source,
+            target,
+            limits: task.limits.into(),
+        });
+        let last = self.runs.remove(&task.id);
+        let (failures, fence) = last.map_or((0, Fence::default()), |run| (run.failures, run.fence));
+        let goal = Goal::Copy;
+        out.push(Action::Move { job: Arc::clone(&job), goal });
+        let run = Run { job, goal, status: None, told_at: scene.now, failures, again_at: None, fence };
+        self.runs.insert(task.id, run);
+    }
+
+    pub(super) fn drop_run(&mut self, task: &Task, out: &mut Out) {
+        if self.runs.remove(&task.id).is_some() {
+            out.push(Action::Drop { task: task.id.to_string() });
+        }
+    }
+}
+
+/// People and the clock let it go on.
+fn is_ready(scene: &Scene, task: &Task) -> bool {
+    !task.paused && !scene.state.automation_paused() && task.window.is_none_or(|window| window.is_open(scene.wall))
+}
+
+fn side(group: &Group) -> Option<Side> {
+    let primary = group.primary()?.addr.clone();
+    Some(Side { group: group.id, primary, replicas: group.replicas().map(|r| r.addr.clone()).collect() })
+}
+
+/// So little is left, and everybody is there, that clients can wait for the rest.
+fn may_fence(scene: &Scene, run: &Run) -> bool {
+    let near = run.status.as_ref().is_some_and(|(status, at)| {
+        matches!(status.stage, Stage::Tailing | Stage::Drained { .. })
+            && status.dirty <= FENCE_DIRTY_MAX
+            && status.lag <= FENCE_LAG_MAX
+            && scene.now <= at + STATUS_FRESH_MS
+    });
+    near && scene.now >= run.fence.again_at
+        && scene.state.fencing().next().is_none()
+        && scene.absent_proxies().is_none()
+}

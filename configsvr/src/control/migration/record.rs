@@ -1,0 +1,111 @@
+//! The transactions that carry a migration from phase to phase.
+//!
+//! Each compares the leader's record and the task's. Those that change the topology (the slots are held, released, given to
+//! the target) also compare the epoch, and both groups: one decision an epoch.
+
+use crate::control::failover::{Scene, next_epoch, put};
+use crate::control::job::Status;
+use crate::control::layout::{self, Epoch, SlotAction, SlotEntry, SlotRange};
+use crate::control::limits::SLOTS_AT_ONCE;
+use crate::control::state::{for_proxies, sum_of};
+use crate::control::task::{Tally, Task, TaskPhase, task_key};
+use crate::store::{Compare, Txn};
+use cluster::change::{Change, apply};
+
+/// Its groups are its own now.
+pub(super) fn begun(scene: &Scene, task: &Task) -> Txn {
+    let mut next = task.at(TaskPhase::Copy);
+    next.times.begun = Some(scene.wall);
+    noted(scene, &next)
+}
+
+/// It cannot go on until somebody changes something.
+pub(super) fn given_up(scene: &Scene, task: &Task, why: &str) -> Txn {
+    noted(scene, &Task { paused: true, note: Some(why.to_owned()), ..task.clone() })
+}
+
+/// The slots are held; and the epoch under which they are.
+pub(super) fn fenced(scene: &Scene, task: &Task) -> Option<(Txn, u64)> {
+    // What is not folded yet would have to be carried through the commit.
+    if !scene.state.epoch.as_ref()?.value.unfolded.is_empty() {
+        return None;
+    }
+    let epoch = scene.known()?.epoch() + 1;
+    let mut next = task.at(TaskPhase::Fence);
+    (next.epoch, next.fences, next.note) = (Some(epoch), task.fences + 1, None);
+    next.times.fenced = Some(scene.wall);
+    let hold = Change::HoldSlots { group: task.from, slots: task.slots().collect() };
+    Some((turned(scene, &next, &hold, Vec::new())?, epoch))
+}
+
+/// The source serves on.
+pub(super) fn opened(scene: &Scene, task: &Task, why: &str) -> Option<Txn> {
+    let mut next = task.at(TaskPhase::Copy);
+    (next.epoch, next.note) = (None, Some(format!("the slots were released again: {why}")));
+    let release = Change::ReleaseSlots { slots: task.slots().collect(), group: task.from };
+    turned(scene, &next, &release, Vec::new())
+}
+
+/// The slots change hands: from here on the target owns them.
+pub(super) fn committed(scene: &Scene, task: &Task, status: &Status) -> Option<Txn> {
+    let mut next = task.at(TaskPhase::Clean);
+    (next.epoch, next.note) = (Some(scene.known()?.epoch() + 1), None);
+    next.times.committed = Some(scene.wall);
+    let pause_ms = scene.wall.saturating_sub(task.times.fenced.unwrap_or(scene.wall));
+    let (keys, bytes, applied) = (status.copied, status.bytes, status.applied);
+    next.tally = Some(Tally { keys, bytes, applied, pause_ms, removed: 0 });
+    let hand_over = Change::ReleaseSlots { slots: task.slots().collect(), group: task.to };
+    let unfolded = match task.slots().count() > SLOTS_AT_ONCE {
+        true => task.slots.iter().map(|s| SlotRange { from: s.from, to: s.to, group: Some(task.to) }).collect(),
+        false => Vec::new(),
+    };
+    let mut txn = turned(scene, &next, &hand_over, unfolded)?;
+    if task.slots().count() <= SLOTS_AT_ONCE {
+        txn.ops.extend(task.slots().map(|slot| {
+            let slot_id = u32::from(slot) + 1;
+            let entry = SlotEntry { slot_id, group_id: task.to, action: SlotAction::default() };
+            put(layout::slot_key(slot), &entry)
+        }));
+    }
+    Some(txn)
+}
+
+/// All that was left behind is gone.
+pub(super) fn cleaned(scene: &Scene, task: &Task, removed: u64) -> Txn {
+    let tally = task.tally.map(|tally| Tally { removed, ..tally });
+    ended(scene, &Task { tally, ..task.clone() }, TaskPhase::Done)
+}
+
+/// Cancelled: the copy is to be removed.
+pub(super) fn undone(scene: &Scene, task: &Task) -> Txn {
+    noted(scene, &task.at(TaskPhase::Undo))
+}
+
+pub(super) fn ended(scene: &Scene, task: &Task, phase: TaskPhase) -> Txn {
+    let mut next = task.at(phase);
+    next.times.ended = Some(scene.wall);
+    noted(scene, &next)
+}
+
+fn noted(scene: &Scene, next: &Task) -> Txn {
+    let key = task_key(next.id);
+    let compares = vec![scene.fence.compare.clone(), scene.state.as_it_is(&key)];
+    Txn { compares, ops: vec![put(key, next)] }
+}
+
+fn turned(scene: &Scene, next: &Task, change: &Change, mut unfolded: Vec<SlotRange>) -> Option<Txn> {
+    let (known, state) = (scene.known()?, scene.state);
+    let topology = next_epoch(known, apply(known, change).ok()?)?;
+    unfolded.splice(0..0, state.epoch.as_ref()?.value.unfolded.iter().cloned());
+    let epoch = Epoch { epoch: topology.epoch(), unfolded, sum: Some(sum_of(&for_proxies(&topology))) };
+    let unwritten = Compare::UnwrittenSince { prefix: layout::SLOTS.to_owned(), revision: state.revision };
+    let mut txn = noted(scene, next);
+    txn.compares.extend([
+        state.as_it_is(layout::EPOCH),
+        state.as_it_is(&layout::group_key(next.from)),
+        state.as_it_is(&layout::group_key(next.to)),
+        unwritten,
+    ]);
+    txn.ops.push(put(layout::EPOCH.to_owned(), &epoch));
+    Some(txn)
+}

@@ -1,0 +1,134 @@
+//! What a leader remembers of one task, and what people see of it.
+
+use crate::control::event::{Action, DeedId};
+use crate::control::job::{Goal, Job, Stage, Status};
+use crate::control::limits::JOB_AGAIN_MAX_MS;
+use crate::control::out::Out;
+use crate::control::task::Task;
+use cluster::instance::Addr;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A job of the mover.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) job: Arc<Job>,
+    pub(super) goal: Goal,
+    /// What it said last, and when.
+    pub(super) status: Option<(Status, u64)>,
+    pub(super) told_at: u64,
+    /// Attempts that failed one after the other, and when the next may begin.
+    pub(super) failures: u32,
+    pub(super) again_at: Option<u64>,
+    pub(super) fence: Fence,
+}
+
+/// The attempts to hold the slots.
+#[derive(Debug, Default)]
+pub(super) struct Fence {
+    /// The epoch of the one that this leader closed, and since when.
+    pub(super) ours: Option<(u64, u64)>,
+    /// Those that were opened again, and when the next may be closed.
+    pub(super) failures: u32,
+    pub(super) again_at: u64,
+}
+
+/// Keys being removed.
+#[derive(Debug)]
+pub(super) struct Sweeping {
+    pub(super) deed: DeedId,
+    pub(super) at: Addr,
+    pub(super) outcome: Option<(Result<u64, String>, u64)>,
+}
+
+impl Run {
+    pub(super) fn tell(&mut self, now: u64, goal: Goal, out: &mut Out) {
+        if self.goal != goal {
+            (self.goal, self.told_at) = (goal, now);
+            out.push(Action::Move { job: Arc::clone(&self.job), goal });
+        }
+    }
+
+    pub(super) fn stage(&self) -> Option<&Stage> {
+        self.status.as_ref().map(|(status, _)| &status.stage)
+    }
+}
+
+/// The pause before the next attempt: twice as long each time.
+pub(super) fn pause(first_ms: u64, failures: u32) -> u64 {
+    (first_ms << failures.saturating_sub(1).min(16)).min(JOB_AGAIN_MAX_MS)
+}
+
+/// A migration, as people see it: its record, and what the leader knows beyond.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskView {
+    #[serde(flatten)]
+    pub task: Task,
+    /// Slots altogether.
+    pub slot_count: usize,
+    /// `purging`, `copying`, `tailing`, `draining`, `drained`, `failed`: the mover's own word. Known to the leader alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// Why the last attempt ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+}
+
+/// How far a copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub attempt: u64,
+    /// Keys met, of all slots of the source, and how many there are.
+    pub scanned: u64,
+    pub to_scan: u64,
+    pub copied: u64,
+    pub bytes: u64,
+    pub applied: u64,
+    pub dirty: u64,
+    pub lag_bytes: u64,
+    /// Milliseconds since the mover said so.
+    pub age_ms: u64,
+}
+
+impl TaskView {
+    pub(super) fn of(now: u64, task: &Task, run: Option<&Run>) -> Self {
+        let progress = run.and_then(|run| {
+            let (status, at) = run.status.as_ref()?;
+            Some(Progress {
+                attempt: run.job.attempt,
+                scanned: status.scanned,
+                to_scan: status.to_scan,
+                copied: status.copied,
+                bytes: status.bytes,
+                applied: status.applied,
+                dirty: status.dirty,
+                lag_bytes: status.lag,
+                age_ms: now.saturating_sub(*at),
+            })
+        });
+        let trouble = run.and_then(|run| match run.stage() {
+            Some(Stage::Failed { why } | Stage::Hopeless { why }) => Some(why.clone()),
+            _ => None,
+        });
+        Self {
+            task: task.clone(),
+            slot_count: task.slots().count(),
+            stage: run.and_then(word).map(str::to_owned),
+            trouble,
+            progress,
+        }
+    }
+}
+
+fn word(run: &Run) -> Option<&'static str> {
+    Some(match run.stage()? {
+        Stage::Purging => "purging",
+        Stage::Copying => "copying",
+        Stage::Tailing if matches!(run.goal, Goal::Drain { .. }) => "draining",
+        Stage::Tailing => "tailing",
+        Stage::Drained { .. } => "drained",
+        Stage::Failed { .. } | Stage::Hopeless { .. } => "failed",
+    })
+}

@@ -1,0 +1,291 @@
+//! `migration-tasks/<id, 20 digits>`: slots on their way from one group to another, from the wish to the end. All that is
+//! done for it follows from this record, so that the next leader goes on where the last one stood.
+
+use super::job::JobLimits;
+use cluster::group::GroupId;
+use cluster::slot::Slot;
+use serde::{Deserialize, Serialize};
+
+pub const TASKS: &str = "migration-tasks/";
+
+pub fn task_key(id: u64) -> String {
+    format!("{TASKS}{id:020}")
+}
+
+/// One migration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// Counts up from 1.
+    pub id: u64,
+    pub from: GroupId,
+    pub to: GroupId,
+    /// Ascending, in the fewest spans.
+    pub slots: Vec<Span>,
+    /// The founding states: 1 preparing, 2 pending, 3 migrating, 4 finished.
+    pub state: u8,
+    pub phase: TaskPhase,
+    /// Nothing goes on until somebody resumes it. In the middle of a copy, the target still follows the source.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub paused: bool,
+    /// Somebody wants it undone. Only before the slots changed hands.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cancelled: bool,
+    #[serde(default)]
+    pub limits: Limits,
+    /// It copies and fences only within it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+    /// In `fence`: the epoch under which the slots are held. From `clean` on: the one under which the target owns them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// How often the slots were held so far.
+    #[serde(default)]
+    pub fences: u32,
+    pub times: TaskTimes,
+    /// As of the end of the copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tally: Option<Tally>,
+    /// The migration whose slots this one brings back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverses: Option<u64>,
+    /// Why it does not go on, or what people should know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// Slots `from..=to`, 0-based.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Span {
+    pub from: Slot,
+    pub to: Slot,
+}
+
+/// How hard it may push; 0: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    pub keys_per_s: u64,
+    pub bytes_per_s: u64,
+    /// A PING to either side that takes longer slows the copy down.
+    pub latency_ms: u64,
+    /// Of a value that cannot be copied in pieces, in bytes of memory.
+    pub value_bytes: u64,
+}
+
+impl Default for Limits {
+    /// As fast as it goes while nobody waits longer than 20 ms. A value of 64 MiB is restored in about a quarter of a second,
+    /// for which the target stands still.
+    fn default() -> Self {
+        Self { keys_per_s: 0, bytes_per_s: 0, latency_ms: 20, value_bytes: 64 << 20 }
+    }
+}
+
+impl From<Limits> for JobLimits {
+    fn from(limits: Limits) -> Self {
+        let Limits { keys_per_s, bytes_per_s, latency_ms, value_bytes } = limits;
+        Self { keys_per_s, bytes_per_s, latency_ms, value_bytes }
+    }
+}
+
+/// Hours of the day in UTC, `22:00-06:00`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Window {
+    /// Minutes since midnight.
+    pub from: u16,
+    pub to: u16,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskPhase {
+    /// For its groups, which another migration keeps busy, or for its window.
+    Waiting,
+    /// The target gets a copy; the source owns the slots.
+    Copy,
+    /// The slots are held; the last bytes are on their way.
+    Fence,
+    /// The target owns the slots. Proxies are told; then the source's keys are removed.
+    Clean,
+    Done,
+    /// The copy at the target is being removed.
+    Undo,
+    Cancelled,
+}
+
+/// Milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskTimes {
+    pub created: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<u64>,
+    /// When the slots were held last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u64>,
+}
+
+/// What it cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tally {
+    pub keys: u64,
+    pub bytes: u64,
+    /// Commands applied from the source's stream.
+    pub applied: u64,
+    /// From the decision to hold the slots to the transaction that gave them to the target.
+    pub pause_ms: u64,
+    /// Keys removed at the source afterwards.
+    #[serde(default)]
+    pub removed: u64,
+}
+
+impl TaskPhase {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Copy => "copy",
+            Self::Fence => "fence",
+            Self::Clean => "clean",
+            Self::Done => "done",
+            Self::Undo => "undo",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The founding state of it.
+    pub fn state(self) -> u8 {
+        match self {
+            Self::Waiting => 2,
+            Self::Copy | Self::Fence | Self::Undo => 3,
+            Self::Clean | Self::Done | Self::Cancelled => 4,
+        }
+    }
+
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Cancelled)
+    }
+
+    /// It keeps its groups busy.
+    pub fn works(self) -> bool {
+        !self.is_over() && self != Self::Waiting
+    }
+
+    /// The slots still belong to the source.
+    pub fn is_before_commit(self) -> bool {
+        matches!(self, Self::Waiting | Self::Copy | Self::Fence)
+    }
+}
+
+impl Task {
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.slots.iter().flat_map(|span| span.from..=span.to)
+    }
+
+    /// In the next phase.
+    #[must_use]
+    pub fn at(&self, phase: TaskPhase) -> Self {
+        Self { phase, state: phase.state(), ..self.clone() }
+    }
+}
+
+/// Slots in the fewest spans; they come ascending.
+pub fn spans(slots: impl IntoIterator<Item = Slot>) -> Vec<Span> {
+    let mut list: Vec<Span> = Vec::new();
+    for slot in slots {
+        match list.last_mut() {
+            Some(last) if u32::from(last.to) + 1 == u32::from(slot) => last.to = slot,
+            _ => list.push(Span { from: slot, to: slot }),
+        }
+    }
+    list
+}
+
+impl Window {
+    /// `wall`: milliseconds since 1970.
+    pub fn is_open(self, wall: u64) -> bool {
+        let minute = (wall / 60_000 % 1440) as u16;
+        if self.from <= self.to {
+            (self.from..self.to).contains(&minute)
+        } else {
+            minute >= self.from || minute < self.to
+        }
+    }
+}
+
+impl std::fmt::Display for Window {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { from, to } = self;
+        write!(f, "{:02}:{:02}-{:02}:{:02}", from / 60, from % 60, to / 60, to % 60)
+    }
+}
+
+impl From<Window> for String {
+    fn from(window: Window) -> Self {
+        window.to_string()
+    }
+}
+
+impl std::str::FromStr for Window {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a window: hours and minutes in UTC, as 22:00-06:00");
+        let minute = |text: &str| {
+            let (hours, minutes) = text.split_once(':')?;
+            let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
+            (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
+        };
+        let (from, to) = text.split_once('-').ok_or_else(wrong)?;
+        match (minute(from), minute(to)) {
+            (Some(from), Some(to)) if from != to => Ok(Self { from, to }),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl TryFrom<String> for Window {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows() {
+        let night: Window = "22:00-06:30".parse().expect("good");
+        let at = |hours: u64, minutes: u64| night.is_open((hours * 60 + minutes) * 60_000 + 86_400_000 * 20_000);
+        assert!(at(22, 0) && at(23, 59) && at(0, 0) && at(6, 29));
+        assert!(!at(6, 30) && !at(12, 0) && !at(21, 59));
+        let day: Window = "09:05-17:00".parse().expect("good");
+        assert!(day.is_open(9 * 3_600_000 + 5 * 60_000) && !day.is_open(17 * 3_600_000));
+        assert_eq!((night.to_string(), day.to_string()), ("22:00-06:30".to_owned(), "09:05-17:00".to_owned()));
+        for wrong in ["", "22:00", "24:00-01:00", "1:60-2:00", "05:00-05:00", "a-b"] {
+            assert!(wrong.parse::<Window>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn fewest_spans() {
+        let list = spans([0, 1, 2, 7, 9, 10]);
+        assert_eq!(list, [(0, 2), (7, 7), (9, 10)].map(|(from, to)| Span { from, to }));
+        assert_eq!(spans([]), []);
+    }
+}

@@ -1,0 +1,416 @@
+//! The verbs about slots that move: start, watch, steer, and the plans that make them up.
+#![expect(clippy::disallowed_methods, reason = "a shell: waits")]
+
+use super::change::{Change, Terms, change, confirm, perform};
+use super::client::{Ask, Client, id_of, read};
+use super::fault::{Fault, Result};
+use super::ranges::{Ranges, ranges};
+use super::show::{json, or_dash, say, table};
+use crate::control::TaskView;
+use crate::control::balance::Balance;
+use crate::control::task::{Task, TaskPhase, Window};
+use crate::http::words::{Answer, MigrationLimits};
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+const PAUSE: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Subcommand)]
+pub enum MigrationsVerb {
+    List,
+    Show {
+        id: u64,
+    },
+    /// Slots from one group to another, with their keys, while clients write.
+    Start {
+        #[arg(long, value_name = "GROUP")]
+        from: String,
+        #[arg(long, value_name = "GROUP")]
+        to: String,
+        /// `0-511,600`, numbered from 0.
+        #[arg(long, value_name = "RANGES", value_parser = ranges, conflicts_with = "count")]
+        slots: Option<Ranges>,
+        /// So many of the source's last slots.
+        #[arg(long, value_name = "N")]
+        count: Option<u16>,
+        #[command(flatten)]
+        how: How,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// Until they are over, with progress. Without a number: all that are under way.
+    Watch {
+        id: Vec<u64>,
+    },
+    /// Nothing goes on until it is resumed; what was copied is kept up to date.
+    Pause {
+        id: u64,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    Resume {
+        id: u64,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// The source keeps its slots, the copy is removed.
+    Cancel {
+        id: u64,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// The same slots, back to where they came from.
+    Reverse {
+        id: u64,
+        /// Until it is over.
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// How hard it may push; what is not named stays.
+    Limit {
+        id: u64,
+        #[command(flatten)]
+        limits: LimitArgs,
+        #[command(flatten)]
+        terms: Terms,
+    },
+}
+
+/// How migrations go.
+#[derive(Debug, Args)]
+pub struct How {
+    /// Until they are over.
+    #[arg(long)]
+    wait: bool,
+    /// Only within these hours, in UTC.
+    #[arg(long, value_name = "22:00-06:00")]
+    window: Option<Window>,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub struct LimitArgs {
+    /// 0: no limit.
+    #[arg(long, value_name = "N")]
+    keys_per_s: Option<u64>,
+    /// 0: no limit.
+    #[arg(long, value_name = "BYTES")]
+    bytes_per_s: Option<u64>,
+    /// A PING to either side that takes longer slows the copy down; 0: never.
+    #[arg(long, value_name = "MS")]
+    latency_ms: Option<u64>,
+    /// The largest value that is copied in one piece.
+    #[arg(long, value_name = "BYTES")]
+    value_bytes: Option<u64>,
+}
+
+impl From<LimitArgs> for MigrationLimits {
+    fn from(args: LimitArgs) -> Self {
+        let LimitArgs { keys_per_s, bytes_per_s, latency_ms, value_bytes } = args;
+        Self { keys_per_s, bytes_per_s, latency_ms, value_bytes }
+    }
+}
+
+/// A part by weight for everybody.
+#[derive(Debug, Args)]
+pub struct Rebalance {
+    /// Groups that are to own more or less than the others: `2=3` for three times as much, `2=0` for nothing.
+    #[arg(long, value_name = "GROUP=WEIGHT", value_delimiter = ',')]
+    weight: Vec<String>,
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    terms: Terms,
+}
+
+/// A group that is to own nothing.
+#[derive(Debug, Args)]
+pub struct Drain {
+    group: String,
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    terms: Terms,
+}
+
+#[derive(Deserialize)]
+struct Planned {
+    balance: Balance,
+    begun: Vec<u64>,
+}
+
+pub(super) fn migrations(client: &mut Client, as_json: bool, verb: MigrationsVerb) -> Result<ExitCode> {
+    let post = |path: String, body: Option<Value>| Ask { method: "POST", path, body };
+    let steer = |id: u64, verb: &str| post(format!("/api/v1/migrations/{id}/{verb}"), None);
+    match verb {
+        MigrationsVerb::List => {
+            let all: Vec<TaskView> = client.of_leader("/api/v1/migrations")?;
+            if as_json {
+                json(&all)?
+            } else {
+                say(&screen(&all))?
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        MigrationsVerb::Show { id } => {
+            let one: TaskView = client.of_leader(&format!("/api/v1/migrations/{id}"))?;
+            if as_json {
+                json(&one)?
+            } else {
+                say(&story(&one))?
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        MigrationsVerb::Start { from, to, slots, count, how, terms } => {
+            let (from, to) = (id_of(client, &from)?, id_of(client, &to)?);
+            let spans: Option<Vec<Value>> =
+                slots.map(|s| s.0.iter().map(|(from, to)| json!({ "from": from, "to": to })).collect());
+            let one = json!({ "from": from, "to": to, "slots": spans.unwrap_or_default(), "count": count });
+            let limits: MigrationLimits = how.limits.into();
+            let body = json!({ "moves": [one], "limits": limits, "window": how.window });
+            let ask = post("/api/v1/migrations".to_owned(), Some(body));
+            let danger = "While it copies, clients notice nothing; when the slots change hands, they wait for some \
+                          milliseconds. It can be cancelled until then, and reversed afterwards.";
+            let plan = |text: &str| Ok(format!("The plan: {}", begun_in_words(text)?));
+            let text = perform(client, Change { ask, danger: Some(danger.to_owned()), terms }, plan)?;
+            if terms.dry_run {
+                return say(&begun_in_words(&text)?).map(|()| ExitCode::SUCCESS);
+            }
+            follow(client, as_json, &begun(&text)?, how.wait)
+        }
+        MigrationsVerb::Watch { id } => watch(client, &id),
+        MigrationsVerb::Pause { id, terms } => {
+            change(client, as_json, Change { ask: steer(id, "pause"), danger: None, terms })
+        }
+        MigrationsVerb::Resume { id, terms } => {
+            change(client, as_json, Change { ask: steer(id, "resume"), danger: None, terms })
+        }
+        MigrationsVerb::Cancel { id, terms } => {
+            change(client, as_json, Change { ask: steer(id, "cancel"), danger: None, terms })
+        }
+        MigrationsVerb::Reverse { id, wait, terms } => {
+            let text =
+                perform(client, Change { ask: steer(id, "reverse"), danger: None, terms }, |_| Ok(String::new()))?;
+            if terms.dry_run {
+                return say(&begun_in_words(&text)?).map(|()| ExitCode::SUCCESS);
+            }
+            follow(client, as_json, &begun(&text)?, wait)
+        }
+        MigrationsVerb::Limit { id, limits, terms } => {
+            let limits: MigrationLimits = limits.into();
+            let ask = Ask { method: "PATCH", path: format!("/api/v1/migrations/{id}"), body: Some(json!(limits)) };
+            change(client, as_json, Change { ask, danger: None, terms })
+        }
+    }
+}
+
+pub(super) fn rebalance(client: &mut Client, as_json: bool, what: &Rebalance) -> Result<ExitCode> {
+    let mut weights = BTreeMap::new();
+    for pair in &what.weight {
+        let wrong = || Fault::new(format!("{pair:?} is not GROUP=WEIGHT"), "as --weight 2=3");
+        let (group, weight) = pair.split_once('=').ok_or_else(wrong)?;
+        weights.insert(id_of(client, group)?, weight.parse().map_err(|_| wrong())?);
+    }
+    balance(client, as_json, &weights, &what.how, what.terms)
+}
+
+pub(super) fn drain(client: &mut Client, as_json: bool, what: &Drain) -> Result<ExitCode> {
+    let weights = [(id_of(client, &what.group)?, 0)].into();
+    balance(client, as_json, &weights, &what.how, what.terms)
+}
+
+fn balance(
+    client: &mut Client,
+    as_json: bool,
+    weights: &BTreeMap<u32, u32>,
+    how: &How,
+    terms: Terms,
+) -> Result<ExitCode> {
+    let limits: MigrationLimits = how.limits.into();
+    let body = |apply: bool| json!({ "weights": weights, "apply": apply, "limits": limits, "window": how.window });
+    let ask = |apply: bool| Ask { method: "POST", path: "/api/v1/rebalance".to_owned(), body: Some(body(apply)) };
+    let plan: Planned = read(&client.ask(&ask(false))?, "a plan")?;
+    if terms.dry_run && as_json {
+        return json(&plan.balance).map(|()| ExitCode::SUCCESS);
+    }
+    let words = plan_in_words(&plan.balance);
+    if terms.dry_run || plan.balance.moves.is_empty() {
+        return say(&words).map(|()| ExitCode::SUCCESS);
+    }
+    confirm(terms.yes, &words)?;
+    let done: Planned = read(&client.ask(&ask(true))?, "a plan")?;
+    follow(client, as_json, &done.begun, how.wait)
+}
+
+fn plan_in_words(plan: &Balance) -> String {
+    let share = |s: &crate::control::balance::Share| {
+        vec![s.group.to_string(), s.weight.to_string(), s.slots_before.to_string(), s.slots_after.to_string()]
+    };
+    let mut lines = vec![table(&["GROUP", "WEIGHT", "SLOTS", "THEN"], plan.shares.iter().map(share))];
+    for one in &plan.moves {
+        let slots: usize = one.slots.iter().map(|s| usize::from(s.to - s.from) + 1).sum();
+        lines.push(format!("group {} gives {slots} slots to group {}", one.from, one.to));
+    }
+    if plan.moves.is_empty() {
+        lines.push("nothing to do".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn tasks(text: &str) -> Result<Vec<Task>> {
+    let answer: Answer = read(text, "a migration")?;
+    serde_json::from_value(answer.result["migrations"].clone())
+        .map_err(|e| Fault::new(format!("the answer is not understood: {e}"), "is this program as new as the members?"))
+}
+
+fn begun(text: &str) -> Result<Vec<u64>> {
+    Ok(tasks(text)?.iter().map(|task| task.id).collect())
+}
+
+fn begun_in_words(text: &str) -> Result<String> {
+    let line = |t: &Task| format!("{} slots ({}) from group {} to group {}", t.slots().count(), list(t), t.from, t.to);
+    Ok(tasks(text)?.iter().map(line).collect::<Vec<_>>().join("\n"))
+}
+
+fn list(task: &Task) -> String {
+    let span = |s: &crate::control::task::Span| {
+        if s.from == s.to { s.from.to_string() } else { format!("{}-{}", s.from, s.to) }
+    };
+    let mut spans: Vec<String> = task.slots.iter().take(6).map(span).collect();
+    if task.slots.len() > 6 {
+        spans.push("...".to_owned());
+    }
+    spans.join(",")
+}
+
+/// What was begun; and with `wait`, until it is over.
+fn follow(client: &mut Client, as_json: bool, ids: &[u64], wait: bool) -> Result<ExitCode> {
+    let code = if wait { watch_quietly(client, ids, !as_json)? } else { ExitCode::SUCCESS };
+    let mut all: Vec<TaskView> = client.of_leader("/api/v1/migrations")?;
+    all.retain(|m| ids.contains(&m.task.id));
+    if as_json {
+        json(&all)?
+    } else {
+        say(&screen(&all))?
+    }
+    Ok(code)
+}
+
+fn watch(client: &mut Client, ids: &[u64]) -> Result<ExitCode> {
+    let mut ids = ids.to_vec();
+    if ids.is_empty() {
+        let all: Vec<TaskView> = client.of_leader("/api/v1/migrations")?;
+        ids.extend(all.iter().filter(|m| !m.task.phase.is_over()).map(|m| m.task.id));
+    }
+    if ids.is_empty() {
+        return say("no migration is under way").map(|()| ExitCode::SUCCESS);
+    }
+    watch_quietly(client, &ids, true)
+}
+
+/// Until all are over. On a terminal the bars are drawn over each other; elsewhere a line for each change.
+fn watch_quietly(client: &mut Client, ids: &[u64], shown: bool) -> Result<ExitCode> {
+    let terminal = std::io::stderr().is_terminal();
+    let (mut drawn, mut last) = (0, String::new());
+    loop {
+        let mut all: Vec<TaskView> = client.of_leader("/api/v1/migrations")?;
+        all.retain(|m| ids.contains(&m.task.id));
+        let over = all.iter().all(|m| m.task.phase.is_over());
+        let lines: Vec<String> = all.iter().map(|m| if terminal { bar(m) } else { stage(m) }).collect();
+        if shown && (terminal || lines.join("\n") != last) {
+            let up = if terminal && drawn > 0 { format!("\x1b[{drawn}A") } else { String::new() };
+            let text: String = lines.iter().map(|l| format!("{l}{}\n", if terminal { "\x1b[K" } else { "" })).collect();
+            _ = std::io::stderr().write_all(format!("{up}{text}").as_bytes()); // nobody reads it: nobody needs it
+            (drawn, last) = (lines.len(), lines.join("\n"));
+        }
+        if over {
+            let done = all.iter().all(|m| m.task.phase == TaskPhase::Done);
+            return Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        if let Some(stuck) = all.iter().find(|m| m.task.paused && m.task.note.is_some()) {
+            let why = stuck.task.note.clone().unwrap_or_default();
+            let hint = format!("then: twemslotctl migrations resume {0}, or cancel {0}", stuck.task.id);
+            return Err(Fault::new(format!("migration {}: {why}", stuck.task.id), hint));
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// In percent of what is to be scanned; the rest of it is short.
+fn percent(m: &TaskView) -> u64 {
+    match (m.task.phase, &m.progress) {
+        (TaskPhase::Done | TaskPhase::Clean, _) => 100,
+        (TaskPhase::Waiting, _) | (_, None) => 0,
+        (_, Some(p)) if m.stage.as_deref() == Some("copying") => (p.scanned * 95 / p.to_scan.max(1)).min(95),
+        (_, Some(_)) if m.stage.as_deref() == Some("purging") => 0,
+        (_, Some(_)) => 97,
+    }
+}
+
+fn stage(m: &TaskView) -> String {
+    let stage = m.stage.as_deref().filter(|_| m.task.phase == TaskPhase::Copy).unwrap_or(m.task.phase.word());
+    let paused = if m.task.paused { ", paused" } else { "" };
+    format!("migration {}: group {} -> {}: {stage}{paused}", m.task.id, m.task.from, m.task.to)
+}
+
+fn bar(m: &TaskView) -> String {
+    let percent = percent(m);
+    let full = (percent / 5) as usize;
+    let mut line = format!("{} [{}{}] {percent:>3} %", stage(m), "#".repeat(full), ".".repeat(20 - full));
+    if let Some(p) = &m.progress {
+        line.push_str(&format!("  {} keys, {} KiB, dirty {}, lag {}", p.copied, p.bytes / 1024, p.dirty, p.lag_bytes));
+    }
+    line
+}
+
+fn screen(all: &[TaskView]) -> String {
+    let row = |m: &TaskView| {
+        let paused = if m.task.paused { " (paused)" } else { "" };
+        vec![
+            m.task.id.to_string(),
+            m.task.from.to_string(),
+            m.task.to.to_string(),
+            format!("{} ({})", m.slot_count, list(&m.task)),
+            format!("{}{paused}", m.task.phase.word()),
+            format!("{} %", percent(m)),
+            or_dash(m.task.tally.map(|t| t.keys).or(m.progress.map(|p| p.copied))),
+            or_dash(m.task.tally.map(|t| format!("{} ms", t.pause_ms))),
+            m.trouble.clone().or_else(|| m.task.note.clone()).unwrap_or_default(),
+        ]
+    };
+    table(&["ID", "FROM", "TO", "SLOTS", "PHASE", "DONE", "KEYS", "PAUSE", "NOTE"], all.iter().map(row))
+}
+
+fn story(m: &TaskView) -> String {
+    let t = &m.task;
+    let mut lines = vec![format!("migration {}: {} slots from group {} to group {}", t.id, m.slot_count, t.from, t.to)];
+    lines.push(format!("slots      {}", list(t)));
+    lines.push(format!("phase      {}{}", t.phase.word(), if t.paused { ", paused" } else { "" }));
+    lines.extend(m.stage.iter().map(|stage| format!("stage      {stage}")));
+    if let Some(p) = &m.progress {
+        let far = format!("{} of {} keys met, {} copied ({} bytes)", p.scanned, p.to_scan, p.copied, p.bytes);
+        lines.push(format!("progress   {far}, {} commands applied", p.applied));
+        lines.push(format!("left       {} keys to be copied again, {} bytes of the stream", p.dirty, p.lag_bytes));
+    }
+    lines.push(format!("fences     {}", t.fences));
+    if let Some(tally) = &t.tally {
+        lines.push(format!("pause      {} ms", tally.pause_ms));
+        lines
+            .push(format!("copied     {} keys, {} bytes; {} commands applied", tally.keys, tally.bytes, tally.applied));
+        lines.push(format!("removed    {} keys at the source", tally.removed));
+    }
+    let after = |at: u64| format!("{} ms after it was asked for", at.saturating_sub(t.times.created));
+    let times = [("begun", t.times.begun), ("committed", t.times.committed), ("ended", t.times.ended)];
+    lines.extend(times.iter().filter_map(|(word, at)| Some(format!("{word:<10} {}", after((*at)?)))));
+    lines.extend(m.trouble.iter().map(|why| format!("trouble    {why}")));
+    lines.extend(t.note.iter().map(|note| format!("note       {note}")));
+    lines.join("\n")
+}

@@ -1,0 +1,225 @@
+//! What the target is told: copies, and the source's commands, in the order of the source's offsets, over one connection.
+
+use super::fetch::{Ready, words};
+use super::table::Meaning;
+use super::{Copier, Db, Fault, Key, Phase, limits};
+use cluster::resp::request::Args;
+use cluster::resp::write;
+
+/// What the target has not answered yet.
+#[derive(Debug)]
+pub(super) enum Sent {
+    Copy {
+        key: Key,
+        bytes: usize,
+    },
+    /// `must_hit`: the reply 0 says that the target has not what the source had.
+    Command {
+        keys: Vec<Key>,
+        bytes: usize,
+        must_hit: bool,
+    },
+    /// For `drain`.
+    Barrier,
+    Replication,
+    Wait,
+}
+
+impl Copier {
+    /// Takes the stream as far as copies that are under way allow, and sends these where their offset is reached.
+    pub(super) fn advance(&mut self) {
+        let mut journal = std::mem::take(&mut self.journal);
+        while self.fault.is_none() && self.target_up && self.sent_bytes < limits::UNACKED_BYTES_MAX {
+            let pos = journal.pos();
+            self.close(pos);
+            match self.ready.front() {
+                Some(front) if front.offset <= pos => {
+                    if front.offset < pos {
+                        self.fail(Fault::failed("a copy is older than the stream: the source broke its own order"));
+                    }
+                    if let Some(ready) = self.ready.pop_front() {
+                        self.send_copies(ready);
+                    }
+                    continue;
+                }
+                None if self.offset_awaited() => break,
+                _ => {}
+            }
+            match journal.next() {
+                Ok(Some(raw)) => self.command(raw),
+                Ok(None) => break,
+                Err(why) => self.fail(Fault::failed(why)),
+            }
+        }
+        self.journal = journal;
+    }
+
+    /// The pass is over for good when the stream is taken up to its end.
+    fn close(&mut self, pos: u64) {
+        if let Phase::Closing(Some(end)) = self.phase
+            && pos >= end
+        {
+            self.phase = Phase::Following;
+        }
+    }
+
+    fn send_copies(&mut self, ready: Ready) {
+        let bytes = ready.commands.len() / ready.keys.len().max(1);
+        self.to_target.extend_from_slice(&ready.commands);
+        for key in ready.keys {
+            self.land(&key);
+            self.note(Sent::Copy { key, bytes });
+        }
+    }
+
+    fn note(&mut self, sent: Sent) {
+        self.sent_bytes += sent.bytes();
+        self.sent.push_back(sent);
+    }
+
+    /// Sends something for `drain`.
+    pub(super) fn tell_target(&mut self, words: &[&[u8]], sent: Sent) {
+        write::request(&mut self.to_target, words);
+        self.note(sent);
+    }
+
+    pub(super) fn all_answered(&self) -> bool {
+        self.sent.is_empty()
+    }
+
+    /// One command of the stream.
+    fn command(&mut self, raw: &[u8]) {
+        let args: Vec<&[u8]> = Args::new(raw).collect();
+        match self.plan.table.meaning(&args) {
+            Meaning::Nothing => {}
+            Meaning::Select => self.db = if args.get(1) == Some(&&b"0"[..]) { Db::Ours } else { Db::Other },
+            Meaning::FlushAll => self.fail(Fault::failed("the source was emptied (FLUSHALL): copying begins anew")),
+            Meaning::FlushThis if self.db == Db::Other => {}
+            Meaning::FlushThis => self.fail(Fault::failed("the source was emptied (FLUSHDB): copying begins anew")),
+            Meaning::Swap => self.fail(Fault::failed("the source swapped databases (SWAPDB): copying begins anew")),
+            Meaning::Guess => {
+                let other = self.db == Db::Other;
+                args.iter().skip(1).filter(|_| !other).for_each(|arg| self.touched(arg));
+            }
+            Meaning::Copy { first, last, step } => {
+                // In another database, too: MOVE brings keys from there.
+                args[first..=last].iter().step_by(step).for_each(|key| self.touched(key));
+            }
+            Meaning::Same { first, last, step } if self.db != Db::Other => {
+                self.same(raw, &args, first, last, step);
+            }
+            Meaning::Same { .. } => {}
+        }
+    }
+
+    /// A command that does at the target what it did at the source, if the target has all its keys.
+    fn same(&mut self, raw: &[u8], args: &[&[u8]], first: usize, last: usize, step: usize) {
+        let keys = || args[first..=last].iter().step_by(step);
+        let ours = keys().filter(|key| self.plan.slots.hold(key)).count();
+        if ours == 0 {
+            return;
+        }
+        let known = self.phase == Phase::Following && self.db == Db::Ours;
+        let free = |key: &&[u8]| !self.flying.contains_key(*key) && !self.dirty.contains(*key);
+        if !known || ours < keys().count() || !keys().all(free) {
+            keys().for_each(|key| self.touched(key));
+            return;
+        }
+        let before = self.to_target.len();
+        if args[0].eq_ignore_ascii_case(b"DEL") {
+            // Freeing a large value must not hold the target up.
+            write::array(&mut self.to_target, args.len());
+            write::bulk(&mut self.to_target, b"UNLINK");
+            args[1..].iter().for_each(|key| write::bulk(&mut self.to_target, key));
+        } else {
+            self.to_target.extend_from_slice(raw);
+        }
+        self.counts.applied += 1;
+        let bytes = self.to_target.len() - before;
+        let must_hit = args[0].eq_ignore_ascii_case(b"PEXPIREAT") || args[0].eq_ignore_ascii_case(b"EXPIREAT");
+        let keys = keys().map(|key| Key::from(*key)).collect();
+        self.note(Sent::Command { keys, bytes, must_hit });
+    }
+
+    /// A key is to be copied again, unless it is on its way.
+    fn touched(&mut self, key: &[u8]) {
+        if self.plan.slots.hold(key) && !self.flying.contains_key(key) && !self.dirty.contains(key) {
+            self.dirty.insert(key.into());
+        }
+    }
+
+    /// One reply of the target.
+    pub(super) fn target_reply(&mut self, raw: &[u8]) {
+        let Some(sent) = self.sent.pop_front() else {
+            return self.fail(Fault::failed("the target answers what nobody asked"));
+        };
+        self.sent_bytes -= sent.bytes();
+        let error = raw.first() == Some(&b'-');
+        if error && let Some(fault) = refusal(raw) {
+            return self.fail(fault);
+        }
+        match sent {
+            Sent::Copy { key, .. } if error => {
+                let why = format!("the target refuses a copy of {}: {}", super::fetch::shown(&key), words(raw));
+                self.fail(Fault::hopeless(why));
+            }
+            // The target had something else, or does not know the command: a copy settles it.
+            Sent::Command { keys, must_hit, .. } if error || (must_hit && raw == b":0\r\n") => {
+                keys.iter().for_each(|key| self.touched(key));
+            }
+            Sent::Copy { .. } | Sent::Command { .. } | Sent::Barrier => {}
+            Sent::Replication => self.target_replication(raw),
+            Sent::Wait => self.waited(raw),
+        }
+    }
+
+    /// The target's connection is gone. What it did not answer, it may have done or not: those keys are copied again. The
+    /// shell sees to it that nothing of the old connection is done later, and calls `target_back`.
+    pub fn target_lost(&mut self) {
+        self.target_up = false;
+        self.from_target = Default::default();
+        self.to_target.clear();
+        self.sent_bytes = 0;
+        for sent in std::mem::take(&mut self.sent) {
+            match sent {
+                Sent::Copy { key, .. } => self.touched(&key),
+                Sent::Command { keys, .. } => keys.iter().for_each(|key| self.touched(key)),
+                Sent::Barrier | Sent::Replication | Sent::Wait => {}
+            }
+        }
+        self.drain_again();
+    }
+
+    /// There is another connection to the target, and the old one is dead for sure.
+    pub fn target_back(&mut self) {
+        self.target_up = true;
+    }
+}
+
+impl Sent {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Copy { bytes, .. } | Self::Command { bytes, .. } => *bytes,
+            Self::Barrier | Self::Replication | Self::Wait => 0,
+        }
+    }
+}
+
+/// Errors of the target that end the job. Others speak of one command.
+fn refusal(raw: &[u8]) -> Option<Fault> {
+    let words = words(raw);
+    let starts = |word: &str| words.starts_with(word);
+    if starts("OOM") {
+        return Some(Fault::hopeless(format!("the target is out of memory: raise its maxmemory ({words})")));
+    }
+    if starts("MISCONF") {
+        return Some(Fault::hopeless(format!(
+            "the target cannot write its disk and takes no writes: repair that ({words})"
+        )));
+    }
+    if ["NOPERM", "NOAUTH", "WRONGPASS"].iter().any(|word| starts(word)) {
+        return Some(Fault::hopeless(format!("the target refuses the configured user: {words}")));
+    }
+    let passing = ["READONLY", "NOREPLICAS", "LOADING", "MASTERDOWN", "BUSY "];
+    passing.iter().any(|word| starts(word)).then(|| Fault::failed(format!("the target takes no writes: {words}")))
+}

@@ -1,0 +1,324 @@
+//! What the source is asked for: keys (SCAN), how large they are, and their values, a block of them at a time, read together
+//! with the offset at which they are true.
+
+use super::{Copier, Fault, Key, Phase, limits};
+use crate::control::job::Goal;
+use cluster::resp::reply::{Elements, integer, text};
+use cluster::resp::write;
+
+/// What was asked, and how much of the answer has come.
+#[derive(Debug)]
+pub(super) enum Ask {
+    Scan,
+    /// Answers come one by one.
+    Sizes {
+        keys: Vec<Key>,
+        answered: usize,
+    },
+    /// `left`: replies before that of EXEC.
+    Block {
+        keys: Vec<Key>,
+        left: usize,
+        refused: Option<String>,
+    },
+    /// The offset at which the pass ended.
+    End,
+}
+
+/// Copies that came, to be sent when the stream is taken up to their offset.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) offset: u64,
+    pub(super) keys: Vec<Key>,
+    /// Commands for the target, one a key, in the order of the keys.
+    pub(super) commands: Vec<u8>,
+}
+
+impl Copier {
+    /// Asks for more, as far as bounds and pace allow.
+    pub(super) fn fetch(&mut self, now: u64) {
+        if self.goal == Goal::Pause || !self.target_up {
+            return;
+        }
+        self.scan();
+        if self.phase == Phase::Following {
+            self.take_dirty();
+        }
+        self.ask_sizes();
+        let urgent = matches!(self.goal, Goal::Drain { .. });
+        while self.may_ask_block() && (urgent || self.pace.open(now)) {
+            self.ask_block(now);
+        }
+    }
+
+    fn scan(&mut self) {
+        let waiting = self.unsized_keys.len() + self.sized.len();
+        if self.phase == Phase::Scanning
+            && waiting < limits::QUEUE_MAX
+            && !self.asks.iter().any(|a| matches!(a, Ask::Scan))
+        {
+            write::request(&mut self.to_source, &[b"SCAN", &self.cursor, b"COUNT", limits::SCAN_COUNT]);
+            self.asks.push_back(Ask::Scan);
+        }
+    }
+
+    /// Dirty keys are on their way from here on: writes of them are skipped until their copy comes.
+    fn take_dirty(&mut self) {
+        while self.unsized_keys.len() < limits::SIZES_KEYS
+            && let Some(key) = self.dirty.pop_first()
+        {
+            self.fly(key);
+        }
+    }
+
+    fn fly(&mut self, key: Key) {
+        *self.flying.entry(Key::clone(&key)).or_default() += 1;
+        self.unsized_keys.push_back(key);
+    }
+
+    /// It is not on its way any more.
+    pub(super) fn land(&mut self, key: &Key) {
+        if let Some(n) = self.flying.get_mut(key) {
+            *n -= 1;
+            if *n == 0 {
+                self.flying.remove(key);
+            }
+        }
+    }
+
+    /// More keys will come by themselves, so a small request may wait for them.
+    fn more_to_come(&self) -> bool {
+        self.phase == Phase::Scanning
+    }
+
+    fn ask_sizes(&mut self) {
+        let mut under_way = self.asks.iter().filter(|a| matches!(a, Ask::Sizes { .. })).count();
+        while under_way < limits::SIZES_MAX
+            && self.sized.len() < limits::QUEUE_MAX
+            && (self.unsized_keys.len() >= limits::BLOCK_KEYS || !self.more_to_come() && !self.unsized_keys.is_empty())
+        {
+            let n = self.unsized_keys.len().min(limits::SIZES_KEYS);
+            let keys: Vec<Key> = self.unsized_keys.drain(..n).collect();
+            for key in &keys {
+                write::request(&mut self.to_source, &[b"MEMORY", b"USAGE", key]);
+            }
+            self.asks.push_back(Ask::Sizes { keys, answered: 0 });
+            under_way += 1;
+        }
+    }
+
+    fn may_ask_block(&self) -> bool {
+        let enough = self.sized.len() >= limits::BLOCK_KEYS || !self.more_to_come() && !self.sized.is_empty();
+        enough && self.blocks_under_way() < limits::BLOCKS_MAX && self.sent_bytes < limits::UNACKED_BYTES_COPY
+    }
+
+    /// Blocks that are asked for and not sent on.
+    fn blocks_under_way(&self) -> usize {
+        self.asks.iter().filter(|a| matches!(a, Ask::Block { .. })).count() + self.ready.len()
+    }
+
+    /// Whether something is asked for whose offset is not known: the stream must not be taken past it.
+    pub(super) fn offset_awaited(&self) -> bool {
+        self.asks.iter().any(|a| matches!(a, Ask::Block { .. }))
+    }
+
+    fn ask_block(&mut self, now: u64) {
+        let (mut keys, mut bytes) = (Vec::new(), 0);
+        let most = self.pace.keys_max(limits::BLOCK_KEYS);
+        while let Some((_, size)) = self.sized.front()
+            && keys.len() < most
+            && (keys.is_empty() || bytes + size <= limits::BLOCK_BYTES)
+        {
+            bytes += size;
+            keys.extend(self.sized.pop_front().map(|(key, _)| key));
+        }
+        let out = &mut self.to_source;
+        write::request(out, &[b"MULTI"]);
+        let lifetime: &[u8] = if self.plan.table.has("PEXPIRETIME") { b"PEXPIRETIME" } else { b"PTTL" };
+        for key in &keys {
+            write::request(out, &[lifetime, key]);
+            write::request(out, &[b"DUMP", key]);
+        }
+        write::request(out, &[b"TIME"]);
+        write::request(out, &[b"ROLE"]);
+        write::request(out, &[b"EXEC"]);
+        self.pace.asked(now, keys.len() as u64);
+        let left = 1 + 2 * keys.len() + 2;
+        self.asks.push_back(Ask::Block { keys, left, refused: None });
+    }
+
+    /// One reply of the source: it belongs to what was asked first.
+    pub(super) fn source_reply(&mut self, raw: &[u8]) {
+        let Some(mut ask) = self.asks.pop_front() else {
+            return self.fail(Fault::failed("the source answers what nobody asked"));
+        };
+        let done = match &mut ask {
+            Ask::Scan => self.scanned(raw),
+            Ask::Sizes { keys, answered } => {
+                let key = Key::clone(&keys[*answered]);
+                *answered += 1;
+                let all = *answered == keys.len();
+                self.sized_one(key, raw).map(|()| all)
+            }
+            Ask::Block { left, refused, .. } if *left > 0 => {
+                *left -= 1;
+                if raw.first() == Some(&b'-') {
+                    refused.get_or_insert_with(|| words(raw));
+                }
+                Ok(false)
+            }
+            Ask::Block { keys, refused, .. } => match refused.take() {
+                Some(why) => Err(said("copies", &why)),
+                None => self.block_came(std::mem::take(keys), raw).map(|()| true),
+            },
+            Ask::End => self.ended(raw),
+        };
+        match done {
+            Ok(true) => {}
+            Ok(false) => self.asks.push_front(ask),
+            Err(fault) => self.fail(fault),
+        }
+    }
+
+    fn scanned(&mut self, raw: &[u8]) -> Result<bool, Fault> {
+        let mut parts = Elements::new(raw).ok_or_else(|| said("SCAN", &words(raw)))?;
+        let odd = || Fault::failed("the source's reply to SCAN makes no sense");
+        let cursor = parts.next().and_then(text).ok_or_else(odd)?;
+        for key in Elements::new(parts.next().ok_or_else(odd)?).ok_or_else(odd)? {
+            let key = text(key).ok_or_else(odd)?;
+            self.counts.scanned += 1;
+            if self.plan.slots.hold(key) {
+                self.fly(key.into());
+            }
+        }
+        self.cursor = cursor.to_vec();
+        if cursor == b"0" {
+            self.phase = Phase::Closing(None);
+            write::request(&mut self.to_source, &[b"ROLE"]);
+            self.asks.push_back(Ask::End);
+        }
+        Ok(true)
+    }
+
+    fn ended(&mut self, raw: &[u8]) -> Result<bool, Fault> {
+        self.phase = Phase::Closing(Some(offset(raw)?));
+        Ok(true)
+    }
+
+    fn sized_one(&mut self, key: Key, raw: &[u8]) -> Result<(), Fault> {
+        let size = match (raw.first(), integer(raw)) {
+            (Some(b'-'), _) => return Err(said("MEMORY USAGE", &words(raw))),
+            (_, size) => size.unwrap_or(0).max(0) as u64,
+        };
+        let most = self.plan.limits.value_bytes;
+        if most > 0 && size > most {
+            return Err(too_large(&key, size, most));
+        }
+        self.sized.push_back((key, size));
+        Ok(())
+    }
+
+    fn block_came(&mut self, keys: Vec<Key>, raw: &[u8]) -> Result<(), Fault> {
+        let odd = || Fault::failed("the source's reply to a block makes no sense");
+        let parts: Vec<&[u8]> = Elements::new(raw).ok_or_else(|| said("copies", &words(raw)))?.collect();
+        let [values @ .., time, role] = parts.as_slice() else { return Err(odd()) };
+        let now = millis(time).ok_or_else(odd)?;
+        if values.len() != 2 * keys.len() {
+            return Err(odd());
+        }
+        let absolute = self.plan.table.has("PEXPIRETIME");
+        let mut commands = Vec::with_capacity(raw.len() + 32 * keys.len());
+        let mut bytes = 0;
+        for (key, value) in keys.iter().zip(values.chunks_exact(2)) {
+            if value[1].first() == Some(&b'-') {
+                return Err(said(&format!("DUMP of {}", shown(key)), &words(value[1])));
+            }
+            let lifetime = integer(value[0]).ok_or_else(odd)?;
+            match text(value[1]) {
+                None => write::request(&mut commands, &[b"UNLINK", key]),
+                Some(payload) => {
+                    bytes += payload.len() as u64;
+                    let until = match lifetime {
+                        ..0 => 0,
+                        at if absolute => at.max(1),
+                        left => now + left.max(1),
+                    };
+                    let until = until.to_string();
+                    write::request(&mut commands, &[b"RESTORE", key, until.as_bytes(), payload, b"REPLACE", b"ABSTTL"]);
+                }
+            }
+        }
+        self.pace.came(bytes);
+        self.counts.copied += keys.len() as u64;
+        self.counts.bytes += bytes;
+        let offset = offset(role)?;
+        if offset < self.journal.pos() {
+            return Err(Fault::failed("the source's offset went back: it has lost its history"));
+        }
+        self.ready.push_back(Ready { offset, keys, commands });
+        Ok(())
+    }
+
+    /// The connection on which the source was asked is gone: what it was asked for is asked again. `Copier::step` goes on
+    /// when the shell has another.
+    pub fn source_lost(&mut self) {
+        self.from_source = Default::default();
+        self.to_source.clear();
+        for ask in std::mem::take(&mut self.asks) {
+            match ask {
+                Ask::Scan => {}
+                Ask::Sizes { keys, answered } => self.unsized_keys.extend(keys.into_iter().skip(answered)),
+                // Writes of them were skipped: that is as it was.
+                Ask::Block { keys, .. } => self.unsized_keys.extend(keys),
+                Ask::End => {
+                    write::request(&mut self.to_source, &[b"ROLE"]);
+                    self.asks.push_back(Ask::End);
+                }
+            }
+        }
+    }
+}
+
+/// The offset out of a reply to ROLE.
+fn offset(raw: &[u8]) -> Result<u64, Fault> {
+    let parts: Vec<&[u8]> = Elements::new(raw).map(Iterator::collect).unwrap_or_default();
+    let at = match parts.first().and_then(|role| text(role)) {
+        Some(b"master") => parts.get(1),
+        Some(b"slave") => parts.get(4),
+        _ => return Err(said("ROLE", &words(raw))),
+    };
+    let at = at.and_then(|at| integer(at)).and_then(|at| u64::try_from(at).ok());
+    at.ok_or_else(|| Fault::failed("the source's replica has lost its primary"))
+}
+
+/// The milliseconds of a reply to TIME.
+fn millis(raw: &[u8]) -> Option<i64> {
+    let mut parts = Elements::new(raw)?.map(|part| std::str::from_utf8(text(part)?).ok()?.parse::<i64>().ok());
+    Some(parts.next()?? * 1000 + parts.next()?? / 1000)
+}
+
+/// An error reply in one line, or what there is instead of one.
+pub(super) fn words(raw: &[u8]) -> String {
+    String::from_utf8_lossy(&raw[..raw.len().min(200)]).trim_start_matches('-').trim_end().replace(['\r', '\n'], " ")
+}
+
+/// A key for people.
+pub(super) fn shown(key: &[u8]) -> String {
+    let cut = &key[..key.len().min(80)];
+    format!("\"{}\"{}", cut.escape_ascii(), if cut.len() < key.len() { "..." } else { "" })
+}
+
+/// What the source said instead of doing it.
+fn said(what: &str, words: &str) -> Fault {
+    let why = format!("the source refuses {what}: {words}");
+    let rights = ["NOPERM", "NOAUTH", "WRONGPASS"].iter().any(|word| words.starts_with(word));
+    if rights || words.contains("unknown command") { Fault::hopeless(why) } else { Fault::failed(why) }
+}
+
+fn too_large(key: &[u8], size: u64, most: u64) -> Fault {
+    Fault::hopeless(format!(
+        "{} has {size} bytes and cannot be copied in pieces; at most {most} are allowed: raise value_bytes (both \
+         sides stall meanwhile) or remove the key",
+        shown(key)
+    ))
+}

@@ -1,0 +1,23 @@
+//! Every bound of a copy, and its reason.
+
+/// Keys of one block: more would hold the source up for longer than a slow command does.
+pub const BLOCK_KEYS: usize = 64;
+/// Bytes of values of one block, as MEMORY USAGE has them. 10 ms of a source at most.
+pub const BLOCK_BYTES: u64 = 256 << 10;
+/// Blocks under way at the source: it works on one while another's reply travels.
+pub const BLOCKS_MAX: usize = 4;
+/// What SCAN is asked for at once. About a millisecond of the source.
+pub const SCAN_COUNT: &[u8] = b"1000";
+/// Keys that wait for a copy; a pass goes on when fewer do.
+pub const QUEUE_MAX: usize = 4096;
+/// Keys whose sizes are asked for at once, and how many such requests are under way.
+pub const SIZES_KEYS: usize = 256;
+pub const SIZES_MAX: usize = 2;
+/// Bytes the target has not acknowledged: no further blocks are asked for.
+pub const UNACKED_BYTES_COPY: usize = 4 << 20;
+/// The same, and the stream waits, too.
+pub const UNACKED_BYTES_MAX: usize = 32 << 20;
+/// Bytes of the stream that wait. A target that is this far behind does not catch up.
+pub const JOURNAL_BYTES_MAX: usize = 512 << 20;
+/// How long the target's replicas may take to have it all, in milliseconds.
+pub const WAIT_MS: u64 = 500;

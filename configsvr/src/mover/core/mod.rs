@@ -1,0 +1,309 @@
+//! The copying of slots, without sockets and clocks: bytes of three connections and `now` come in, bytes for two of them and
+//! a status come out. CONTROL: nothing here decides that a slot changes hands.
+//!
+//! ```text
+//!   source's replica ── stream of writes ──> journal ─┐ in order, up to where a copy was taken
+//!        ▲        └──── replies ──> fetch: SCAN, MEMORY USAGE, blocks ──┤
+//!        └── to_source ────────────────┘                                ▼
+//!   target <── to_target ───────────────────────────── RESTORE, and the commands themselves
+//! ```
+//! **Why the target ends up equal.** A block of copies is read in one transaction with the source's offset O, so it holds
+//! exactly the writes up to O. The stream is taken up to O before the copies are sent, and everything goes over one
+//! connection to the target. Hence a key is in one of these states:
+//! - *flying*: it is going to be copied, at an offset that is not taken yet. Writes of it are skipped: the copy holds them.
+//! - *dirty*: it has to be copied (again). Writes of it are skipped, too.
+//! - otherwise, while the pass over the source's keys is under way (`Phase::Scanning`): a write makes it dirty, as nobody knows
+//!   whether the target has it. When the pass is over, and the stream is taken up to where it ended (`Phase::Closing`), the
+//!   target has every key that is neither flying nor dirty, at exactly the offset taken: `Phase::Following`, and commands are
+//!   applied as they are. One that touches other keys as well makes its keys dirty instead.
+
+mod drain;
+mod apply;
+mod fetch;
+mod pace;
+mod journal;
+pub mod inbox;
+pub mod table;
+pub mod slots;
+pub mod limits;
+#[cfg(test)]
+mod sim;
+
+use crate::control::job::{Goal, JobLimits, Stage, Status};
+use apply::Sent;
+use drain::Drain;
+use fetch::{Ask, Ready};
+use inbox::Inbox;
+use journal::Journal;
+use pace::Pace;
+use slots::Slots;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use table::Table;
+
+pub use drain::{Mark, Replication};
+
+/// A key.
+pub type Key = Arc<[u8]>;
+
+/// What a copy needs to know before it begins.
+#[derive(Debug)]
+pub struct Plan {
+    pub slots: Slots,
+    pub table: Table,
+    pub limits: JobLimits,
+    /// The history that the stream is of.
+    pub replid: String,
+    /// The stream's first byte follows this.
+    pub offset: u64,
+    /// Keys of the source's database.
+    pub to_scan: u64,
+}
+
+/// Why it cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Nor can another attempt, until somebody changes something.
+    pub hopeless: bool,
+    pub why: String,
+}
+
+impl Fault {
+    pub fn failed(why: impl Into<String>) -> Self {
+        Self { hopeless: false, why: why.into() }
+    }
+
+    pub fn hopeless(why: impl Into<String>) -> Self {
+        Self { hopeless: true, why: why.into() }
+    }
+}
+
+/// How much is known of the keys that are neither flying nor dirty. See above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Scanning,
+    /// The pass ended at this offset; None: it is being asked for.
+    Closing(Option<u64>),
+    Following,
+}
+
+/// Which database the stream speaks of. It does not say so when one attaches in its middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Db {
+    Unknown,
+    Ours,
+    Other,
+}
+
+/// Where the source's primary is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    pub replid: String,
+    pub offset: u64,
+}
+
+/// The state of a copy.
+pub struct Copier {
+    plan: Plan,
+    goal: Goal,
+    phase: Phase,
+    db: Db,
+    journal: Journal,
+    from_source: Inbox,
+    from_target: Inbox,
+    /// Bytes for the source's connection; the shell takes them.
+    pub to_source: Vec<u8>,
+    /// Bytes for the target's.
+    pub to_target: Vec<u8>,
+    target_up: bool,
+    asks: VecDeque<Ask>,
+    ready: VecDeque<Ready>,
+    cursor: Vec<u8>,
+    /// Keys whose size is to be asked for, and keys whose size is known.
+    unsized_keys: VecDeque<Key>,
+    sized: VecDeque<(Key, u64)>,
+    /// How often a key is flying: a pass may meet it twice.
+    flying: HashMap<Key, u32>,
+    dirty: BTreeSet<Key>,
+    sent: VecDeque<Sent>,
+    sent_bytes: usize,
+    pace: Pace,
+    drain: Drain,
+    mark: Option<Mark>,
+    primary: Option<u64>,
+    fault: Option<Fault>,
+    counts: Counts,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    scanned: u64,
+    copied: u64,
+    bytes: u64,
+    applied: u64,
+}
+
+impl Copier {
+    pub fn new(plan: Plan) -> Self {
+        Self {
+            goal: Goal::Copy,
+            phase: Phase::Scanning,
+            db: Db::Unknown,
+            journal: Journal::new(plan.offset),
+            from_source: Inbox::default(),
+            from_target: Inbox::default(),
+            to_source: Vec::new(),
+            to_target: Vec::new(),
+            target_up: true,
+            asks: VecDeque::new(),
+            ready: VecDeque::new(),
+            cursor: b"0".to_vec(),
+            unsized_keys: VecDeque::new(),
+            sized: VecDeque::new(),
+            flying: HashMap::new(),
+            dirty: BTreeSet::new(),
+            sent: VecDeque::new(),
+            sent_bytes: 0,
+            pace: Pace::new(&plan.limits),
+            drain: Drain::Idle,
+            mark: None,
+            primary: None,
+            fault: None,
+            counts: Counts::default(),
+            plan,
+        }
+    }
+
+    /// How far to go. A fence that was told before begins anew only with another number.
+    pub fn goal(&mut self, goal: Goal) {
+        if goal != self.goal {
+            self.goal = goal;
+            self.drain = match goal {
+                Goal::Drain { fence } => Drain::Asking { fence, asked: false },
+                Goal::Copy | Goal::Pause => Drain::Idle,
+            };
+        }
+    }
+
+    /// Bytes of the stream came.
+    pub fn stream_said(&mut self, bytes: &[u8]) {
+        self.journal.push(bytes);
+        if self.journal.waiting() > limits::JOURNAL_BYTES_MAX {
+            let mb = limits::JOURNAL_BYTES_MAX >> 20;
+            self.fail(Fault::failed(format!(
+                "the target takes writes slower than the source makes them: {mb} MB wait"
+            )));
+        }
+    }
+
+    /// Bytes of replies of the source came.
+    pub fn source_said(&mut self, bytes: &[u8]) {
+        let mut inbox = std::mem::take(&mut self.from_source);
+        inbox.push(bytes);
+        loop {
+            match inbox.next() {
+                Ok(Some(raw)) => self.source_reply(raw),
+                Ok(None) => break,
+                Err(_) => return self.fail(Fault::failed("the source does not speak RESP")),
+            }
+        }
+        self.from_source = inbox;
+    }
+
+    /// Bytes of replies of the target came.
+    pub fn target_said(&mut self, bytes: &[u8]) {
+        let mut inbox = std::mem::take(&mut self.from_target);
+        inbox.push(bytes);
+        loop {
+            match inbox.next() {
+                Ok(Some(raw)) => self.target_reply(raw),
+                Ok(None) => break,
+                Err(_) => return self.fail(Fault::failed("the target does not speak RESP")),
+            }
+        }
+        self.from_target = inbox;
+    }
+
+    /// The source's primary said where it is. `fence`: it was asked after that fence's goal was told.
+    pub fn primary_said(&mut self, position: Position, fence: bool) {
+        if position.replid != self.plan.replid {
+            return self.fail(Fault::failed("the source's primary has another history now: its group had a failover"));
+        }
+        self.primary = Some(position.offset);
+        if let (true, Drain::Asking { fence, .. }) = (fence, &self.drain) {
+            self.drain = Drain::Reading { fence: *fence, offset: position.offset };
+        }
+    }
+
+    /// Whether the source's primary is to be asked for its offset now, for a fence. Said once.
+    pub fn asks_primary(&mut self) -> bool {
+        match &mut self.drain {
+            Drain::Asking { asked, .. } => !std::mem::replace(asked, true),
+            _ => false,
+        }
+    }
+
+    /// A PING to either side took so long.
+    pub fn pinged(&mut self, ms: u64) {
+        self.pace.pinged(ms);
+    }
+
+    /// Does what can be done.
+    pub fn step(&mut self, now: u64) {
+        if self.fault.is_none() {
+            self.advance();
+            self.fetch(now);
+            self.drain();
+        }
+    }
+
+    /// The offset behind the last byte of the stream that came: from here a lost stream is asked for again.
+    pub fn received(&self) -> u64 {
+        self.journal.received()
+    }
+
+    /// The offset behind the last command taken: what may be acknowledged to a source's replica.
+    pub fn taken(&self) -> u64 {
+        self.journal.pos()
+    }
+
+    pub fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
+    }
+
+    /// Where the target was at the last drain.
+    pub fn mark(&self) -> Option<&Mark> {
+        self.mark.as_ref()
+    }
+
+    pub fn status(&self) -> Status {
+        Status {
+            stage: self.stage(),
+            scanned: self.counts.scanned,
+            to_scan: self.plan.to_scan.max(self.counts.scanned),
+            copied: self.counts.copied,
+            bytes: self.counts.bytes,
+            applied: self.counts.applied,
+            dirty: (self.dirty.len() + self.flying.len()) as u64,
+            lag: self.primary.map_or(0, |there| there.saturating_sub(self.journal.pos())),
+        }
+    }
+
+    /// Where it stands.
+    pub fn stage(&self) -> Stage {
+        match (&self.fault, &self.drain, self.phase) {
+            (Some(Fault { hopeless: true, why }), ..) => Stage::Hopeless { why: why.clone() },
+            (Some(Fault { hopeless: false, why }), ..) => Stage::Failed { why: why.clone() },
+            (None, Drain::Done { fence, offset, replicas }, _) => {
+                Stage::Drained { fence: *fence, offset: *offset, replicas: *replicas }
+            }
+            (None, _, Phase::Following) => Stage::Tailing,
+            (None, ..) => Stage::Copying,
+        }
+    }
+
+    fn fail(&mut self, fault: Fault) {
+        // The first is the cause.
+        self.fault.get_or_insert(fault);
+    }
+}

@@ -1,0 +1,102 @@
+//! Moves slots between groups while clients write: copies what is there, follows what comes, and says when the target holds
+//! everything. What a slot's owner is, control decides.
+//!
+//! `core` is pure: bytes in, bytes out. The rest carries them: a job has a writer to the target (the only connection that
+//! changes anything there), the stream of a replica of the source, a connection on which values are read at the same
+//! replica, and a `scout` that looks at the source's primary.
+
+mod job;
+mod scout;
+mod preflight;
+mod attach;
+mod sweep;
+mod name;
+mod line;
+pub mod core;
+
+use self::core::Mark;
+use crate::agent::link::Access;
+use crate::control::event::{DeedId, Event};
+use crate::control::job::{Goal, Job, Sweep};
+use crate::control::layout::Token;
+use job::Ground;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Asks a majority whether the token still leads.
+pub type Confirm = Arc<dyn Fn(Token) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+
+/// The jobs of this process.
+pub struct Movers {
+    access: Arc<Access>,
+    confirm: Confirm,
+    outcomes: mpsc::Sender<Event>,
+    jobs: BTreeMap<String, Running>,
+}
+
+struct Running {
+    attempt: (Token, u64),
+    goal: watch::Sender<Goal>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    /// Its connections close; what is under way on them is killed by whoever comes next.
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Movers {
+    /// What jobs say goes to `outcomes`.
+    pub fn new(access: Arc<Access>, confirm: Confirm, outcomes: mpsc::Sender<Event>) -> Self {
+        Self { access, confirm, outcomes, jobs: BTreeMap::new() }
+    }
+
+    /// Begins a job, or tells the one that runs how far it is to go. An older attempt of the same task ends.
+    pub fn tell(&mut self, job: Arc<Job>, goal: Goal) {
+        let attempt = (job.token, job.attempt);
+        match self.jobs.get(&job.task) {
+            Some(running) if running.attempt == attempt => {
+                running.goal.send_if_modified(|now| std::mem::replace(now, goal) != goal);
+            }
+            Some(running) if running.attempt > attempt => {}
+            _ => {
+                let (tell, goal) = watch::channel(goal);
+                let (mark, _) = watch::channel::<Option<Mark>>(None);
+                let ground = Ground {
+                    job: Arc::clone(&job),
+                    access: Arc::clone(&self.access),
+                    confirm: Arc::clone(&self.confirm),
+                    goal,
+                    outcomes: self.outcomes.clone(),
+                    mark,
+                };
+                let task = tokio::spawn(job::run(ground));
+                self.jobs.insert(job.task.clone(), Running { attempt, goal: tell, task });
+            }
+        }
+    }
+
+    /// Ends a task's job; it says nothing any more.
+    pub fn drop_task(&mut self, task: &str) {
+        self.jobs.remove(task);
+    }
+
+    /// A sweep, as a deed: whether it went well, and the event that says so.
+    pub fn sweep(&self, deed: DeedId, sweep: Sweep) -> impl Future<Output = (bool, Event)> + Send + 'static {
+        let (access, confirm) = (Arc::clone(&self.access), Arc::clone(&self.confirm));
+        async move {
+            let outcome = sweep::sweep(&sweep, &access, &confirm).await;
+            match &outcome {
+                Ok(removed) => tracing::info!(task = sweep.task, at = %sweep.at, removed, "swept"),
+                Err(why) => tracing::warn!(task = sweep.task, at = %sweep.at, why, "a sweep failed"),
+            }
+            (outcome.is_ok(), Event::Swept { deed, outcome })
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Looks at the source's primary beside a job: where its offset is, and how quickly both sides answer.
+#![expect(clippy::disallowed_methods, reason = "a shell: reads the clock")]
+
+use super::core::{Position, Replication};
+use super::line::Line;
+use super::name::{Name, Part};
+use crate::agent::link::Access;
+use crate::control::job::Job;
+use cluster::instance::Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often.
+const LOOK: Duration = Duration::from_millis(250);
+/// What is not heard yet.
+const SAID_MAX: usize = 64;
+
+/// What was seen.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// `fence`: it was asked for a fence.
+    Position { position: Position, fence: bool },
+    /// A PING took so long, in milliseconds.
+    Pinged(u64),
+}
+
+/// The job's end of it. It ends with the job.
+pub(super) struct Scout {
+    fences: mpsc::Sender<()>,
+    said: mpsc::Receiver<Said>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Scout {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Scout {
+    pub(super) fn start(job: &Job, name: &Name, access: Arc<Access>, attached: Addr) -> Self {
+        let (tell, said) = mpsc::channel(SAID_MAX);
+        let (fences, wanted) = mpsc::channel(1);
+        let look = Look { at: job.source.primary.clone(), name: name.clone(), access: Arc::clone(&access) };
+        let mut tasks = vec![tokio::spawn(watch_primary(look, wanted, tell.clone()))];
+        if job.limits.latency_ms > 0 {
+            for at in [attached, job.target.primary.clone()] {
+                let look = Look { at, name: name.clone(), access: Arc::clone(&access) };
+                tasks.push(tokio::spawn(ping(look, tell.clone())));
+            }
+        }
+        Self { fences, said, tasks }
+    }
+
+    /// Asks the primary for its offset now.
+    pub(super) fn fence(&self) {
+        _ = self.fences.try_send(()); // full: it is about to be asked
+    }
+
+    pub(super) async fn hear(&mut self) -> Option<Said> {
+        self.said.recv().await
+    }
+}
+
+struct Look {
+    at: Addr,
+    name: Name,
+    access: Arc<Access>,
+}
+
+impl Look {
+    async fn line(&self) -> Result<Line, String> {
+        self.name.connect(&self.at, &self.access, Part::Reader).await
+    }
+}
+
+async fn watch_primary(look: Look, mut fences: mpsc::Receiver<()>, tell: mpsc::Sender<Said>) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut line, mut fence) = (None, false);
+    loop {
+        tokio::select! {
+            biased;
+            wanted = fences.recv() => match wanted {
+                Some(()) => fence = true,
+                None => return,
+            },
+            _ = looks.tick() => {}
+        }
+        if line.is_none() {
+            line = look.line().await.ok();
+        }
+        let Some(open) = &mut line else { continue };
+        let Ok(info) = open.say(&[b"INFO", b"replication"]).await else {
+            line = None;
+            continue;
+        };
+        let there = Replication::read(&info);
+        // One that is no primary any more has another history as far as this job goes.
+        let replid = if there.primary { there.replid } else { String::new() };
+        let position = Position { replid, offset: there.offset };
+        if tell.send(Said::Position { position, fence }).await.is_err() {
+            return;
+        }
+        fence = false;
+    }
+}
+
+async fn ping(look: Look, tell: mpsc::Sender<Said>) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut line = None;
+    loop {
+        looks.tick().await;
+        if line.is_none() {
+            line = look.line().await.ok();
+        }
+        let Some(open) = &mut line else { continue };
+        let begun = Instant::now();
+        if open.ask(&[b"PING"]).await.is_err() {
+            line = None;
+        }
+        if tell.send(Said::Pinged(begun.elapsed().as_millis() as u64)).await.is_err() {
+            return;
+        }
+    }
+}
