@@ -106,6 +106,7 @@ impl World {
 
     pub(crate) fn carry_out(&mut self, e: &Errand) {
         let now = self.now;
+        let asked = self.instances.get(&e.to).map_or(String::new(), |i| self.history(i.group));
         let Some(instance) = self.instances.get_mut(&e.to) else { return };
         if let Order::Succeed { replid, offset, .. } = &e.order {
             let info = instance.info(now);
@@ -128,7 +129,7 @@ impl World {
         self.truth.branches(&replid, &data);
         self.must(checked);
         let mut report = Report { before, after };
-        lie(self.plant, &mut report);
+        lie(self.plant, &mut report, &asked);
         self.ordered(e, Ok(report));
     }
 

@@ -59,6 +59,16 @@ impl World {
         Some((field("addr")?, field("run_id")?))
     }
 
+    /// The history that a group's primary is recorded with, for the mistake that asks for it.
+    pub(crate) fn history(&self, group: u32) -> String {
+        if self.plant != Some(Plant::AnyHistory) {
+            return String::new();
+        }
+        let guard = self.store.entries.get(&format!("guards/{group}"));
+        let json = guard.and_then(|entry| serde_json::from_str::<serde_json::Value>(&entry.value).ok());
+        json.and_then(|json| json["primary"]["replid"].as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
     pub(crate) fn group_is_well(&self, group: u32, primary: &Addr) -> Result<(), String> {
         let Some(leads) = self.instances.get(primary) else { return Err(format!("{primary} is nobody")) };
         if !leads.answers(self.now) || leads.follows.is_some() || self.now < leads.paused_until {

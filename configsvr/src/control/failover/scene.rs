@@ -66,7 +66,7 @@ impl<'a> Scene<'a> {
 
     /// Nobody accuses the group's primary, and this member sees it well itself.
     pub(in crate::control) fn is_well(&self, group: &Group) -> bool {
-        matches!(self.health.judge(self.now, self.own, group, &self.fleet.beats()), Judgement::Well)
+        matches!(self.judge(group, &self.fleet.beats()), Judgement::Well)
             && group.primary().is_some_and(|p| self.verdict(group, &p.addr) == Verdict::Up)
     }
 
