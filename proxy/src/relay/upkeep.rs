@@ -9,8 +9,9 @@ use super::limits::{
 };
 use super::link::{self, Link, Own, State, Use};
 use super::request::{NONE, PING, Stage};
+use super::route::Load;
 use super::route::Target;
-use super::state::{Load, Relay};
+use super::state::Relay;
 use super::{ClientId, Deed, LinkId, LinkStatus, Now, command};
 use crate::stats::{Counter, Gauge, OfGroup, Stats};
 use cluster::instance::Addr;
