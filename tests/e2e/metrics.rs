@@ -214,7 +214,7 @@ fn traffic_is_told_by_slot_and_key() -> Result<()> {
     ask(addr, &["SET", "middle", &"x".repeat(70_000)])?;
     ask(addr, &["GET", "big"])?;
     // Of those that are split not each one is looked at.
-    for _ in 0..20 {
+    for _ in 0..8 {
         ask(addr, &["MGET", "a", "b", "c"])?;
     }
     let slot_of = |key: &str| usize::from(cluster::slot::slot_of(key.as_bytes(), cluster::slot::TagRule::Redis, 1024));
