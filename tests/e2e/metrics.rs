@@ -163,7 +163,7 @@ fn names_say_their_unit_and_help_is_a_sentence() -> Result<()> {
         };
         ensure!(good, "{name}: a {} whose name does not say its unit, as _seconds, _bytes or _total", m.kind);
         ensure!(!name.contains("_ms") && !name.contains("_us"), "{name}: seconds are the unit of time");
-        ensure!(m.help.len() > 8 && m.help.ends_with('.'), "{name}: its help is no sentence: {:?}", m.help);
+        ensure!(m.help.len() > 8 && m.help.ends_with(['.', '?']), "{name}: its help is no sentence: {:?}", m.help);
         ensure!(!m.labels.contains("instance"), "{name}: `instance` is Prometheus's own label");
     }
     Ok(())
