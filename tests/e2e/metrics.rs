@@ -163,7 +163,7 @@ fn names_say_their_unit_and_help_is_a_sentence() -> Result<()> {
         };
         ensure!(good, "{name}: a {} whose name does not say its unit, as _seconds, _bytes or _total", m.kind);
         ensure!(!name.contains("_ms") && !name.contains("_us"), "{name}: seconds are the unit of time");
-        ensure!(m.help.len() > 8 && m.help.ends_with(['.', '?']), "{name}: its help is no sentence: {:?}", m.help);
+        ensure!(m.help.len() > 8 && m.help.ends_with('.'), "{name}: its help is no sentence: {:?}", m.help);
         ensure!(!m.labels.contains("instance"), "{name}: `instance` is Prometheus's own label");
     }
     Ok(())
@@ -213,7 +213,10 @@ fn traffic_is_told_by_slot_and_key() -> Result<()> {
     ask(addr, &["SET", "big", &"x".repeat(100_000)])?;
     ask(addr, &["SET", "middle", &"x".repeat(70_000)])?;
     ask(addr, &["GET", "big"])?;
-    ask(addr, &["MGET", "a", "b", "c"])?;
+    // Of those that are split not each one is looked at.
+    for _ in 0..20 {
+        ask(addr, &["MGET", "a", "b", "c"])?;
+    }
     let slot_of = |key: &str| usize::from(cluster::slot::slot_of(key.as_bytes(), cluster::slot::TagRule::Redis, 1024));
     for at in [playground.admin_addr()?, member] {
         until("traffic", LIMIT, || {

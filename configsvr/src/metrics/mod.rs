@@ -136,7 +136,7 @@ fn member(page: &mut Page, view: &View) {
     let help = "Latest change of the store that this member has seen.";
     page.gauge("store_revision", help, &[], view.revision as f64);
     page.flag("store_reachable", "0: the store cannot be reached from here.", view.store_fault.is_none());
-    let help = "Records of the store that are refused: a hand edit?";
+    let help = "Records of the store that are refused, as after a hand edit.";
     page.gauge("store_invalid_records", help, &[], view.invalid.len() as f64);
     page.gauge("alarms", "Things that need somebody's attention.", &[], view.alarms.len() as f64);
     for alarm in &view.alarms {
