@@ -19,7 +19,7 @@ use configsvr::metrics::Metrics;
 use configsvr::server::{self, Server};
 use configsvr::store::Store;
 use configsvr::store::etcd::Etcd;
-use configsvr::{log, server::Stopped};
+use configsvr::{log, server::Stopped, supervisor};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -111,6 +111,7 @@ async fn serve(config: Config) -> Result<()> {
     let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render).with_proxies(pusher.clone());
     let app = http::router(api).merge(consensus.router());
     let serving = tokio::spawn(answer(listener, app, stopping.clone()));
+    supervisor::tell(supervisor::READY);
 
     let access = Arc::new(Access { user: config.instance_user, password: config.instance_password });
     let watchers = Watchers::new(&me.name, Arc::clone(&access));
@@ -153,6 +154,7 @@ async fn signalled() {
         return std::future::pending().await; // then KILL is left, which is safe too
     };
     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    supervisor::tell(supervisor::STOPPING);
     tracing::info!("stopping");
 }
 

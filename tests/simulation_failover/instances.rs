@@ -115,10 +115,10 @@ impl Instance {
     /// An order is executed.
     pub(crate) fn obey(&mut self, now: u64, order: &Order) {
         match order {
-            Order::Ping | Order::CatchUp { .. } => {}
+            Order::Ping => {}
             Order::Detach => self.follow("127.0.0.1:1".parse().expect("an address")),
-            Order::Promote if self.role == Role::Primary => {}
-            Order::Promote => {
+            Order::Promote | Order::Succeed { .. } if self.role == Role::Primary => {}
+            Order::Promote | Order::Succeed { .. } => {
                 (self.role, self.follows, self.link_up, self.sync_until) = (Role::Primary, None, false, None);
                 self.second = self.data.len();
                 self.lives += 1;

@@ -102,6 +102,9 @@ impl Verdict {
 pub struct Opinion {
     pub verdict: Verdict,
     pub for_ms: u64,
+    /// Of `Reborn`: the process that was seen. It may be the recorded one by the time this is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
 }
 
 /// All that one member has to say against instances. Who is not named is not accused.

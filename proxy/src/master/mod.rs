@@ -18,6 +18,7 @@ mod procfs;
 mod listeners;
 mod pid_file;
 mod store;
+mod supervisor;
 mod clock;
 mod fleet;
 
@@ -111,6 +112,7 @@ struct Master {
     upgrade: Upgrade,
     events: Sender<Event>,
     inbox: Receiver<Event>,
+    said_ready: bool,
     over: bool,
 }
 
@@ -204,6 +206,7 @@ impl Master {
             upgrade: Upgrade::default(),
             events,
             inbox,
+            said_ready: false,
             over: false,
             options,
             config,
@@ -316,6 +319,7 @@ impl Master {
 
     fn stop(&mut self, now: bool) {
         tracing::info!(at_once = now || self.fleet.stopping(), "stopping");
+        supervisor::tell(supervisor::STOPPING);
         self.step(fleet::Event::Stop { now });
     }
 
@@ -374,8 +378,11 @@ impl Master {
         }
     }
 
-    /// Takes leave of the terminal of `--daemon`: from now on the proxy serves.
+    /// The supervisor is told, and leave is taken of the terminal of `--daemon`: from now on the proxy serves.
     fn say_ready(&mut self) {
+        if !std::mem::replace(&mut self.said_ready, true) {
+            supervisor::tell(supervisor::READY);
+        }
         let Some(fd) = self.options.tell_ready.take() else { return };
         if let Err(e) = std::fs::File::from(fd).write_all(b"1").and_then(|()| os::silence_standard_streams()) {
             tracing::warn!(error = %e, "the terminal is not let go");

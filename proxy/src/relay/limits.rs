@@ -27,6 +27,8 @@ pub struct Settings {
     pub instance_password: Option<String>,
     /// The proxy's name in CLIENT SETNAME on links.
     pub proxy_name: String,
+    /// Listeners, by their address, whose clients begin with a PROXY header. The worker's business, not the relay's.
+    pub proxy_protocol: Vec<String>,
     /// Links a worker keeps to each primary. 1 gives the largest batches; more helps instances with io-threads.
     pub links_per_instance: u32,
     /// A request is answered with an error when its reply takes longer. The link stays.
@@ -125,6 +127,7 @@ impl Default for Settings {
             instance_user: None,
             instance_password: None,
             proxy_name: "twemslot".into(),
+            proxy_protocol: Vec::new(),
             links_per_instance: 1,
             request_timeout_us: 5_000_000,
             link_dead_us: 15_000_000,

@@ -350,13 +350,13 @@ impl Link {
         let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().trim().to_owned();
         self.version = field("redis_version:");
         self.process = field("run_id:");
-        let found = &self.process;
-        if let Some(expected) = &self.run_id
-            && expected != found
-            && !found.is_empty()
-        {
-            self.unfit = Some(format!("its run_id is {found}, the topology expects {expected}: another process"));
-        }
+    }
+
+    /// Why it must not be used: it leads to another process than the topology names. It was started again, perhaps without
+    /// its data; who decides whether it is to be served is the control plane.
+    pub(super) fn stranger(&self) -> Option<String> {
+        let expected = self.run_id.as_ref().filter(|id| **id != self.process && !self.process.is_empty())?;
+        Some(format!("its run_id is {}, the topology says {expected}: it was started again", self.process))
     }
 
     /// Forgets the socket and all that was on its way; the requests are the caller's to answer.

@@ -2,12 +2,20 @@
 
 use super::request::NONE;
 use super::scan::Table;
-use super::state::Load;
 use super::{ClientId, LinkId};
 use cluster::group::GroupId;
 use cluster::slot::{Slot, TagRule, crc32, slot_of};
 use cluster::topology::Topology;
 use std::sync::Arc;
+
+/// What one slot is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Load {
+    /// Requests of this slot alone that are on a link.
+    pub(super) in_flight: u32,
+    /// Requests since they were added to the statistics last.
+    pub(super) requests: u32,
+}
 
 /// One slot's way.
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,7 @@ use super::monitors::Monitors;
 use super::orphan::Orphans;
 use super::pubsub::PubSub;
 use super::request::{NO_SLOT, NONE, PING, RequestId, Requests, Stage};
-use super::route::Routes;
+use super::route::{Load, Routes};
 use super::samples::Samples;
 use super::scripts::Scripts;
 use super::slowlog::Slowlog;
@@ -40,15 +40,6 @@ pub(super) struct InstanceRun {
     entry: usize,
     us: u64,
     n: u64,
-}
-
-/// What one slot is asked for.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Load {
-    /// Requests of this slot alone that are on a link.
-    pub(super) in_flight: u32,
-    /// Requests since they were added to the statistics last.
-    pub(super) requests: u32,
 }
 
 /// One worker's relay.

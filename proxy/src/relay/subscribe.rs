@@ -242,12 +242,14 @@ impl Relay {
         let targets = self.routes.targets.iter().filter(|t| t.owns_slots);
         let wanted: Vec<(Addr, u32, usize, Option<String>)> =
             targets.filter_map(|t| primary(*t.links.first()?)).collect();
-        let same = |l: &Link, w: &(Addr, u32, usize, Option<String>)| l.addr == w.0 && l.run_id == w.3;
+        let same = |l: &Link, w: &(Addr, u32, usize, Option<String>)| l.addr == w.0;
         for id in std::mem::take(&mut self.pubsub.links) {
-            if wanted.iter().any(|w| same(&self.links[id as usize], w)) {
-                self.pubsub.links.push(id);
-            } else {
-                self.finish_pubsub_link(id);
+            match wanted.iter().find(|w| same(&self.links[id as usize], w)) {
+                Some(w) => {
+                    self.pubsub.links.push(id);
+                    self.expect_process(id, w.3.as_ref());
+                }
+                None => self.finish_pubsub_link(id),
             }
         }
         for w in &wanted {

@@ -9,8 +9,9 @@ use super::limits::{
 };
 use super::link::{self, Link, Own, State, Use};
 use super::request::{NONE, PING, Stage};
+use super::route::Load;
 use super::route::Target;
-use super::state::{Load, Relay};
+use super::state::Relay;
 use super::{ClientId, Deed, LinkId, LinkStatus, Now, command};
 use crate::stats::{Counter, Gauge, OfGroup, Stats};
 use cluster::instance::Addr;
@@ -67,12 +68,7 @@ impl Relay {
         for &id in &links {
             let link = &mut self.links[id as usize];
             (link.group, link.entry) = (group, entry);
-            if link.run_id.as_ref() != run_id {
-                link.run_id = run_id.cloned();
-                if run_id.is_some() {
-                    self.close_link(id, "the topology expects another process at this address".to_owned());
-                }
-            }
+            self.expect_process(id, run_id);
         }
         while links.len() < wanted {
             let mut link = Link::new(addr.clone(), group, entry, run_id.cloned(), Use::Shared, self.now.us);
@@ -83,6 +79,30 @@ impl Relay {
         }
         self.shared_links.insert(addr.clone(), links.clone());
         links
+    }
+
+    /// The topology says which process a link must lead to, where that is known. One that leads elsewhere is closed, one
+    /// that was refused or is being tried again is tried now.
+    pub(super) fn expect_process(&mut self, id: LinkId, run_id: Option<&String>) {
+        let link = &mut self.links[id as usize];
+        if link.run_id.as_ref() == run_id {
+            return;
+        }
+        link.run_id = run_id.cloned();
+        match link.state {
+            State::Up => {
+                if let Some(why) = link.stranger() {
+                    self.close_link(id, why);
+                }
+            }
+            State::Down { .. } => {
+                (link.state, link.attempts, link.heard_us) = (State::Connecting, 0, self.now.us);
+                let addr = link.addr.clone();
+                self.deeds.push_back(Deed::Connect { link: id, addr });
+            }
+            State::Closing => link.attempts = 0,
+            State::Connecting | State::Greeting => {} // judged when it has said who it is
+        }
     }
 
     /// A client speaks RESP3: so must links.

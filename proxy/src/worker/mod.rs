@@ -8,6 +8,7 @@
 mod traffic;
 mod mail;
 mod listener;
+mod arrival;
 mod stream;
 mod poller;
 mod clock;
@@ -21,6 +22,7 @@ use crate::relay::limits::{ANSWER_PIECE, Settings};
 use crate::relay::{ClientId, Deed, Level, Question, Relay, pieces};
 use crate::stats::{Counter, Stats};
 use anyhow::Context;
+use arrival::Arrivals;
 use clock::Clock;
 use cluster::topology::Topology;
 use cluster::wire;
@@ -69,6 +71,7 @@ struct Worker {
     now_us: u64,
     traffic: Traffic,
     listeners: Listeners,
+    arrivals: Arrivals,
     post: Post,
     page: SharedPage,
     topology: Option<Arc<Topology>>,
@@ -149,6 +152,8 @@ impl Worker {
         let mut clock = Clock::new();
         let now = clock.now();
         let seed = now.unix_us ^ u64::from(std::process::id()) << 32;
+        let mut arrivals = Arrivals::default();
+        arrivals.set_listeners(&settings.proxy_protocol);
         let mut relay = Relay::new(settings, worker, seed, now);
         *relay.counts() = Stats::resumed(&page.read());
         let mut this = Self {
@@ -157,6 +162,7 @@ impl Worker {
             now_us: now.us,
             traffic: Traffic::new(relay),
             listeners: Listeners::new(),
+            arrivals,
             post,
             page,
             topology: None,
@@ -209,7 +215,7 @@ impl Worker {
         if self.traffic.is_busy() || self.unsettled {
             return Some(Duration::ZERO);
         }
-        let mut until = self.tick_us.min(self.listeners.deadline());
+        let mut until = self.tick_us.min(self.listeners.deadline()).min(self.arrivals.deadline());
         let every = if self.unpublished { PUBLISH_US } else { PUBLISH_IDLE_US };
         until = until.min(self.published_us + every);
         if !self.post.is_sent() {
@@ -231,6 +237,7 @@ impl Worker {
                 Source::Client(client) => self.traffic.note_client(client, readiness),
                 Source::Link(link) => self.traffic.note_link(link, readiness),
                 Source::Listener(at) => self.listeners.note(at),
+                Source::Arrival(at) => self.arrivals.note(at),
                 Source::Control => self.post.note(),
             }
         }
@@ -271,10 +278,15 @@ impl Worker {
 
     /// Letters, new clients and timers; returns whether there were any.
     fn do_rarer_things(&mut self) -> bool {
-        let mut any = self.post.is_ready();
+        let mut any = self.post.is_ready() | self.arrivals.is_ready();
         self.read_post();
-        let Self { traffic, listeners, poller, now_us, tick_us, .. } = self;
-        any |= listeners.accept(*now_us, |stream, peer| traffic.open_client(stream, &peer, poller));
+        let Self { traffic, listeners, arrivals, poller, now_us, tick_us, .. } = self;
+        any |= listeners.accept(*now_us, |name, stream, peer| {
+            welcome(traffic, arrivals, poller, *now_us, (name, stream, peer));
+        });
+        if !arrivals.is_empty() {
+            arrivals.admit(*now_us, poller, |stream, peer| traffic.open_client(stream, &peer, poller));
+        }
         if now_us >= tick_us {
             traffic.relay.tick();
             self.unpublished = true;
@@ -293,6 +305,7 @@ impl Worker {
     fn obey(&mut self, message: ToWorker, fd: Option<OwnedFd>) {
         match (message, fd) {
             (ToWorker::Settings(settings), _) => {
+                self.arrivals.set_listeners(&settings.proxy_protocol);
                 self.traffic.relay.set_settings(*settings);
                 self.post.say(ToMaster::Ready, None);
             }
@@ -358,8 +371,10 @@ impl Worker {
     }
 
     fn unlisten(&mut self, name: String) {
-        let Self { traffic, listeners, poller, .. } = self;
-        listeners.remove(&name, poller, |stream, peer| traffic.open_client(stream, &peer, poller));
+        let Self { traffic, listeners, arrivals, poller, now_us, .. } = self;
+        listeners.remove(&name, poller, |name, stream, peer| {
+            welcome(traffic, arrivals, poller, *now_us, (name, stream, peer));
+        });
         self.post.say(ToMaster::Unlistened { name }, None);
     }
 
@@ -396,7 +411,7 @@ impl Worker {
                 Leaving::Later => self.leaving.push(client),
             }
         }
-        if self.traffic.relay.clients() == 0 && !self.drained {
+        if self.traffic.relay.clients() == 0 && self.arrivals.is_empty() && !self.drained {
             self.drained = true;
             self.post.say(ToMaster::Drained, None);
         }
@@ -429,5 +444,21 @@ impl Worker {
         }
         self.unpublished = false;
         self.published_us = self.now_us;
+    }
+}
+
+/// A connection from a listener: a client at once or, where that listener's come through a balancer, once its header is
+/// there.
+fn welcome(
+    traffic: &mut Traffic,
+    arrivals: &mut Arrivals,
+    poller: &Poller,
+    now_us: u64,
+    (listener, stream, peer): (&str, Stream, String),
+) {
+    if arrivals.expects(listener) {
+        arrivals.add(stream, peer, now_us, poller);
+    } else {
+        traffic.open_client(stream, &peer, poller);
     }
 }
