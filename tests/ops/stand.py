@@ -71,7 +71,7 @@ class Site:
         self.ctl_binary = binary("twemslotctl")
         conf = self.dir / "redis-extra.conf"
         conf.write_text("maxmemory 256mb\n")  # so that there is something to be near
-        self.ctl("playground", "up", "--detach", "--base-port", str(base_port), "--configsvrs", "3", "--proxies", "2",
+        self.ctl("playground", "up", "--detach", "--base-port", str(base_port), "--configsvrs", "1", "--proxies", "2",
                  "--workers", "2", "--redis-conf", str(conf))
         servers = json.loads((self.dir / "state" / "playground.json").read_text())["processes"]
         self.servers = {s["name"]: s for s in servers}
