@@ -134,7 +134,7 @@ class Hosts:
         home = self.work / host
         for part in ("upper", "overlay", "root"):
             (home / part).mkdir(parents=True, exist_ok=True)
-        ssh = home / "upper/root/.ssh"
+        ssh = home / "upper" / "root" / ".ssh"
         ssh.mkdir(parents=True, exist_ok=True)
         shutil.copy(f"{self.key}.pub", ssh / "authorized_keys")
         layers = f"lowerdir={self.base},upperdir={home}/upper,workdir={home}/overlay"
