@@ -4,7 +4,8 @@
         mark     what was noticed since the last mark: writes, errors, refused connections, the longest gap
         stop     the same, then whether every client's last acknowledged write is still there
 
-A client keeps its connection until that breaks. A gap is the time between two writes of one client that were done.
+A client keeps its connection until that breaks; one more makes a new one for each PING. A gap is the time between two
+writes of one client that were done.
 """
 
 import json
@@ -21,8 +22,9 @@ PAUSE_S = 0.005
 class Client(threading.Thread):
     """One connection at a time, one write at a time."""
 
-    def __init__(self, address, number):
+    def __init__(self, address, number, fresh=False):
         super().__init__(daemon=True)
+        self.fresh = fresh
         self.address, self.key = address, f"ops:{number}"
         self.lock, self.ended = threading.Lock(), False
         self.acknowledged, self.last = 0, time.monotonic()
@@ -45,6 +47,9 @@ class Client(threading.Thread):
             try:
                 self.write(sock)
                 time.sleep(PAUSE_S)
+                if self.fresh:
+                    sock.close()
+                    sock = None
             except (OSError, ValueError) as error:
                 with self.lock:
                     self.errors += 1
@@ -55,8 +60,10 @@ class Client(threading.Thread):
 
     def write(self, sock):
         value = self.acknowledged + 1
-        answer = ask(sock, "SET", self.key, str(value))
-        if answer != "+OK":
+        # Who looks whether the address answers must not wait for a failover.
+        words = ["PING"] if self.fresh else ["SET", self.key, str(value)]
+        answer = ask(sock, *words)
+        if answer not in ("+OK", "+PONG"):
             raise ValueError(answer)
         with self.lock:
             now = time.monotonic()
@@ -96,6 +103,7 @@ def sum_up(clients):
         "clients_with_errors": sum(r[1] > 0 for r in reports),
         "refused": sum(r[2] for r in reports),
         "longest_gap_s": round(max(r[3] for r in reports), 3),
+        "new_connections_gap_s": round(reports[-1][3], 3),
         "said": sorted({word for r in reports for word in r[4]})[:5],
     }
 
@@ -104,7 +112,7 @@ def lost(address, clients):
     """Clients whose last acknowledged write is not there."""
     found = []
     with socket.create_connection(address, TIMEOUT_S) as sock:
-        for client in clients:
+        for client in (c for c in clients if not c.fresh):
             value = ask(sock, "GET", client.key)
             if value in ("$-1", "") or int(value) < client.acknowledged:
                 found.append([client.key, client.acknowledged, value])
@@ -113,7 +121,7 @@ def lost(address, clients):
 
 def main():
     address, count = (sys.argv[1], int(sys.argv[2])), int(sys.argv[3])
-    clients = [Client(address, n) for n in range(count)]
+    clients = [Client(address, n) for n in range(count)] + [Client(address, "new", fresh=True)]
     for client in clients:
         client.start()
     for line in sys.stdin:
