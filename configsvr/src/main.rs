@@ -107,7 +107,8 @@ async fn serve(config: Config) -> Result<()> {
     let quorum = Arc::new(Quorum(consensus.clone()));
     let tokens: Result<Vec<Token>, String> = config.tokens.iter().map(Token::try_from).collect();
     let tokens = tokens.map_err(anyhow::Error::msg)?;
-    let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render);
+    let pusher = Pusher::new(config.proxy_token);
+    let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render).with_proxies(pusher.clone());
     let app = http::router(api).merge(consensus.router());
     let serving = tokio::spawn(answer(listener, app, stopping.clone()));
     supervisor::tell(supervisor::READY);
@@ -119,7 +120,7 @@ async fn serve(config: Config) -> Result<()> {
         control: Control::new(member, seed()?).with_hang_ms(config.failover.hang_ms),
         store,
         consensus: consensus.clone(),
-        pusher: Pusher::new(config.proxy_token),
+        pusher,
         access,
         watchers,
         metrics,

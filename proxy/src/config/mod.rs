@@ -208,6 +208,7 @@ fn read_relay(file: &mut Reader<'_>, advertise: &str, listen: &[Addr]) -> Settin
         users: users::read(file, client_password.is_some()),
         operator_commands: file.flag("operator_commands", usual.operator_commands),
         slowlog_slower_than_us: file.number("slowlog_slower_than_us", usual.slowlog_slower_than_us, 0..=HOUR_MS * 1000),
+        key_sample_every: file.number("key_sample_every", usual.key_sample_every, 0..=1_000_000),
         slowlog_max_len: file.number("slowlog_max_len", usual.slowlog_max_len as u64, 1..=100_000) as usize,
         advertise: advertise.to_owned(),
         cluster_nodes: read_cluster(file, advertise),

@@ -4,6 +4,7 @@
 mod upgrade;
 mod answers;
 mod referral;
+mod traffic;
 mod reload;
 mod member;
 mod registration;
@@ -13,6 +14,7 @@ mod barrier;
 mod process;
 mod event;
 mod metrics;
+mod procfs;
 mod listeners;
 mod pid_file;
 mod store;
@@ -26,6 +28,8 @@ use crate::mail::{ToMaster, ToWorker};
 use crate::os;
 use crate::relay::ClientState;
 use crate::stats::{Gauge, Stats, gauge_word};
+pub use metrics::specimen;
+
 use admin::Admin;
 use answers::Inquiries;
 use anyhow::Context;
@@ -422,7 +426,7 @@ impl Master {
     fn retire(&mut self, page: &Page) {
         let mut sum = Stats::resumed(&self.retired.shared.read());
         sum.add_all(&Stats::resumed(&page.shared.read()));
-        self.retired.shared.publish(sum.words());
+        self.retired.shared.publish(0, sum.words());
     }
 
     /// Lets the fleet decide, and does what it says, in its order.

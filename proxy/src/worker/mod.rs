@@ -39,6 +39,8 @@ use traffic::{Leaving, Traffic};
 const PUBLISH_US: u64 = 100_000;
 /// ... and so old while nothing does: the control plane reads from it how long an instance has been silent.
 const PUBLISH_IDLE_US: u64 = 500_000;
+/// What there is for each slot and command is copied this often.
+const PUBLISH_ALL_US: u64 = 1_000_000;
 /// An iteration longer than this is counted as a stall.
 const STALL_US: u64 = 5_000;
 /// Iterations with fewer events than this are not timed: a clock costs as much as a request.
@@ -57,6 +59,7 @@ pub fn run(control: OwnedFd) -> anyhow::Result<()> {
     while !worker.is_done() {
         worker.iterate()?;
     }
+    worker.published_all_us = 0;
     worker.publish();
     Ok(())
 }
@@ -86,6 +89,8 @@ struct Worker {
     /// Something happened since the page was published.
     unpublished: bool,
     published_us: u64,
+    /// The same for the words that are published less often.
+    published_all_us: u64,
 }
 
 /// What the master must say before a worker can do anything.
@@ -169,6 +174,7 @@ impl Worker {
             unsettled: true,
             unpublished: true,
             published_us: now.us,
+            published_all_us: 0,
         };
         for (message, fd) in others {
             this.obey(message, fd);
@@ -429,8 +435,13 @@ impl Worker {
     }
 
     fn publish(&mut self) {
-        let stats = self.traffic.relay.stats();
-        self.page.publish(&stats.words()[..stats.words_used()]);
+        let all = self.now_us >= self.published_all_us + PUBLISH_ALL_US;
+        let stats = if all { self.traffic.relay.all_stats() } else { self.traffic.relay.stats() };
+        self.page.publish(0, stats.usual());
+        if all {
+            self.published_all_us = self.now_us;
+            stats.rarer().into_iter().for_each(|(at, words)| self.page.publish(at, words));
+        }
         self.unpublished = false;
         self.published_us = self.now_us;
     }
