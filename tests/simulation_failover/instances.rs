@@ -4,7 +4,7 @@
 use crate::rng::Rng;
 use cluster::instance::{Addr, Role};
 use configsvr::control::event::Order;
-use configsvr::control::health::Info;
+use configsvr::control::health::{Info, Load};
 use configsvr::control::layout::Token;
 
 /// How many writes a replica takes in one step.
@@ -108,6 +108,7 @@ impl Instance {
             second_offset: None,
             offset: self.data.len() as u64 + 1,
             priority: 100,
+            load: Load::default(),
         }
     }
 

@@ -9,7 +9,7 @@
 //! A vote counts while it is fresh: the leader asks for it, and half a second after it asked the answer is worth nothing.
 //! So votes are not written to a log: a new leader asks anew, and what was decided is in the store.
 
-pub use super::look::{Ballot, Info, InstanceView, Look, Opinion, Verdict};
+pub use super::look::{Ballot, Info, InstanceView, Load, Look, Opinion, Verdict};
 
 use super::layout::Guard;
 use super::limits::{
@@ -355,6 +355,7 @@ impl Health {
                 run_id: info.map(|i| i.run_id.clone()),
                 version: info.map(|i| i.version.clone()),
                 fault: look.and_then(|l| l.fault.clone()),
+                load: info.map(|i| i.load),
             }
         };
         instances(state).map(view).collect()
