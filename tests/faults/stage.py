@@ -238,8 +238,8 @@ class Writer(threading.Thread):
             time.sleep(self.pause)
 
     def gap_ms(self, since):
-        """The longest time without an acknowledged write that ended after `since`."""
-        times = [at for _, at in self.told.done]
+        """The longest time without an acknowledged write that ended after `since`, or has not ended yet."""
+        times = [*(at for _, at in self.told.done), time.monotonic()]
         gaps = [(b - a) for a, b in zip(times, times[1:]) if b >= since]
         return max(gaps, default=float("inf")) * 1000
 

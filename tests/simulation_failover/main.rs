@@ -171,9 +171,10 @@ fn same_seed_same_run() {
 #[test]
 fn planted_bugs_are_found() {
     for plant in Plant::ALL {
-        if plant == Plant::AnyHistory {
-            // Since proxies know processes, histories part too rarely to wait for chance.
-            let what = scripts::histories_that_parted(Some(plant)).expect_err("AnyHistory is to be found");
+        // Since proxies know processes, histories part too rarely to wait for chance.
+        if plant == Plant::AnyHistory
+            && let Err(what) = scripts::histories_that_parted(Some(plant))
+        {
             println!("{plant:?}: {what}");
             continue;
         }
