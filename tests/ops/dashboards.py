@@ -13,6 +13,7 @@ from stand import GRAFANA, Failed, Site, until
 # Of these nothing can be there yet: the metric and why.
 EXEMPT = {
     "twemslot_configsvr_alarm_active": "a series for each alarm, and there is none",
+    "twemslot_configsvr_failover_lost_bytes": "these servers keep nothing: an old primary that comes back empty cannot say",
 }
 
 
@@ -33,12 +34,11 @@ def queries():
 
 
 def a_primary_dies_and_comes_back(site):
+    """So that there is a failover to tell of."""
     old = site.primary(1)
     again = site.kill(old)
     until("another primary", lambda: site.primary(1)["addr"] != old["addr"])
     again()
-    told = 'count(twemslot_configsvr_failover_lost_bytes{group="1"})'
-    until("the report of what was lost with it", lambda: site.query(told))
 
 
 def main():

@@ -118,7 +118,9 @@ class Site:
         def again():
             log = open(self.dir / f"{server['name']}-again.log", "w")
             args = words[1:]
-            if server["kind"] == "redis":  # its title is not its command line
+            nonlocal program
+            if server["kind"] == "redis":  # its title is not its command line, and its file is that of redis-check-rdb
+                program = "redis-server"
                 args = [str(self.dir / "state" / "redis" / server["addr"].rpartition(":")[2] / "redis.conf")]
             process = subprocess.Popen([program, *args], cwd=where, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
             self.started.append(process)
