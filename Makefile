@@ -5,6 +5,7 @@
 # make bench   the proxy beside its peers
 # make fuzz    SECONDS=N of each fuzz target
 # make soak    primaries die RUNS=N times of each cause, under load; one JSON line a cause
+# make soak-migration   slots move RUNS=N times under load; one JSON line a move
 #
 # The whole picture, with an etcd of three: make up STORE=etcd CONFIGSVRS=3 PROXIES=2
 # UP holds further options, as in: make up UP='--base-port 7000 --groups 4'
@@ -17,7 +18,7 @@ SECONDS ?= 60
 RUNS ?= 20
 CTL := target/release/twemslotctl
 
-.PHONY: help up down status build test gates bench fuzz soak fmt lint
+.PHONY: help up down status build test gates bench fuzz soak soak-migration fmt lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -52,6 +53,11 @@ soak:
 	@.ci/install run test
 	cargo build --workspace --bins
 	SOAK=$(RUNS) cargo test -p tests --test failover soak -- --nocapture
+
+soak-migration:
+	@.ci/install run test
+	cargo build --workspace --bins
+	SOAK=$(RUNS) cargo test -p tests --test migration soak -- --nocapture
 
 fmt:
 	cargo fmt --all

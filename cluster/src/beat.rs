@@ -21,6 +21,9 @@ pub struct Beat {
     /// Whether the topology it serves came from its own disk because no configsvr answered when it started.
     #[serde(default)]
     pub from_disk: bool,
+    /// The last word: it serves nobody any more. Then nobody waits for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
     /// How it sees the instances, by address.
     #[serde(default)]
     pub instances: Vec<Sight>,

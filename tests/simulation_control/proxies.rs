@@ -48,6 +48,7 @@ impl Proxy {
             epoch: self.epoch(),
             started_at: self.started_at,
             from_disk: false,
+            leaving: false,
             instances: Vec::new(),
         }
     }

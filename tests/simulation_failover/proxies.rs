@@ -72,6 +72,7 @@ impl Proxy {
             epoch: self.epoch(),
             started_at: 0,
             from_disk: false,
+            leaving: false,
             instances: groups.filter_map(|g| g.primary()).map(|p| sight(&p.addr)).collect(),
         }
     }

@@ -94,14 +94,19 @@ pub fn balance(
 
 /// Who gives which slot to whom.
 fn give(scales: &mut BTreeMap<GroupId, Scale>) -> Vec<(GroupId, GroupId, Slot)> {
-    let mut given = Vec::new();
+    let mut given: Vec<(GroupId, GroupId, Slot)> = Vec::new();
     loop {
+        let last = given.last().map(|(from, to, _)| (*from, *to));
         // Who is to be empty goes first, also with slots that cost nothing.
         let leaves = |s: &&Scale| s.weight == 0 && !s.slots.is_empty();
         let from = scales.iter().filter(|(_, s)| !s.slots.is_empty() && (s.load > s.target || leaves(s)));
-        let from = from.max_by_key(|(_, s)| (leaves(s), s.load.saturating_sub(s.target))).map(|(g, _)| *g);
+        // With the last pair as long as it goes, so that slots move in long ranges.
+        let same = |g: &GroupId, s: &Scale| last.is_some_and(|(from, _)| from == *g) && s.load > s.target;
+        let from = from.max_by_key(|(g, s)| (leaves(s), same(g, s), s.load.saturating_sub(s.target))).map(|(g, _)| *g);
         let to = scales.iter().filter(|(_, s)| s.weight > 0);
-        let to = to.max_by_key(|(g, s)| (i128::from(s.target) - i128::from(s.load), std::cmp::Reverse(**g)));
+        let room = |s: &Scale| i128::from(s.target) - i128::from(s.load);
+        let same = |g: &GroupId, s: &Scale| last.is_some_and(|(_, to)| to == *g) && room(s) > 0;
+        let to = to.max_by_key(|(g, s)| (same(g, s), room(s), std::cmp::Reverse(**g)));
         let (Some(from), Some((to, room))) = (from, to.map(|(g, s)| (*g, s.target.saturating_sub(s.load)))) else {
             return given;
         };
@@ -160,6 +165,9 @@ mod tests {
     #[test]
     fn as_few_slots_as_possible_move() {
         assert_eq!(by_slots("111111222222", &[(1, 1), (2, 1), (3, 1)]), (vec![4, 4, 4], 4));
+        let weights = [(1, 1), (2, 1), (3, 0)].into();
+        let ranges = balance(&owners("11112222333333"), &[1; 14], &weights, &BTreeSet::new()).moves;
+        assert!(ranges.len() == 2 && ranges.iter().all(|m| m.slots.len() == 1), "{ranges:?}");
         assert_eq!(by_slots("111111222222", &[(1, 1), (2, 1)]), (vec![6, 6], 0));
         assert_eq!(by_slots("111111222222", &[(1, 1), (2, 0)]), (vec![12, 0], 6));
         assert_eq!(by_slots("111111111222", &[(1, 1), (2, 3)]), (vec![3, 9], 6));

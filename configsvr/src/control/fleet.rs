@@ -328,7 +328,9 @@ impl Fleet {
     }
 
     fn those(&self, is: impl Fn(&Known) -> bool) -> Vec<&str> {
-        self.proxies.iter().filter(|(_, known)| is(known)).map(|(id, _)| id.as_str()).collect()
+        // One that has left has nothing in flight, and serves nothing.
+        let here = |known: &Known| !known.beat.as_ref().is_some_and(|(beat, _)| beat.leaving);
+        self.proxies.iter().filter(|(_, known)| here(known) && is(known)).map(|(id, _)| id.as_str()).collect()
     }
 
     /// Proxies for people: the record, and what was heard since.
@@ -394,6 +396,7 @@ impl Known {
             epoch: self.serves,
             draining: item.is_some_and(|i| i.value.draining),
             started_at: beat.started_at,
+            left: beat.leaving,
         };
         let lease = self.lease.filter(|l| l.ttl_s.is_none_or(|of| of == ttl_s));
         let held = |i: &&Item<Proxy>| i.lease.is_some() && i.lease == lease.map(|l| l.id);

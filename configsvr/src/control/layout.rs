@@ -326,6 +326,9 @@ pub struct Proxy {
     pub draining: bool,
     /// Milliseconds since 1970.
     pub started_at: u64,
+    /// It said that it serves nobody any more: nobody waits for it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub left: bool,
 }
 
 /// `audit/<revision, 20 digits>`: one change somebody asked for. The revision is the store's when it was decided.

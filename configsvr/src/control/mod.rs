@@ -330,7 +330,7 @@ impl Control {
         }
         for proxy in &changes.lost {
             let message = format!("proxy {} at {} has said nothing for its time to live", proxy.id, proxy.addr);
-            if proxy.draining {
+            if proxy.draining || proxy.left {
                 board.tell(out, "proxy_lost", &proxy.id, epoch, message);
             } else {
                 board.raise(out, "proxy_lost", &proxy.id, epoch, message);

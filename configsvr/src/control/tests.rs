@@ -297,6 +297,7 @@ impl World {
                     epoch: epoch.parse().expect("an epoch"),
                     started_at: 5,
                     from_disk: false,
+                    leaving: false,
                     instances: vec![],
                 };
                 self.calls += 1;

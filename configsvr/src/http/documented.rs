@@ -81,6 +81,9 @@ pub(super) struct BeatWord {
     pub started_at: u64,
     #[schema(required = false)]
     pub from_disk: bool,
+    /// The last word: it serves nobody any more.
+    #[schema(required = false)]
+    pub leaving: bool,
     #[schema(required = false)]
     pub instances: Vec<SightWord>,
 }

@@ -5,7 +5,7 @@ use super::change::change;
 use super::documented::{AnswerWord, TopologyWord};
 use super::extract::{Asked, Said, Terms};
 use super::problem::{ChangeProblems, Problem, ReadProblems};
-use super::words::{Answer, Assignment, DryRun, IdempotencyKey, Slots, SlotsOf, Spread, flag};
+use super::words::{Answer, Assignment, DryRun, IdempotencyKey, Slots, SlotsOf, Spread, Whose, flag};
 use crate::control::command::Command;
 use axum::Json;
 use axum::extract::State;
@@ -82,10 +82,10 @@ async fn spread(State(api): State<Arc<Api>>, terms: Terms, Said(new): Said<Sprea
 
 /// The topology in force, as it is pushed to proxies. `ETag` is its epoch.
 #[utoipa::path(get, path = "/api/v1/topology", tag = "slots",
-    params(("If-None-Match" = Option<String>, Header, description = "the `ETag` of the one that is known")),
+    params(Whose, ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the one that is known")),
     responses((status = 200, description = "the topology", body = TopologyWord),
         (status = 304, description = "it is the one that is known"), ReadProblems))]
-async fn topology(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
+async fn topology(State(api): State<Arc<Api>>, _: Asked<Whose>, headers: HeaderMap) -> Result<Response, Problem> {
     let view = api.desk.view.borrow().clone();
     let (Some(topology), Some(message)) = (&view.topology, &view.message) else { return Err(Problem::no_cluster()) };
     let tag = format!("\"{}\"", topology.epoch());

@@ -194,6 +194,7 @@ fn view(leading: bool, leader: Option<(&str, SocketAddr)>) -> View {
         epoch: 7,
         draining: false,
         started_at: 1,
+        left: false,
     };
     let gone = layout::Proxy { id: "p2".to_owned(), ..record.clone() };
     let proxy =
@@ -660,7 +661,7 @@ fn documented_words_are_the_words() {
     let message = json!(message);
     let sight = json!({"addr": "127.0.0.1:1", "links_up": 1, "links": 1, "last_reply_ms": 1});
     let beat: crate::control::command::Beat = serde_json::from_value(json!({"id": "p", "version": "1", "addr": "a",
-        "admin_addr": "b", "zone": "z", "epoch": 1, "started_at": 1, "from_disk": true, "instances": [sight]}))
+        "admin_addr": "b", "zone": "z", "epoch": 1, "started_at": 1, "from_disk": true, "leaving": true, "instances": [sight]}))
     .expect("a beat");
     let answer = Answer { epoch: 1, result: Value::Null, notes: vec![String::new()], repeated: true };
     for (name, value) in [

@@ -3,7 +3,7 @@
 use super::event::{News, Standing};
 use super::metrics::MembershipNow;
 use super::process::Process;
-use super::registration::{First, first_topology};
+use super::registration::{First, first_topology, say_goodbye};
 use super::{Master, clock};
 use crate::stats::{OfGroup, Stats};
 use cluster::beat::{Beat, Sight};
@@ -72,9 +72,17 @@ impl Master {
             epoch: self.fleet.views().iter().map(|v| v.serving).min().unwrap_or(0),
             started_at: clock::unix_ms(self.started),
             from_disk: self.membership.from_disk,
+            leaving: false,
             instances: if control.configsvrs.is_empty() { Vec::new() } else { self.sights() },
         };
         Standing { control, beat, epoch: self.epoch().unwrap_or(0) }
+    }
+
+    /// At the end, when no worker is left: what nobody waits for need not be looked for.
+    pub(super) fn take_leave(&self) {
+        let mut standing = self.standing();
+        standing.beat.leaving = true;
+        say_goodbye(&standing);
     }
 
     fn sights(&self) -> Vec<Sight> {

@@ -118,6 +118,7 @@ pub fn run(options: Options, config: Config, log: Log) -> anyhow::Result<()> {
     let mut master = Master::new(options, config, log, events, inbox)?;
     master.begin();
     master.cycle();
+    master.take_leave();
     tracing::info!("stopped");
     Ok(())
 }

@@ -13,13 +13,18 @@ use serde_json::Value;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
+
+const LEADERS: &str = "/api/v1/topology?leader=true";
+const ANYBODYS: &str = "/api/v1/topology";
 
 /// A member that takes longer is not waited for: another one may be well.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// At the start all members together have this long; then the disk's topology is served.
 const START_PATIENCE: Duration = Duration::from_secs(2);
 const START_PATIENCE_EACH: Duration = Duration::from_millis(700);
+/// At the end each of a few members has this long: somebody waits for this process to be gone.
+const GOODBYE_PATIENCE: Duration = Duration::from_millis(300);
 /// With no member named: looked at again this often, for a reload may name some.
 const IDLE: Duration = Duration::from_secs(1);
 /// The longest pause while no member answers. Shorter than what proves a proxy dead.
@@ -82,15 +87,18 @@ pub(super) fn first_topology(control: &Control) -> First {
     }
 }
 
+/// What the leader knows, if anybody reaches it: a slot that has moved meanwhile must not be served from where it was.
+/// Else what any member knows.
 async fn ask_in_turn(control: &Control) -> First {
     let until = Instant::now() + START_PATIENCE;
     let mut faults = Vec::new();
-    for member in &control.configsvrs {
+    let asked = control.configsvrs.iter().map(|m| (m, LEADERS)).chain(control.configsvrs.iter().map(|m| (m, ANYBODYS)));
+    for (member, path) in asked {
         let patience = until.saturating_duration_since(Instant::now()).min(START_PATIENCE_EACH);
         if patience.is_zero() {
             break;
         }
-        match fetch(member, control, patience).await {
+        match fetch(member, path, control, patience).await {
             Ok(Some(topology)) => return First::Topology(Box::new(topology)),
             Ok(None) => return First::NoneYet,
             Err(why) => faults.push(format!("{member}: {why}")),
@@ -99,9 +107,26 @@ async fn ask_in_turn(control: &Control) -> First {
     First::NobodyAnswers(faults.join("; "))
 }
 
+/// The last word, to whoever hears it. A member that does not is no reason to stay.
+pub(super) fn say_goodbye(standing: &Standing) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    runtime.block_on(async {
+        for member in standing.control.configsvrs.iter().take(3) {
+            if timeout(GOODBYE_PATIENCE, beat(member, standing)).await.is_ok_and(|said| said.is_ok()) {
+                return;
+            }
+        }
+    });
+}
+
 /// The topology in force; None: there is none yet.
-async fn fetch(member: &str, control: &Control, patience: Duration) -> Result<Option<Topology>, String> {
-    let call = Call { method: &Method::GET, path: "/api/v1/topology", token: control.token.as_deref(), body: "" };
+async fn fetch(
+    member: &str,
+    path: &'static str,
+    control: &Control,
+    patience: Duration,
+) -> Result<Option<Topology>, String> {
+    let call = Call { method: &Method::GET, path, token: control.token.as_deref(), body: "" };
     match ask(member, call, patience).await? {
         (StatusCode::OK, body) => wire::parse(&body).map(Some).map_err(|faults| faults.join("; ")),
         (StatusCode::NOT_FOUND, _) => Ok(None),
@@ -186,7 +211,7 @@ async fn beat(member: &str, standing: &Standing) -> Result<BeatAnswer, String> {
 
 /// There is a newer topology: it is served as if somebody had PUT it.
 async fn follow(events: &Sender<Event>, course: &mut Course, member: &str, standing: &Standing, epoch: u64) {
-    let why = match fetch(member, &standing.control, PATIENCE).await {
+    let why = match fetch(member, ANYBODYS, &standing.control, PATIENCE).await {
         Ok(Some(topology)) if topology.epoch() > standing.epoch => match install(events, topology).await {
             None => return,
             Some(why) => why,
@@ -287,7 +312,7 @@ mod tests {
     /// Beats are answered with this epoch and topologies are of it.
     fn of_epoch(epoch: u64, draining: bool) -> impl Fn(&str) -> (u16, String) + Send + 'static {
         move |call| match call.split(' ').nth(1) {
-            Some("/api/v1/topology") => (200, topology(epoch)),
+            Some(LEADERS | ANYBODYS) => (200, topology(epoch)),
             Some(path) if path.ends_with("/beat") => {
                 (200, format!(r#"{{"epoch":{epoch},"draining":{draining},"next_ms":100}}"#))
             }
@@ -316,6 +341,7 @@ mod tests {
             epoch,
             started_at: 1,
             from_disk: false,
+            leaving: false,
             instances: Vec::new(),
         };
         Standing { control, beat, epoch }
@@ -354,7 +380,17 @@ mod tests {
         let First::Topology(found) = first_topology(&control(&[nobody(), addr])) else { panic!("nothing found") };
         assert_eq!(found.epoch(), 9);
         let call = asked.recv_timeout(SOON).expect("asked").to_lowercase();
-        assert!(call.starts_with("get /api/v1/topology ") && call.contains("authorization: bearer s3cret"), "{call}");
+        assert!(
+            call.starts_with("get /api/v1/topology?leader=true ") && call.contains("authorization: bearer s3cret"),
+            "{call}"
+        );
+        // Nobody leads: what any member knows.
+        let (addr, _asked) = configsvr(|call| match call.contains("leader=true") {
+            true => (503, "no leader".into()),
+            false => (200, topology(8)),
+        });
+        let First::Topology(found) = first_topology(&control(&[addr])) else { panic!("nothing found") };
+        assert_eq!(found.epoch(), 8);
         let (empty, _asked) = configsvr(|_| (404, String::new()));
         assert_eq!(first_topology(&control(&[empty])), First::NoneYet);
     }
@@ -369,7 +405,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let bounded = runtime.block_on(async {
             let control = control(&members);
-            tokio::time::timeout(2 * START_PATIENCE, ask_in_turn(&control)).await
+            timeout(2 * START_PATIENCE, ask_in_turn(&control)).await
         });
         let First::NobodyAnswers(why) = bounded.expect("it takes too long") else { panic!("who answered?") };
         assert!(why.contains("503") && why.contains("no leader") && why.contains("no answer within"), "{why}");
@@ -394,6 +430,16 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_goodbye_is_said_to_the_first_who_hears_it() {
+        let (good, asked) = configsvr(of_epoch(6, false));
+        let mut standing = standing_of(control(&[nobody(), good]), 5);
+        standing.beat.leaving = true;
+        say_goodbye(&standing);
+        let said = asked.recv_timeout(SOON).expect("a beat");
+        assert!(said.contains(r#""leaving":true"#), "{said}");
     }
 
     #[test]

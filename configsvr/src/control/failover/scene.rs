@@ -71,7 +71,7 @@ impl<'a> Scene<'a> {
 
     /// A proxy that was there and went without a word: it may be cut off from here, and still send to instances.
     pub(in crate::control) fn absent_proxies(&self) -> Option<String> {
-        self.state.lost.values().find(|proxy| !proxy.draining).map(|proxy| proxy.id.clone())
+        self.state.lost.values().find(|proxy| !proxy.left).map(|proxy| proxy.id.clone())
     }
 
     /// Every proxy that is known serves at least the epoch of the decision.

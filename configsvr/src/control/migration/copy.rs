@@ -26,7 +26,8 @@ impl Migrations {
         }
         let near = |other: &Task| [other.from, other.to].iter().any(|g| [task.from, task.to].contains(g));
         let first = |other: &Task| other.phase.works() || (other.id < task.id && is_ready(scene, other));
-        let busy = scene.state.all_tasks().any(|other| other.id != task.id && near(other) && first(other));
+        let mut open = scene.state.all_tasks().filter(|other| other.id != task.id && !other.phase.is_over());
+        let busy = open.any(|other| near(other) && first(other));
         if !busy && is_ready(scene, task) {
             self.writer.write(scene.now, record::begun(scene, task), out);
         }

@@ -1,0 +1,123 @@
+//! Each fault once, with generous bounds: a busy machine schedules everybody late.
+
+use crate::scene::{LIMIT, SLOTS, Scene, turn};
+use anyhow::{Result, ensure};
+use configsvr::playground::until;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::time::Duration;
+
+/// To and fro, one migration after the other, then a group is emptied and filled again.
+#[test]
+fn slots_move_while_clients_write() -> Result<()> {
+    let _turn = turn();
+    let mut scene = Scene::begin(3, 1)?;
+    let load = scene.load();
+    scene.operator("migrations start --from 1 --to 2 --count 12 --wait --yes")?;
+    scene.operator("migrations reverse 1 --wait --yes")?;
+    scene.operator("groups drain 3 --wait --yes")?;
+    ensure!(scene.owned(3)? == 0, "group 3 owns {} slots", scene.owned(3)?);
+    scene.operator("rebalance --wait --yes")?;
+    let seen = scene.judge(load)?;
+    let all = scene.get("/api/v1/migrations")?;
+    let pauses: Vec<&Value> = all.as_array().into_iter().flatten().map(|m| &m["tally"]["pause_ms"]).collect();
+    eprintln!("    {} acknowledged, longest {} ms, pauses {pauses:?}", seen.acked, seen.longest_ms);
+    ensure!(seen.found.none() && seen.failed == 0, "{:?}, {} failed", seen.found, seen.failed);
+    for group in 1..=3 {
+        let owned = scene.owned(group)?;
+        ensure!(owned.abs_diff(usize::from(SLOTS) / 3) <= 1, "group {group} owns {owned} slots");
+    }
+    scene.nothing_astray()
+}
+
+/// In the copy, at the fence, and when all is committed.
+#[test]
+fn the_next_leader_goes_on_from_wherever_it_stood() -> Result<()> {
+    let _turn = turn();
+    let mut scene = Scene::begin(2, 3)?;
+    for phases in [["copying", "tailing"], ["fence", "clean"], ["clean", "done"]] {
+        let load = scene.load();
+        let id = scene.begun("migrations start --from 1 --to 2 --count 8")?[0];
+        let leader = scene.leader()?;
+        // Too quick for the eye: then it is killed after it.
+        scene.until_it(id, &[phases[0], phases[1], "done"])?;
+        scene.playground.kill_configsvr(leader)?;
+        scene.playground.start_configsvr(leader)?;
+        scene.until_it(id, &["done"])?;
+        let seen = scene.judge(load)?;
+        ensure!(seen.found.none() && seen.failed == 0, "{phases:?}: {:?}, {} failed", seen.found, seen.failed);
+        scene.nothing_astray()?;
+        scene.operator(&format!("migrations reverse {id} --wait --yes"))?;
+    }
+    Ok(())
+}
+
+/// The copy begins anew, from and to whoever is primary then.
+#[test]
+fn a_primary_dies_in_the_middle() -> Result<()> {
+    let _turn = turn();
+    let mut scene = Scene::begin(2, 1)?;
+    for group in [1, 2] {
+        let load = scene.load();
+        let (id, old) =
+            (scene.begun("migrations start --from 1 --to 2 --count 8 --keys-per-s 1000")?[0], scene.primary(group)?);
+        scene.until_it(id, &["copying", "tailing"])?;
+        scene.playground.kill_instance(old)?;
+        until("another primary", LIMIT, || {
+            let now = scene.primary(group)?;
+            Ok(if now == old { Err(scene.told()) } else { Ok(()) })
+        })?;
+        scene.playground.start_instance(old)?;
+        scene.until_it(id, &["done"])?;
+        let seen = scene.judge(load)?;
+        ensure!(seen.found.only_lost(), "group {group}: {:?}", seen.found);
+        scene.nothing_astray()?;
+        scene.operator(&format!("migrations reverse {id} --wait --yes"))?;
+    }
+    Ok(())
+}
+
+/// Nothing changes hands before every proxy has said that nothing is in flight.
+#[test]
+fn a_frozen_proxy_is_waited_for() -> Result<()> {
+    let _turn = turn();
+    let mut scene = Scene::begin(2, 1)?;
+    let load = scene.load();
+    let id = scene.begun("migrations start --from 1 --to 2 --count 8 --keys-per-s 2000")?[0];
+    scene.until_it(id, &["copying", "tailing"])?;
+    let pids: Vec<i32> = scene.playground.worker_pids(1)?.into_iter().chain([scene.playground.proxy_pid(1)?]).collect();
+    let signal =
+        |signal| pids.iter().try_for_each(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), signal));
+    signal(Signal::SIGSTOP)?;
+    let opened = until("the fence was opened again", LIMIT, || {
+        let now = scene.migration(id)?;
+        let note = now["note"].as_str().unwrap_or_default().to_owned();
+        ensure!(now["phase"] != "clean" && now["phase"] != "done", "it went on without proxy-2: {now}");
+        Ok(if note.contains("proxy-2") { Ok(now) } else { Err(now.to_string()) })
+    });
+    signal(Signal::SIGCONT)?;
+    opened?;
+    let done = scene.until_it(id, &["done"])?;
+    ensure!(done["fences"].as_u64() > Some(1), "{done}");
+    let seen = scene.judge(load)?;
+    ensure!(seen.found.none(), "{:?}", seen.found);
+    scene.nothing_astray()
+}
+
+#[test]
+fn a_cancelled_one_leaves_nothing_behind() -> Result<()> {
+    let _turn = turn();
+    let mut scene = Scene::begin(2, 1)?;
+    let load = scene.load();
+    let id = scene.begun("migrations start --from 1 --to 2 --count 8 --keys-per-s 200")?[0];
+    scene.until_it(id, &["copying", "tailing"])?;
+    scene.operator(&format!("migrations pause {id}"))?;
+    std::thread::sleep(Duration::from_millis(500)); // while clients write
+    ensure!(scene.migration(id)?["phase"] == "copy", "it goes on although it is paused");
+    scene.operator(&format!("migrations cancel {id}"))?;
+    scene.until_it(id, &["cancelled"])?;
+    let seen = scene.judge(load)?;
+    ensure!(seen.found.none() && seen.failed == 0, "{:?}, {} failed", seen.found, seen.failed);
+    ensure!(scene.owned(1)? == usize::from(SLOTS) / 2, "group 1 owns {} slots", scene.owned(1)?);
+    scene.nothing_astray()
+}
