@@ -6,6 +6,7 @@
 # make fuzz    SECONDS=N of each fuzz target
 # make soak    primaries die RUNS=N times of each cause, under load; one JSON line a cause
 # make soak-migration   slots move RUNS=N times under load; one JSON line a move
+# make bench-migration  how fast slots are copied; one JSON line a kind of value
 #
 # The whole picture, with an etcd of three: make up STORE=etcd CONFIGSVRS=3 PROXIES=2
 # UP holds further options, as in: make up UP='--base-port 7000 --groups 4'
@@ -18,7 +19,7 @@ SECONDS ?= 60
 RUNS ?= 20
 CTL := target/release/twemslotctl
 
-.PHONY: help up down status build test gates bench fuzz soak soak-migration fmt lint
+.PHONY: help up down status build test gates bench fuzz soak soak-migration bench-migration fmt lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -58,6 +59,10 @@ soak-migration:
 	@.ci/install run test
 	cargo build --workspace --bins
 	SOAK=$(RUNS) cargo test -p tests --test migration soak -- --nocapture
+
+bench-migration:
+	@.ci/install run test
+	MOVER_SOAK=1 cargo test --release -p tests --test mover soak -- --nocapture
 
 fmt:
 	cargo fmt --all

@@ -86,7 +86,9 @@ async fn follow(
     for addr in audit.target.replicas.iter().chain([&audit.target.primary]) {
         let Ok(mut line) = name.connect(addr, access, Part::Reader).await else { continue };
         let Ok(info) = line.say(&[b"INFO", b"replication"]).await else { continue };
-        let number = |field: &str| info.lines().find_map(|l| l.trim_end().strip_prefix(field)?.strip_prefix(':')?.parse::<u64>().ok());
+        let number = |field: &str| {
+            info.lines().find_map(|l| l.trim_end().strip_prefix(field)?.strip_prefix(':')?.parse::<u64>().ok())
+        };
         let kept = number("repl_backlog_active") == Some(1)
             && number("repl_backlog_first_byte_offset").is_some_and(|first| first <= mark.offset + 1);
         if !kept {
@@ -116,7 +118,11 @@ impl Auditor {
             let keys = Elements::new(keys).into_iter().flatten().filter_map(text).filter(|key| slots.hold(key));
             let ours: Vec<Vec<u8>> = keys.map(<[u8]>::to_vec).collect();
             for some in ours.chunks(BATCH) {
-                if of_source { self.compare(some).await? } else { self.extra(some).await? }
+                if of_source {
+                    self.compare(some).await?
+                } else {
+                    self.extra(some).await?
+                }
                 seen += some.len() as u64;
                 if keys_per_s > 0 {
                     let due = Duration::from_secs_f64(seen as f64 / keys_per_s as f64);
@@ -189,7 +195,8 @@ impl Auditor {
             }
             // It may have ended at the source a moment ago.
             let now = looks(&mut self.target, std::slice::from_ref(key)).await?.pop().flatten();
-            if now.as_ref().is_some_and(|look| !(0..2 * TTL_MS).contains(&look.ttl)) && !self.written_since(key).await? {
+            if now.as_ref().is_some_and(|look| !(0..2 * TTL_MS).contains(&look.ttl)) && !self.written_since(key).await?
+            {
                 self.found.extra += 1;
                 self.example(format!("{}: not at the source, {}", shown(key), seen(now.as_ref())));
             }

@@ -1,11 +1,16 @@
 //! Slots are copied between real servers while clients write all there is, and the copy is equal in the end.
 //!
-//! `MOVER_SERVER=/path/to/valkey-server cargo test -p tests --test mover` takes another server.
+//! ```text
+//! cargo test -p tests --test mover
+//! MOVER_SERVER=/path/to/valkey-server cargo test -p tests --test mover       another server
+//! make bench-migration                                                       how fast, one JSON line a kind of value
+//! ```
 
 mod client;
 mod compare;
 mod scene;
 mod servers;
+mod soak;
 mod writers;
 
 use anyhow::Result;
@@ -29,7 +34,7 @@ fn all_types_while_clients_write() -> Result<()> {
     scene.drained(1)?;
     scene.compare()?;
     assert_eq!(scene.full_copies()?, full, "full copies at the source");
-    Ok(())
+    scene.audited()
 }
 
 #[test]
@@ -39,6 +44,7 @@ fn connections_break_while_clients_write() -> Result<()> {
     let full = scene.full_copies()?;
     let writers = scene.write(2);
     scene.tell(Goal::Copy);
+    scene.until("the copy's begin", |stage| (*stage != Stage::Purging).then_some(()))?;
     for _ in 0..8 {
         scene.run_for(Duration::from_millis(150))?;
         scene.break_connections()?;

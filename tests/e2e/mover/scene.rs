@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cluster::slot::{TagRule, slot_of};
 use configsvr::agent::link::Access;
 use configsvr::control::event::Event;
-use configsvr::control::job::{Goal, Job, JobLimits, Stage, Status};
+use configsvr::control::job::{Audit, Findings, Goal, Job, JobLimits, Stage, Status};
 use configsvr::control::layout::Token;
 use configsvr::mover::{Confirm, Movers};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-const SLOTS: u16 = 1024;
+pub(crate) const SLOTS: u16 = 1024;
 /// Slots below move.
 const MOVING: u16 = 128;
 /// A copy of thousands of keys takes a second, on a busy machine some.
@@ -42,12 +42,18 @@ pub(crate) fn moves(key: &[u8]) -> bool {
 
 impl Scene {
     pub(crate) fn begin(source_replica: bool, target_replica: bool, limits: JobLimits) -> Result<Self> {
-        let (source, target) = (Pair::start(source_replica, &[])?, Pair::start(target_replica, &[])?);
+        // Alone it waits as it does unless somebody changed it, so that who asks for its stream costs no full copy.
+        let extra: &[&str] = if source_replica { &[] } else { &["--repl-diskless-sync-delay", "5"] };
+        Self::assemble(Pair::start(source_replica, extra)?, Pair::start(target_replica, &[])?, MOVING, limits)
+    }
+
+    /// Slots below `moving` move from `source` to `target`.
+    pub(crate) fn assemble(source: Pair, target: Pair, moving: u16, limits: JobLimits) -> Result<Self> {
         let job = Arc::new(Job {
             task: "0001".to_owned(),
             attempt: 1,
             token: Token { term: 3, member: 1 },
-            slots: (0..MOVING).collect(),
+            slots: (0..moving).collect(),
             slot_count: SLOTS,
             tag_rule: TagRule::Redis,
             source: source.side(1),
@@ -131,10 +137,10 @@ impl Scene {
         Writers::start(self.source.primary.addr, writers, 200)
     }
 
-    /// Full copies that the source's instances made.
+    /// Forks of the source's instances: a full copy needs one. (`sync_full` counts questions.)
     pub(crate) fn full_copies(&self) -> Result<Vec<String>> {
         let servers = [Some(&self.source.primary), self.source.replica.as_ref()];
-        servers.into_iter().flatten().map(|server| server.client()?.info("stats", "sync_full")).collect()
+        servers.into_iter().flatten().map(|server| server.client()?.info("stats", "total_forks")).collect()
     }
 
     pub(crate) fn tell(&mut self, goal: Goal) {
@@ -214,6 +220,50 @@ impl Scene {
         ensure!(own == others.len() && own == OWN, "{own} of {OWN} own keys, {} in all", others.len());
         eprintln!("{compared} keys are equal");
         Ok(())
+    }
+
+    /// What an audit finds: nothing, what clients changed since, and what somebody spoilt before the drain.
+    pub(crate) fn audited(&mut self) -> Result<()> {
+        let mut target = self.target.primary.client()?;
+        let [changed, gone, new] = ["changed", "gone", "new"].map(|name| self.moving_key(name));
+        let found = self.audit()?;
+        ensure!(found.told_apart && found.equal == found.compared && found.extra == 0, "{found:?}");
+        self.tell(Goal::Copy);
+        let mut source = self.source.primary.client()?;
+        source.say(&format!("MSET {changed} 1 {gone} 1"))?;
+        self.drained(7)?;
+        // These are clients' writes.
+        target.say(&format!("INCR {changed}"))?;
+        target.say(&format!("DEL {gone}"))?;
+        target.say(&format!("SET {new} 1"))?;
+        let found = self.audit()?;
+        ensure!(found.changed == 2 && found.equal + 2 == found.compared && found.extra == 0, "{found:?}");
+        // And these a copy that went wrong: they come before the drain.
+        self.tell(Goal::Copy);
+        self.until("the copy goes on", |stage| (*stage == Stage::Tailing).then_some(()))?;
+        self.drained(8)?;
+        let found = self.audit()?;
+        ensure!((found.different, found.missing, found.extra) == (1, 1, 1), "{found:?}");
+        Ok(())
+    }
+
+    fn audit(&self) -> Result<Findings> {
+        let job = &self.job;
+        let audit = Audit {
+            task: job.task.clone(),
+            token: job.token,
+            source: job.source.clone(),
+            target: job.target.clone(),
+            slots: Arc::clone(&job.slots),
+            slot_count: job.slot_count,
+            tag_rule: job.tag_rule,
+            keys_per_s: 0,
+        };
+        let (good, event) = self.runtime.block_on(self.movers.audit(9, audit));
+        let Event::Audited { deed: 9, outcome } = event else { bail!("{event:?}") };
+        let found = outcome.map_err(anyhow::Error::msg)?;
+        ensure!(good && found.compared > 100, "{found:?}");
+        Ok(found)
     }
 
     /// Kills the job's connections, as a network does.

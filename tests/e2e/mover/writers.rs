@@ -30,7 +30,7 @@ impl Rng {
 pub(crate) struct Writers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<()>>>,
-    pub(crate) written: Arc<AtomicU64>,
+    written: Arc<AtomicU64>,
 }
 
 impl Writers {
@@ -48,6 +48,7 @@ impl Writers {
         for thread in self.threads {
             thread.join().ok().context("a writer panicked")??;
         }
+        eprintln!("{} writes", self.written.load(Ordering::Relaxed));
         Ok(())
     }
 }

@@ -209,6 +209,7 @@ impl Copier {
             let key = text(key).ok_or_else(odd)?;
             self.counts.scanned += 1;
             if self.plan.slots.hold(key) {
+                self.dirty.remove(key);
                 self.fly(key.into());
             }
         }
@@ -231,10 +232,12 @@ impl Copier {
             (Some(b'-'), _) => return Err(said("MEMORY USAGE", &words(raw))),
             (_, size) => size.unwrap_or(0).max(0) as u64,
         };
-        if size > self.plan.piece_from {
-            self.large.wait(key, size);
-        } else {
+        if size <= self.plan.piece_from {
             self.sized.push_back((key, size));
+        } else if self.large.knows(&key) {
+            self.land(&key); // it is on its way already
+        } else {
+            self.large.wait(key, size);
         }
         Ok(())
     }
@@ -250,8 +253,8 @@ impl Copier {
         let mut commands = Vec::with_capacity(raw.len() + 32 * keys.len());
         let mut bytes = 0;
         for (key, value) in keys.iter().zip(values.chunks_exact(2)) {
-            if value[1].first() == Some(&b'-') {
-                return Err(said(&format!("DUMP of {}", shown(key)), &words(value[1])));
+            if let Some(error) = value.iter().find(|raw| raw.first() == Some(&b'-')) {
+                return Err(said(&format!("a copy of {}", shown(key)), &words(error)));
             }
             match text(value[1]) {
                 None => write::request(&mut commands, &[b"UNLINK", key]),

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 pub(super) struct Large {
     waiting: BTreeMap<Key, u64>,
     /// Its type is being asked for.
-    choosing: bool,
+    choosing: Option<Key>,
     active: Option<Value>,
     /// Of the active value; what was asked for an earlier one is not listened to.
     generation: u64,
@@ -45,12 +45,17 @@ pub(super) struct PieceAsk {
 
 impl Large {
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.active.is_none() && !self.choosing
+        self.waiting.is_empty() && self.active.is_none() && self.choosing.is_none()
     }
 
     /// Another value waits, or again.
     pub(super) fn wait(&mut self, key: Key, size: u64) {
         self.waiting.insert(key, size);
+    }
+
+    /// Whether it waits or is under way.
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.waiting.contains_key(key) || self.choosing.as_ref() == Some(key) || self.is_active(key)
     }
 
     fn is_active(&self, key: &[u8]) -> bool {
@@ -70,7 +75,7 @@ impl Large {
     /// The source's connection is gone, with what was asked.
     pub(super) fn source_lost(&mut self) {
         self.asked = false;
-        self.choosing = false;
+        self.choosing = None;
     }
 }
 
@@ -79,7 +84,7 @@ impl Copier {
     pub(super) fn fetch_large(&mut self, now: u64) {
         let urgent = matches!(self.goal, Goal::Drain { .. });
         let room = self.sent_bytes < limits::UNACKED_BYTES_COPY;
-        if self.phase != Phase::Following || self.large.asked || self.large.choosing || !room {
+        if self.phase != Phase::Following || self.large.asked || self.large.choosing.is_some() || !room {
             return;
         }
         if !urgent && !self.pace.open(now) {
@@ -99,14 +104,14 @@ impl Copier {
     fn choose(&mut self) {
         if let Some((key, size)) = self.large.waiting.pop_first() {
             write::request(&mut self.to_source, &[b"TYPE", &key]);
+            self.large.choosing = Some(Key::clone(&key));
             self.asks.push_back(Ask::Kind { key, size });
-            self.large.choosing = true;
         }
     }
 
     /// The type of a large value came.
     pub(super) fn kind_came(&mut self, key: Key, size: u64, raw: &[u8]) -> Result<(), Fault> {
-        self.large.choosing = false;
+        self.large.choosing = None;
         let often = self.large.restarts.get(&key).is_some_and(|n| *n >= limits::RESTARTS_MAX);
         let kind = match text(raw).ok_or_else(|| said("TYPE", &words(raw)))? {
             b"string" => Some(Kind::Text),
@@ -195,6 +200,9 @@ impl Copier {
         let Some((answers, [lifetime, time, _role])) = parts.split_last_chunk::<3>() else {
             return self.fail(Fault::failed("the source's reply to a piece makes no sense"));
         };
+        if lifetime.first() == Some(&b'-') {
+            return self.fail(said("a time to live", &words(lifetime)));
+        }
         let mut commands = Vec::new();
         let came = value.piece(answers, piece.from, &piece.named, &mut commands);
         self.pace.came(piece.raw.len() as u64);

@@ -44,7 +44,8 @@ impl Print {
     pub fn scored(&mut self, raw: &[u8]) {
         let elements: Vec<&[u8]> = Elements::new(raw).into_iter().flatten().filter_map(text).collect();
         for pair in elements.chunks_exact(2) {
-            let score = std::str::from_utf8(pair[1]).ok().and_then(|score| score.parse::<f64>().ok()).unwrap_or(f64::NAN);
+            let score =
+                std::str::from_utf8(pair[1]).ok().and_then(|score| score.parse::<f64>().ok()).unwrap_or(f64::NAN);
             // -0 is 0.
             let one = Sha256::new().chain_update(pair[0]).chain_update((score + 0.0).to_bits().to_le_bytes());
             self.loose.push(short(one));

@@ -39,10 +39,12 @@ impl Server {
 
     /// A client writes: what changes something goes into the stream, as it is.
     pub(super) fn write(&mut self, words: &[&[u8]]) {
-        let before = self.data.clone();
+        // Any of them may be a key.
+        let named = |data: &BTreeMap<Vec<u8>, Value>| words.iter().map(|w| data.get(*w).cloned()).collect::<Vec<_>>();
+        let before = named(&self.data);
         let owned: Words = words.iter().map(|w| w.to_vec()).collect();
         self.run(&owned);
-        if self.data != before {
+        if named(&self.data) != before {
             write::request(&mut self.stream, words);
         }
     }
