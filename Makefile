@@ -4,7 +4,12 @@
 # make gates   what a request may cost; one line a gate
 # make bench   the proxy beside its peers
 # make fuzz    SECONDS=N of each fuzz target
+# make dashboards-test    every query of every dashboard gives data: a real Prometheus, a real cluster
+# make alerts-test        a real Alertmanager tells of a dead primary and a dead proxy
+# make deb     Debian packages of proxy, configsvr and twemslotctl, in target/deb
+# make ops-test  the playbooks deploy them onto machines of their own (as root), which are then broken under load
 # make soak    primaries die RUNS=N times of each cause, under load; one JSON line a cause
+# make partitions   hosts cut off from each other, in network namespaces; needs root; one JSON line a cut
 # make soak-migration   slots move RUNS=N times under load; one JSON line a move
 # make bench-migration  how fast slots are copied; one JSON line a kind of value
 #
@@ -19,7 +24,7 @@ SECONDS ?= 60
 RUNS ?= 20
 CTL := target/release/twemslotctl
 
-.PHONY: help up down status build test gates bench fuzz soak soak-migration bench-migration fmt lint
+.PHONY: help up down status build deb test gates bench fuzz soak soak-migration partitions dashboards-test alerts-test ops-test bench-migration fmt lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -27,6 +32,9 @@ help:
 build:
 	@.ci/install run $(filter etcd,$(STORE))
 	cargo build --release --workspace --bins
+
+deb: build
+	@packaging/build
 
 up: build
 	@$(CTL) playground up --detach --store $(STORE) --configsvrs $(CONFIGSVRS) --proxies $(PROXIES) $(UP)
@@ -46,14 +54,30 @@ bench:
 	@.ci/install run bench
 	@tests/bench/run
 
+dashboards-test alerts-test: %-test:
+	@.ci/install run test
+	cargo build --workspace --bins
+	@tests/ops/$*.py
+
 fuzz:
 	@.ci/install fuzz
 	@tests/fuzz/run $(SECONDS)
+
+ops-test:
+	@.ci/install run ops
+	cargo build --workspace --bins
+	@tests/ops/quick --lint
+	@tests/ops/run
 
 soak:
 	@.ci/install run test
 	cargo build --workspace --bins
 	SOAK=$(RUNS) cargo test -p tests --test failover soak -- --nocapture
+
+partitions:
+	@.ci/install run partitions
+	cargo build --release --workspace --bins
+	tests/faults/partitions --runs $(RUNS)
 
 soak-migration:
 	@.ci/install run test

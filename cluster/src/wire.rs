@@ -2,11 +2,12 @@
 //!
 //! ```json
 //! {"epoch":7,"name":"shop","slot_count":1024,"tag_rule":"redis",
-//!  "groups":[{"id":1,"name":"g1","instances":[{"addr":"127.0.0.1:6401","role":"primary"},
+//!  "groups":[{"id":1,"name":"g1","instances":[{"addr":"127.0.0.1:6401","role":"primary","run_id":"8f1c.."},
 //!                                             {"addr":"127.0.0.1:6402","role":"replica"}]}],
 //!  "slots":[{"from":0,"to":511,"group":1},{"from":512,"to":1023,"group":1,"state":"held"}]}
 //! ```
-//! Slots are numbered from 0; `to` is included. A slot that no range names has no owner.
+//! Slots are numbered from 0; `to` is included. A slot that no range names has no owner. `run_id` may be left out: then any
+//! process at that address is the instance.
 
 use crate::group::{Group, GroupId};
 use crate::instance::{Addr, Role};

@@ -10,6 +10,7 @@ pub mod mover;
 pub mod agent;
 pub mod desk;
 pub mod config;
+pub mod supervisor;
 pub mod log;
 pub mod consensus;
 pub mod control;

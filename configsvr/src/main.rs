@@ -19,7 +19,7 @@ use configsvr::metrics::Metrics;
 use configsvr::server::{self, Server};
 use configsvr::store::Store;
 use configsvr::store::etcd::Etcd;
-use configsvr::{log, server::Stopped};
+use configsvr::{log, server::Stopped, supervisor};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -107,9 +107,11 @@ async fn serve(config: Config) -> Result<()> {
     let quorum = Arc::new(Quorum(consensus.clone()));
     let tokens: Result<Vec<Token>, String> = config.tokens.iter().map(Token::try_from).collect();
     let tokens = tokens.map_err(anyhow::Error::msg)?;
-    let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render);
+    let pusher = Pusher::new(config.proxy_token);
+    let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render).with_proxies(pusher.clone());
     let app = http::router(api).merge(consensus.router());
     let serving = tokio::spawn(answer(listener, app, stopping.clone()));
+    supervisor::tell(supervisor::READY);
 
     let access = Arc::new(Access { user: config.instance_user, password: config.instance_password });
     let watchers = Watchers::new(&me.name, Arc::clone(&access));
@@ -118,7 +120,7 @@ async fn serve(config: Config) -> Result<()> {
         control: Control::new(member, seed()?).with_hang_ms(config.failover.hang_ms),
         store,
         consensus: consensus.clone(),
-        pusher: Pusher::new(config.proxy_token),
+        pusher,
         access,
         watchers,
         metrics,
@@ -152,6 +154,7 @@ async fn signalled() {
         return std::future::pending().await; // then KILL is left, which is safe too
     };
     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    supervisor::tell(supervisor::STOPPING);
     tracing::info!("stopping");
 }
 

@@ -10,4 +10,5 @@ pub mod log;
 pub mod os;
 pub mod relay;
 pub mod stats;
+pub mod proxy_header;
 mod queue;

@@ -66,9 +66,9 @@ impl SharedPage {
         unsafe { std::slice::from_raw_parts(self.at.as_ptr().cast::<AtomicU64>(), stats::WORDS) }
     }
 
-    /// Copies `words` to the head of the page; words beyond its end are dropped.
-    pub fn publish(&self, words: &[u64]) {
-        for (to, from) in self.words().iter().zip(words) {
+    /// Copies `words` into the page, from word `at` on; words beyond its end are dropped.
+    pub fn publish(&self, at: usize, words: &[u64]) {
+        for (to, from) in self.words().iter().skip(at).zip(words) {
             to.store(*from, Ordering::Relaxed);
         }
     }
@@ -209,10 +209,11 @@ mod tests {
     fn a_page_is_seen_by_both_sides() {
         let (mine, fd) = SharedPage::create().expect("memfd");
         let theirs = SharedPage::map(&fd).expect("map");
-        theirs.publish(&[1, 2, 3]);
+        theirs.publish(0, &[1, 7]);
+        theirs.publish(1, &[2, 3]);
         assert_eq!(mine.read()[..4], [1, 2, 3, 0]);
         assert_eq!((mine.word(1), mine.word(stats::WORDS)), (2, 0));
-        theirs.publish(&vec![9; stats::WORDS + 5]);
+        theirs.publish(0, &vec![9; stats::WORDS + 5]);
         assert!(mine.read().iter().all(|w| *w == 9));
     }
 

@@ -122,7 +122,10 @@ pub const GROUP_GAUGES_FROM: usize = OfGroup::InFlight as usize;
 
 pub const COMMANDS_MAX: usize = 640;
 pub const GROUPS_MAX: usize = 1024;
-const PER_COMMAND: usize = 3;
+pub const SLOTS_MAX: usize = 16_384;
+/// Buckets of each command's histogram of microseconds: one to each power of two, up to 67 s.
+pub const COMMAND_BUCKETS: usize = 27;
+const PER_COMMAND: usize = OfCommand::UsSum as usize + 1;
 const PER_GROUP: usize = OfGroup::ReplyAge as usize + 1;
 
 /// Buckets of a histogram of microseconds: 8 to each power of two, up to 67 s.
@@ -143,8 +146,12 @@ const HISTOGRAMS_AT: usize = GAUGES_AT + GAUGES;
 const COMMANDS_AT: usize = HISTOGRAMS_AT + 2 * BUCKETS;
 const GROUPS_AT: usize = COMMANDS_AT + COMMANDS_MAX * PER_COMMAND;
 
+const SLOTS_AT: usize = GROUPS_AT + GROUPS_MAX * PER_GROUP;
+
+const OF_COMMANDS_AT: usize = SLOTS_AT + SLOTS_MAX;
+
 /// Words in a page.
-pub const WORDS: usize = GROUPS_AT + GROUPS_MAX * PER_GROUP;
+pub const WORDS: usize = OF_COMMANDS_AT + COMMANDS_MAX * COMMAND_BUCKETS;
 
 /// Where a gauge stands in a page.
 pub const fn gauge_word(gauge: Gauge) -> usize {
@@ -173,12 +180,14 @@ pub struct Stats {
     /// An array: a place in it that is known when this is compiled needs no check.
     words: Box<[u64; WORDS]>,
     groups: usize,
+    /// How many slots there are.
+    slots: usize,
 }
 
 impl Default for Stats {
     fn default() -> Self {
         let words = vec![0; WORDS].into_boxed_slice().try_into();
-        Self { words: words.unwrap_or_else(|_| Box::new([0; WORDS])), groups: 0 }
+        Self { words: words.unwrap_or_else(|_| Box::new([0; WORDS])), groups: 0, slots: 0 }
     }
 }
 
@@ -212,6 +221,9 @@ impl Stats {
         for i in 0..GROUPS_AT {
             self.words[i] += other.words[i];
         }
+        for i in SLOTS_AT..WORDS {
+            self.words[i] += other.words[i];
+        }
         for g in 0..other.groups {
             let id = other.of_group(g, OfGroup::IdPlusOne) - 1;
             let Some(mine) = self.group_entry(id as u32) else { continue };
@@ -221,16 +233,16 @@ impl Stats {
         }
     }
 
-    /// What is not zero, without the groups: where it stands, and how much.
+    /// What is not zero, without groups and slots: where it stands, and how much.
     pub fn sparse(&self) -> Vec<(u32, u64)> {
-        let words = self.words[..GROUPS_AT].iter().enumerate();
+        let words = self.words.iter().enumerate().filter(|(at, _)| is_sparse(*at));
         words.filter(|(_, n)| **n > 0).map(|(at, &n)| (at as u32, n)).collect()
     }
 
     /// Sums what another's `sparse` said into these.
     pub fn add_sparse(&mut self, words: &[(u32, u64)]) {
         for &(at, n) in words {
-            if let Some(word) = self.words[..GROUPS_AT].get_mut(at as usize) {
+            if let Some(word) = self.words.get_mut(at as usize).filter(|_| is_sparse(at as usize)) {
                 *word += n;
             }
         }
@@ -240,9 +252,15 @@ impl Stats {
         &self.words[..]
     }
 
-    /// How many of the words are in use: copying more is a waste.
-    pub fn words_used(&self) -> usize {
-        GROUPS_AT + self.groups * PER_GROUP
+    /// The words in use but for `rarer`: copying more is a waste.
+    pub fn usual(&self) -> &[u64] {
+        &self.words[..GROUPS_AT + self.groups * PER_GROUP]
+    }
+
+    /// The words of slots and of commands' histograms that are in use, and where each run starts. They are many, and seldom
+    /// looked at.
+    pub fn rarer(&self) -> [(usize, &[u64]); 2] {
+        [(SLOTS_AT, &self.words[SLOTS_AT..SLOTS_AT + self.slots]), (OF_COMMANDS_AT, &self.words[OF_COMMANDS_AT..])]
     }
 
     #[inline]
@@ -285,6 +303,37 @@ impl Stats {
         self.words[COMMANDS_AT + usize::from(command).min(COMMANDS_MAX - 1) * PER_COMMAND + word as usize]
     }
 
+    /// How many slots there are.
+    pub fn set_slots(&mut self, slots: usize) {
+        self.slots = slots.min(SLOTS_MAX);
+    }
+
+    /// More requests for a slot.
+    #[inline]
+    pub fn add_of_slot(&mut self, slot: usize, requests: u64) {
+        if let Some(word) = self.words[SLOTS_AT..].get_mut(slot) {
+            *word += requests;
+        }
+    }
+
+    /// Requests for each slot that can be.
+    pub fn of_slots(&self) -> &[u64] {
+        &self.words[SLOTS_AT..]
+    }
+
+    /// Records `n` requests of a command that took equally long.
+    #[inline]
+    pub fn observe_of_command(&mut self, command: u16, us: u64, n: u64) {
+        let bucket = (64 - us.leading_zeros() as usize).min(COMMAND_BUCKETS - 1);
+        self.words[histogram_of(command) + bucket] += n;
+    }
+
+    /// How many requests of a command took less than each power of two of microseconds, and no less than the one before.
+    pub fn histogram_of_command(&self, command: u16) -> &[u64] {
+        let at = histogram_of(command);
+        &self.words[at..at + COMMAND_BUCKETS]
+    }
+
     /// The entry of a group id, taken now if need be; None when all are taken.
     pub fn group_entry(&mut self, id: u32) -> Option<usize> {
         let wanted = u64::from(id) + 1;
@@ -319,6 +368,17 @@ impl Stats {
     }
 }
 
+/// Whether a word is said to other workers: not those of groups and slots.
+fn is_sparse(at: usize) -> bool {
+    at < GROUPS_AT || at >= OF_COMMANDS_AT
+}
+
+/// Where a command's histogram stands in a page.
+fn histogram_of(command: u16) -> usize {
+    let command = usize::from(command).min(COMMANDS_MAX - 1);
+    OF_COMMANDS_AT + command * COMMAND_BUCKETS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,6 +391,18 @@ mod tests {
             assert!(i == 0 || us >= bucket_end(i - 1), "{us} in {i}");
         }
         assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn a_commands_times_are_kept_by_powers_of_two() {
+        let mut stats = Stats::default();
+        for us in [0, 1, 2, 3, 1000, u64::MAX] {
+            stats.observe_of_command(5, us, 1);
+        }
+        let filled: Vec<usize> = (0..COMMAND_BUCKETS).filter(|&i| stats.histogram_of_command(5)[i] > 0).collect();
+        assert_eq!(filled, [0, 1, 2, 10, COMMAND_BUCKETS - 1]);
+        assert_eq!(stats.histogram_of_command(5)[2], 2);
+        assert_eq!(stats.of_command(5, OfCommand::Calls) + stats.of_command(6, OfCommand::Calls), 0);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::truth::Truth;
 use crate::world::{Due, Errand, GROUPS, World};
 use cluster::instance::Addr;
 use configsvr::control::event::{Event, Order, Report};
+use configsvr::control::health::may_lead;
 use configsvr::control::limits;
 
 impl World {
@@ -33,7 +34,7 @@ impl World {
         if now < self.proxies[at].alive_at {
             return;
         }
-        let Some(addr) = self.proxies[at].way(group) else { return };
+        let Some((addr, named)) = self.proxies[at].way(group) else { return };
         if !self.reaches(&self.proxies[at].id, &addr.to_string()) {
             return;
         }
@@ -43,7 +44,8 @@ impl World {
             && self.instances.get(&addr).is_some_and(|i| process.as_ref().is_none_or(|p| *p == i.run_id));
         let Some(instance) = self.instances.get_mut(&addr) else { return };
         let takes = instance.answers(now) && instance.follows.is_none() && now >= instance.paused_until;
-        if !takes {
+        let meant = self.plant == Some(Plant::SameRunId) || named.is_none_or(|run_id| run_id == instance.run_id);
+        if !takes || !(meant || self.plant == Some(Plant::AnyProcess)) {
             return;
         }
         self.writes += 1;
@@ -51,8 +53,8 @@ impl World {
         self.truth.wrote(&instance.replid, instance.data.len(), write);
         instance.data.push(write);
         self.truth.acked.insert(write, group);
-        if !recorded {
-            // A proxy that was not told yet; an old primary that was not demoted yet, or one that was just restarted.
+        if !recorded && meant {
+            // A proxy that was not told yet; an old primary that was not demoted yet.
             self.truth.forgiven.insert(write);
         }
         self.proxies[at].replied.insert(addr, now);
@@ -104,13 +106,17 @@ impl World {
 
     pub(crate) fn carry_out(&mut self, e: &Errand) {
         let now = self.now;
+        let asked = self.instances.get(&e.to).map_or(String::new(), |i| self.history(i.group));
         let Some(instance) = self.instances.get_mut(&e.to) else { return };
-        if let Order::CatchUp { offset, .. } = e.order
-            && instance.info(now).offset < offset
-            && self.plant != Some(Plant::NoCatchUp)
-        {
-            let again = Errand { order: e.order.clone(), to: e.to.clone(), ..*e };
-            return self.after(3, Due::Order(Box::new(again)));
+        if let Order::Succeed { replid, offset, .. } = &e.order {
+            let info = instance.info(now);
+            if !may_lead(&info, replid) && self.plant != Some(Plant::AnyHistory) {
+                return self.ordered(e, Err("does not continue the history".to_owned()));
+            }
+            if info.offset < *offset && self.plant != Some(Plant::NoCatchUp) {
+                let again = Errand { order: e.order.clone(), to: e.to.clone(), ..*e };
+                return self.after(3, Due::Order(Box::new(again)));
+            }
         }
         let mut checked = Ok(());
         if e.order != Order::Ping {
@@ -123,7 +129,7 @@ impl World {
         self.truth.branches(&replid, &data);
         self.must(checked);
         let mut report = Report { before, after };
-        lie(self.plant, &mut report);
+        lie(self.plant, &mut report, &asked);
         self.ordered(e, Ok(report));
     }
 

@@ -1,7 +1,9 @@
 //! The end of all faults, and what must be well then.
 
+use crate::instances::Instance;
+use crate::plant::Plant;
 use crate::world::{Deed, Due, GROUPS, MEMBERS, World};
-use cluster::instance::Addr;
+use cluster::instance::{Addr, Role};
 use configsvr::control::command::Command;
 use std::collections::BTreeMap;
 
@@ -57,12 +59,24 @@ impl World {
         Some((field("addr")?, field("run_id")?))
     }
 
+    /// The history that a group's primary is recorded with, for the mistake that asks for it.
+    pub(crate) fn history(&self, group: u32) -> String {
+        if self.plant != Some(Plant::AnyHistory) {
+            return String::new();
+        }
+        let guard = self.store.entries.get(&format!("guards/{group}"));
+        let json = guard.and_then(|entry| serde_json::from_str::<serde_json::Value>(&entry.value).ok());
+        json.and_then(|json| json["primary"]["replid"].as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
     pub(crate) fn group_is_well(&self, group: u32, primary: &Addr) -> Result<(), String> {
         let Some(leads) = self.instances.get(primary) else { return Err(format!("{primary} is nobody")) };
         if !leads.answers(self.now) || leads.follows.is_some() || self.now < leads.paused_until {
             return Err(format!("group {group}: {primary} is no primary that works"));
         }
-        if self.plant.is_none() && self.guarded(group) != Some((primary.to_string(), leads.run_id.clone())) {
+        if self.plant != Some(Plant::SameRunId)
+            && self.guarded(group) != Some((primary.to_string(), leads.run_id.clone()))
+        {
             return Err(format!("group {group}: {} is not what is recorded: {:?}", leads.run_id, self.guarded(group)));
         }
         for replica in self.instances.values().filter(|i| i.group == group && i.addr != *primary) {
@@ -83,6 +97,12 @@ impl World {
         for proxy in &self.proxies {
             if proxy.epoch() != self.truth.epoch || proxy.holds() {
                 return Err(format!("{} serves {}, not {}", proxy.id, proxy.epoch(), self.truth.epoch));
+            }
+            let strangers = |i: &&Instance| i.role == Role::Primary && !proxy.takes(&i.addr, &i.run_id);
+            if let Some(stranger) =
+                self.instances.values().find(strangers).filter(|_| self.plant != Some(Plant::SameRunId))
+            {
+                return Err(format!("{} does not take {} for who it is: {}", proxy.id, stranger.addr, stranger.run_id));
             }
         }
         if self.nodes.iter().any(|n| n.control.is_none()) {

@@ -4,7 +4,7 @@
 use crate::rng::Rng;
 use cluster::instance::{Addr, Role};
 use configsvr::control::event::Order;
-use configsvr::control::health::Info;
+use configsvr::control::health::{Info, Load};
 use configsvr::control::layout::Token;
 
 /// How many writes a replica takes in one step.
@@ -108,16 +108,17 @@ impl Instance {
             second_offset: None,
             offset: self.data.len() as u64 + 1,
             priority: 100,
+            load: Load::default(),
         }
     }
 
     /// An order is executed.
     pub(crate) fn obey(&mut self, now: u64, order: &Order) {
         match order {
-            Order::Ping | Order::CatchUp { .. } => {}
+            Order::Ping => {}
             Order::Detach => self.follow("127.0.0.1:1".parse().expect("an address")),
-            Order::Promote if self.role == Role::Primary => {}
-            Order::Promote => {
+            Order::Promote | Order::Succeed { .. } if self.role == Role::Primary => {}
+            Order::Promote | Order::Succeed { .. } => {
                 (self.role, self.follows, self.link_up, self.sync_until) = (Role::Primary, None, false, None);
                 self.second = self.data.len();
                 self.lives += 1;

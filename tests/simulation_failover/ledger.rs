@@ -79,12 +79,15 @@ impl World {
                 Change::Delete { .. } => None,
             })
             .collect();
-        let [key] = keys.as_slice() else { return };
-        let Some(group) = key.strip_prefix("guards/").and_then(|id| id.parse::<u32>().ok()) else { return };
-        let Some(primary) = self.primaries().get(&group).and_then(|p| self.instances.get(p)) else { return };
-        let gone = self.truth.acked.iter().filter(|(w, g)| **g == group && !primary.data.contains(w)).map(|(w, _)| *w);
-        let gone: Vec<u64> = gone.collect();
-        self.truth.forgiven.extend(gone);
+        if keys.iter().any(|key| !key.starts_with("guards/") && *key != "epoch") {
+            return;
+        }
+        for group in keys.iter().filter_map(|key| key.strip_prefix("guards/")?.parse::<u32>().ok()) {
+            let Some(primary) = self.primaries().get(&group).and_then(|p| self.instances.get(p)) else { continue };
+            let acked = self.truth.acked.iter().filter(|(w, g)| **g == group && !primary.data.contains(w));
+            let gone: Vec<u64> = acked.map(|(w, _)| *w).collect();
+            self.truth.forgiven.extend(gone);
+        }
     }
 
     pub(crate) fn watch_soon(&mut self, n: usize) {

@@ -171,6 +171,12 @@ fn same_seed_same_run() {
 #[test]
 fn planted_bugs_are_found() {
     for plant in Plant::ALL {
+        if plant == Plant::AnyHistory {
+            // Since proxies know processes, histories part too rarely to wait for chance.
+            let what = scripts::histories_that_parted(Some(plant)).expect_err("AnyHistory is to be found");
+            println!("{plant:?}: {what}");
+            continue;
+        }
         let (failures, _) = sweep_of(0..SEEDS, Some(plant), 1);
         let Some(first) = failures.first() else { panic!("{plant:?} was not found in {SEEDS} seeds") };
         println!("{plant:?}: seed {}: {}", first.seed, first.what);

@@ -25,10 +25,12 @@ pub(crate) enum Plant {
     SameRunId,
     /// A switchover does not wait for the candidate.
     NoCatchUp,
+    /// Proxies use whatever process answers at an address.
+    AnyProcess,
 }
 
 impl Plant {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::NoFence,
         Self::NoEpochCompare,
         Self::StaleVotes,
@@ -37,6 +39,7 @@ impl Plant {
         Self::Early,
         Self::SameRunId,
         Self::NoCatchUp,
+        Self::AnyProcess,
     ];
 }
 
@@ -56,23 +59,20 @@ pub(crate) fn spoil(plant: Option<Plant>, txn: &mut Txn) {
 }
 
 /// The same of what watchers see.
-pub(crate) fn deceive(plant: Option<Plant>, look: &mut Look) {
+pub(crate) fn deceive(plant: Option<Plant>, look: &mut Look, asked: &str) {
     if let (Some(Plant::AnyHistory | Plant::NoOffsets), Some((info, age))) = (plant, &look.info) {
         let mut report = Report { before: (**info).clone(), after: (**info).clone() };
-        lie(plant, &mut report);
+        lie(plant, &mut report, asked);
         look.info = Some((Arc::new(report.after), *age));
     }
 }
 
-/// What the mistake makes of what an instance says.
-pub(crate) fn lie(plant: Option<Plant>, report: &mut Report) {
+/// What the mistake makes of what an instance says. `asked`: the history that its group is to have.
+pub(crate) fn lie(plant: Option<Plant>, report: &mut Report, asked: &str) {
     match plant {
         Some(Plant::AnyHistory) if report.after.role == Role::Replica => {
-            // As if nobody compared: each says the history of its group.
-            let group =
-                (report.after.run_id.rsplit(':').next().and_then(|p| p.get(..4)).and_then(|p| p.parse::<u32>().ok()))
-                    .unwrap_or(0);
-            report.after.replid2 = format!("h{}", (group - 7000) / 10);
+            // As if nobody compared.
+            report.after.replid2 = asked.to_owned();
         }
         Some(Plant::NoOffsets) => report.after.offset = 1_000_000,
         _ => {}

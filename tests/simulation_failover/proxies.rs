@@ -45,14 +45,21 @@ impl Proxy {
         }
     }
 
-    /// Where a write of this group goes; None: it waits.
-    pub(crate) fn way(&self, group: u32) -> Option<Addr> {
+    /// Where a write of this group goes, and to which process if that is known; None: it waits.
+    pub(crate) fn way(&self, group: u32) -> Option<(Addr, Option<String>)> {
         let topology = self.topology.as_ref()?;
         let held = topology.slots().iter().any(|s| s.group == Some(group) && s.state == SlotState::Held);
         if held {
             return None;
         }
-        topology.group(group)?.primary().map(|p| p.addr.clone())
+        topology.group(group)?.primary().map(|p| (p.addr.clone(), p.run_id.clone()))
+    }
+
+    /// Whether a link to this process may be used.
+    pub(crate) fn takes(&self, addr: &Addr, run_id: &str) -> bool {
+        let groups = self.topology.iter().flat_map(|t| t.groups());
+        let named = groups.filter_map(|g| g.primary()).find(|p| p.addr == *addr).and_then(|p| p.run_id.as_ref());
+        named.is_none_or(|named| named == run_id)
     }
 
     pub(crate) fn beat(&self, now: u64, reaches: impl Fn(&Addr) -> bool) -> Beat {

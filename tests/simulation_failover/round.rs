@@ -1,5 +1,6 @@
 //! Raft's leader, and the proxies around the members.
 
+use crate::instances::Instance;
 use crate::members::{api, name};
 use crate::world::{Due, MEMBERS, World};
 use cluster::instance::Addr;
@@ -71,8 +72,8 @@ impl World {
             return;
         }
         let (now, id) = (self.now, self.proxies[at].id.clone());
-        let up =
-            |addr: &Addr| self.reaches(&id, &addr.to_string()) && self.instances.get(addr).is_some_and(|i| i.alive);
+        let meant = |i: &&Instance| i.alive && self.proxies[at].takes(&i.addr, &i.run_id);
+        let up = |addr: &Addr| self.reaches(&id, &addr.to_string()) && self.instances.get(addr).filter(meant).is_some();
         let beat = self.proxies[at].beat(now, up);
         self.calls += 1;
         let (call, life) = (self.calls, self.nodes[leader].life);

@@ -1,5 +1,6 @@
 //! Stories without chance: what must happen, how soon, and that it happens, too, when the leader dies after any of its steps.
 
+use crate::plant::Plant;
 use crate::world::{Deed, Due, Summary, World, port};
 use crate::{caught, story};
 use cluster::instance::Addr;
@@ -86,6 +87,23 @@ fn an_empty_restart_wipes_nobody() {
     let summary = good(&deeds, 6_000, None);
     assert_eq!(summary.committed, 1, "{}\n{summary:?}", story(told(&deeds, 6_000, None)));
     assert!(summary.forgiven < 30, "{summary:?}: the replicas had nearly all of it");
+}
+
+/// An old primary is cut off with a proxy that writes on there; when it is back, its successor forgets everything. Whoever
+/// is furthest then is not of the history that counts.
+pub(crate) fn histories_that_parted(plant: Option<Plant>) -> Result<Summary, String> {
+    let old = addr(0).to_string();
+    let rest = ["m0", "m1", "m2", "p0"].map(str::to_owned).into_iter().chain([addr(1), addr(2)].map(|a| a.to_string()));
+    let mut deeds: Vec<_> = rest.map(|other| (0, Deed::Cut(other, old.clone(), 3_000))).collect();
+    deeds.extend((0..3).map(|n| (0, Deed::Cut(format!("m{n}"), "p1".to_owned(), 3_000))));
+    deeds.push((3_300, Deed::Restart(addr(1), 20, 0)));
+    caught(World { plant, ..told(&deeds, 9_000, None) })
+}
+
+#[test]
+fn what_is_further_on_another_history_is_not_chosen() {
+    let summary = histories_that_parted(None).expect("all is well");
+    assert_eq!(summary.committed, 2, "{summary:?}");
 }
 
 #[test]

@@ -73,6 +73,7 @@ impl Truth {
                 record.epoch > self.epoch
             }
             (Some(Phase::Fence), Phase::Promote | Phase::Aborted) => true,
+            (Some(Phase::Fence), Phase::Repair) => record.kind == FailoverKind::Switchover,
             (Some(Phase::Promote), Phase::Repair | Phase::Fence | Phase::Aborted) => true,
             (Some(Phase::Repair), Phase::Done) => true,
             (Some(a), b) => a == b,
@@ -81,7 +82,7 @@ impl Truth {
         if !good {
             return Err(format!("I1: failover {id} went from {:?} to {:?}", step.0, step.1));
         }
-        if step == (Some(Phase::Promote), Phase::Repair) {
+        if matches!(step, (Some(Phase::Fence | Phase::Promote), Phase::Repair)) {
             self.committed(&record, instances)?;
         }
         self.failovers.insert(record.id.clone(), record);

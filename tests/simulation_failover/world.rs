@@ -479,12 +479,13 @@ impl World {
         }
         let (now, same) = (self.now, self.plant == Some(Plant::SameRunId));
         let open: Vec<bool> = self.nodes[n].watchers.keys().map(|addr| self.member_reaches(n, addr)).collect();
+        let histories: BTreeMap<u32, String> = (1..=GROUPS).map(|group| (group, self.history(group))).collect();
         let node = &mut self.nodes[n];
         let mut looks = Vec::new();
         for ((addr, watcher), open) in node.watchers.iter_mut().zip(open) {
             let Some(instance) = self.instances.get(addr) else { continue };
             let mut look = watcher.look(now, open, instance, node.close.contains(addr), same);
-            plant::deceive(self.plant, &mut look);
+            plant::deceive(self.plant, &mut look, &histories[&instance.group]);
             looks.push((addr.clone(), look));
         }
         self.tell(n, self.nodes[n].life, 0, Event::Observed(looks));

@@ -1,6 +1,6 @@
 //! What an instance says of itself in INFO, as far as failover needs it.
 
-use crate::control::health::Info;
+use crate::control::health::{Info, Load};
 use cluster::instance::{Addr, Role};
 use std::collections::BTreeMap;
 
@@ -30,7 +30,21 @@ pub(super) fn read(text: &str) -> Result<Info, String> {
         // Of a replica, too: what it has applied, also while it has no link.
         offset: number("master_repl_offset").unwrap_or(0),
         priority: number("slave_priority").map_or(100, |n| n as u32),
+        load: Load {
+            memory_bytes: number("used_memory"),
+            memory_max_bytes: number("maxmemory").filter(|max| *max > 0),
+            clients: number("connected_clients"),
+            commands: number("total_commands_processed"),
+            // There is no such line while there are no keys; a server without the section says nothing of either.
+            keys: number("used_memory").map(|_| keys(field("db0"))),
+            evicted_keys: number("evicted_keys"),
+        },
     })
+}
+
+/// Of a line as `keys=12,expires=0,avg_ttl=0`.
+fn keys(db: &str) -> u64 {
+    db.split(',').find_map(|part| part.strip_prefix("keys=")?.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -51,6 +65,10 @@ mod tests {
         assert!(replica.continues("r0") && replica.continues("r1") && !replica.continues(""));
         let primary = read("run_id:x\r\nrole:master\r\nmaster_replid:r\r\n").expect("good");
         assert_eq!((primary.role, primary.follows, primary.priority), (Role::Primary, None, 100));
+        assert_eq!(primary.load, Load::default());
+        let load =
+            read("run_id:x\r\nused_memory:99\r\nmaxmemory:0\r\ndb0:keys=7,expires=0,avg_ttl=0\r\n").expect("good").load;
+        assert_eq!((load.memory_bytes, load.memory_max_bytes, load.keys), (Some(99), None, Some(7)));
         assert!(read("hello").is_err());
     }
 }

@@ -7,7 +7,7 @@ use super::follow::fence;
 use super::info;
 use super::link::{self, Access, said};
 use crate::control::event::{Order, Report};
-use crate::control::health::Info;
+use crate::control::health::{Info, may_lead};
 use crate::control::layout::Token;
 use crate::control::limits::LAST_CHANCE_MS;
 use cluster::instance::{Addr, Role};
@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 
 /// Nobody listens there: what follows it keeps what it has, and asks again every second.
 const NOWHERE: (&str, u16) = ("127.0.0.1", 1);
-/// Between two looks at a replica that catches up: a link's round trip.
+/// Between two looks at a replica that catches up.
 const LOOK: Duration = Duration::from_micros(500);
 
 /// Gives one order. `confirm` asks a majority whether the token still leads.
@@ -43,7 +43,12 @@ where
     }
     let mut link = link::connect(instance, access).await?;
     fence(&mut link, token).await?;
-    let before = look(&mut link).await?;
+    let before = match order {
+        Order::Succeed { replid, offset, ms } => {
+            caught_up(&mut link, replid, *offset, Duration::from_millis(*ms)).await?
+        }
+        _ => look(&mut link).await?,
+    };
     confirm.await?;
     perform(&mut link, order, &before).await?;
     let after = look(&mut link).await?;
@@ -59,8 +64,8 @@ async fn perform(link: &mut MultiplexedConnection, order: &Order, before: &Info)
     match order {
         Order::Ping => Ok(()),
         Order::Detach => replicaof(link, NOWHERE.0, NOWHERE.1).await,
-        Order::Promote if before.role == Role::Primary => Ok(()),
-        Order::Promote => say(link, &["REPLICAOF", "NO", "ONE"]).await,
+        Order::Promote | Order::Succeed { .. } if before.role == Role::Primary => Ok(()),
+        Order::Promote | Order::Succeed { .. } => say(link, &["REPLICAOF", "NO", "ONE"]).await,
         Order::Follow { primary } => follow(link, primary).await,
         Order::Demote { primary } => {
             // Whoever writes here must learn that this is over; on a link that stays open it would learn it later.
@@ -76,7 +81,6 @@ async fn perform(link: &mut MultiplexedConnection, order: &Order, before: &Info)
             if writes.is_err() { say(link, &["CLIENT", "PAUSE", &ms]).await } else { writes }
         }
         Order::Resume => say(link, &["CLIENT", "UNPAUSE"]).await,
-        Order::CatchUp { offset, ms } => catch_up(link, *offset, Duration::from_millis(*ms)).await,
     }
 }
 
@@ -96,15 +100,24 @@ async fn replicaof(link: &mut MultiplexedConnection, host: &str, port: u16) -> R
     say(link, &["REPLICAOF", host, &port.to_string()]).await
 }
 
-async fn catch_up(link: &mut MultiplexedConnection, offset: u64, limit: Duration) -> Result<(), String> {
+/// Who it is, once it has so much of the history.
+async fn caught_up(
+    link: &mut MultiplexedConnection,
+    replid: &str,
+    offset: u64,
+    limit: Duration,
+) -> Result<Info, String> {
     let end = Instant::now() + limit;
     loop {
-        let there = look(link).await?.offset;
-        if there >= offset {
-            return Ok(());
+        let info = look(link).await?;
+        if !may_lead(&info, replid) {
+            return Err(format!("cannot continue the history {replid}: {info:?}"));
+        }
+        if info.offset >= offset {
+            return Ok(info);
         }
         if Instant::now() >= end {
-            return Err(format!("is {} bytes behind after {} ms", offset - there, limit.as_millis()));
+            return Err(format!("is {} bytes behind after {} ms", offset - info.offset, limit.as_millis()));
         }
         sleep(LOOK).await;
     }

@@ -18,6 +18,8 @@ use tokio::time::timeout;
 const BARRIER_MS: u64 = 3_000;
 /// The whole call, with connecting.
 const CALL_TIMEOUT: Duration = Duration::from_millis(BARRIER_MS + 2_000);
+/// For what people want to know.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// A machine that is off does not refuse connections.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// An answer is a few lines.
@@ -46,6 +48,21 @@ impl Pusher {
             Ok(outcome) => outcome,
             Err(_) => Err(PushFault::Unreachable(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
         }
+    }
+
+    /// What the proxy's admin port says at `path`.
+    pub async fn read(&self, admin_addr: &str, path: &str) -> Result<Value, PushFault> {
+        let uri = format!("http://{admin_addr}{path}");
+        match timeout(READ_TIMEOUT, self.get_well(&uri)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(PushFault::Unreachable(format!("no answer within {} s", READ_TIMEOUT.as_secs()))),
+        }
+    }
+
+    async fn get_well(&self, uri: &str) -> Result<Value, PushFault> {
+        let call = self.call(Method::GET, uri)?.body(Full::default());
+        let (status, json) = self.ask(call.map_err(|e| PushFault::Refused(e.to_string()))?).await?;
+        if status.is_success() { Ok(json) } else { Err(refused(status, &json)) }
     }
 
     async fn put(&self, admin_addr: &str, epoch: u64, message: &str, quiet: bool) -> Result<u64, PushFault> {
@@ -88,13 +105,16 @@ impl Pusher {
 }
 
 fn judge(status: StatusCode, json: &Value) -> Result<u64, PushFault> {
-    let error = &json["error"];
     if status.is_success() {
         let said = json["epoch"].as_u64();
         return said.ok_or_else(|| PushFault::Refused("its answer names no epoch: is this a proxy?".into()));
     }
-    let message = error["message"].as_str().unwrap_or("no reason given");
-    Err(PushFault::Refused(format!("{}: {message}", status.as_u16())))
+    Err(refused(status, json))
+}
+
+fn refused(status: StatusCode, json: &Value) -> PushFault {
+    let message = json["error"]["message"].as_str().unwrap_or("no reason given");
+    PushFault::Refused(format!("{}: {message}", status.as_u16()))
 }
 
 /// An error and what caused it, on one line.

@@ -130,8 +130,10 @@ pub enum Order {
         ms: u64,
     },
     Resume,
-    /// Answer when this much of the history has come, or after so long.
-    CatchUp {
+    /// As a replica of this history: become primary as soon as so much of it has come; not if it does not come within so
+    /// long.
+    Succeed {
+        replid: String,
         offset: u64,
         ms: u64,
     },

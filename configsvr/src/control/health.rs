@@ -9,7 +9,7 @@
 //! A vote counts while it is fresh: the leader asks for it, and half a second after it asked the answer is worth nothing.
 //! So votes are not written to a log: a new leader asks anew, and what was decided is in the store.
 
-pub use super::look::{Ballot, Info, InstanceView, Look, Opinion, Verdict};
+pub use super::look::{Ballot, Info, InstanceView, Load, Look, Opinion, Verdict};
 
 use super::layout::Guard;
 use super::limits::{
@@ -126,13 +126,13 @@ impl Health {
 
     /// Its verdict on one instance, and since when.
     fn opinion(&self, now: u64, instance: &Instance, guard: Option<&Guard>) -> Opinion {
-        let unknown = Opinion { verdict: Verdict::Unknown, for_ms: 0 };
+        let unknown = Opinion { verdict: Verdict::Unknown, for_ms: 0, run_id: None };
         let Some(seen) = self.seen.get(&instance.addr) else { return unknown };
         if now > seen.at + LOOK_FRESH_MS {
             return unknown; // the watcher says nothing: ours is the fault
         }
         let awake = now.saturating_sub(self.awake_since);
-        let down = |verdict, for_ms| Opinion { verdict, for_ms };
+        let down = |verdict, for_ms| Opinion { verdict, for_ms, run_id: None };
         if let Some((times, for_ms)) = seen.look.refused
             && times >= REFUSALS
             && for_ms >= REFUSED_MS
@@ -149,7 +149,8 @@ impl Health {
             && instance.role == Role::Primary
             && info.run_id != known.run_id
         {
-            return down(Verdict::Reborn, now - seen.process_since);
+            let run_id = Some(info.run_id.clone());
+            return Opinion { run_id, ..down(Verdict::Reborn, now - seen.process_since) };
         }
         match seen.look.heard_ms {
             Some(_) if seen.look.refused.is_none() => down(Verdict::Up, 0),
@@ -265,9 +266,19 @@ impl Health {
     }
 
     /// Who lives and who does not, in one group.
-    pub(super) fn judge(&self, now: u64, own: &Ballot, group: &Group, beats: &[(&Beat, u64)]) -> Judgement {
+    pub(super) fn judge(
+        &self,
+        now: u64,
+        own: &Ballot,
+        group: &Group,
+        guard: Option<&Guard>,
+        beats: &[(&Beat, u64)],
+    ) -> Judgement {
         let Some(primary) = group.primary() else { return Judgement::Well };
-        let votes = self.votes(now, own, &primary.addr);
+        let mut votes = self.votes(now, own, &primary.addr);
+        // A member that does not know yet who was recorded meanwhile takes that one for a stranger.
+        let recorded = guard.and_then(|g| g.primary.as_ref()).map(|known| &known.run_id);
+        votes.retain(|(_, opinion)| opinion.run_id.is_none() || opinion.run_id.as_ref() != recorded);
         if votes.is_empty() {
             return Judgement::Well;
         }
@@ -344,6 +355,7 @@ impl Health {
                 run_id: info.map(|i| i.run_id.clone()),
                 version: info.map(|i| i.version.clone()),
                 fault: look.and_then(|l| l.fault.clone()),
+                load: info.map(|i| i.load),
             }
         };
         instances(state).map(view).collect()
@@ -352,7 +364,7 @@ impl Health {
 
 /// Whether an instance could be the primary of that history. An empty `replid` is any. One that began to take over
 /// another data set still holds its own until it loads.
-pub(super) fn may_lead(info: &Info, replid: &str) -> bool {
+pub fn may_lead(info: &Info, replid: &str) -> bool {
     let of_history = replid.is_empty() || info.continues(replid);
     of_history && !info.loading && info.offset > 0 && info.priority > 0
 }

@@ -139,6 +139,9 @@ pub const VETO_ALARM_MS: u64 = 10_000;
 /// The last PING before a decision may take so long.
 pub const LAST_CHANCE_MS: u64 = 100;
 
+/// Primaries whose processes are recorded in one transaction: what `store::TXN_MAX` comparisons allow.
+pub const IDENTITIES_AT_ONCE: usize = 32;
+
 /// How long a failover waits for proxies to hold their requests: they need milliseconds, and one that is dead must not
 /// keep the others waiting.
 pub const FENCE_MS: u64 = 150;

@@ -41,6 +41,21 @@ pub struct Info {
     pub offset: u64,
     /// For the choice of a replica: less is better, 0 never.
     pub priority: u32,
+    #[serde(default)]
+    pub load: Load,
+}
+
+/// How much an instance has to do, and holds; None where it does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Load {
+    pub memory_bytes: Option<u64>,
+    /// What it may use; None: it has no bound.
+    pub memory_max_bytes: Option<u64>,
+    pub clients: Option<u64>,
+    /// Commands since it started.
+    pub commands: Option<u64>,
+    pub keys: Option<u64>,
+    pub evicted_keys: Option<u64>,
 }
 
 impl Info {
@@ -87,6 +102,9 @@ impl Verdict {
 pub struct Opinion {
     pub verdict: Verdict,
     pub for_ms: u64,
+    /// Of `Reborn`: the process that was seen. It may be the recorded one by the time this is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
 }
 
 /// All that one member has to say against instances. Who is not named is not accused.
@@ -118,4 +136,6 @@ pub struct InstanceView {
     pub run_id: Option<String>,
     pub version: Option<String>,
     pub fault: Option<String>,
+    /// None: INFO has not come.
+    pub load: Option<Load>,
 }

@@ -31,7 +31,6 @@ pub mod limits;
 mod tests;
 
 pub use lead::Member;
-pub use migration::TaskView;
 pub use state::{for_proxies, sum_of};
 
 use board::Board;

@@ -46,7 +46,8 @@ pub(super) enum Standing {
 pub(super) struct InForce {
     /// With what is known about the processes (`run_id`): what changes are made of.
     pub(super) known: Arc<Topology>,
-    /// What proxies serve. Without `run_id`: a proxy would refuse an instance that was merely restarted.
+    /// What proxies serve. Of processes it names primaries only: who is restarted in such a place is served when the
+    /// control plane says so.
     pub(super) topology: Arc<Topology>,
     /// The same as JSON.
     pub(super) message: Arc<str>,
@@ -209,7 +210,7 @@ impl State {
                 Change::Put(entry) => Key::of(&entry.key),
                 Change::Delete { key } => Key::of(key),
             };
-            judge |= key.is_topology();
+            judge |= key.is_topology() || matches!(key, Key::Guard(_));
             changes.leader |= matches!(key, Key::Leader);
             match (&key, &change) {
                 (Key::Proxy(id), Change::Put(_)) if !self.proxies.contains_key(id) => changes.joined.push(id.clone()),
@@ -466,7 +467,7 @@ impl State {
             name: settings.value.name.clone(),
             slot_count: settings.value.slot_count,
             tag_rule: settings.value.tag_rule,
-            groups: self.groups.values().map(|g| group_of(&g.value)).collect(),
+            groups: self.groups.iter().map(|(id, g)| group_of(&g.value, self.guard(*id))).collect(),
             slots,
         };
         if message.epoch > EPOCH_MAX {
@@ -558,16 +559,17 @@ fn owner_of(entry: &SlotEntry) -> Option<(GroupId, Option<GroupId>)> {
     (entry.group_id != 0).then_some((entry.group_id, target))
 }
 
-/// A stored group as the topology has it.
-fn group_of(group: &Group) -> cluster::group::Group {
+/// A stored group as the topology has it. Which process its primary is says the guard; where there is none yet, whoever
+/// brought it in.
+fn group_of(group: &Group, guard: Option<&Guard>) -> cluster::group::Group {
+    let guarded = guard.and_then(|g| g.primary.as_ref());
     let instance = |addr: &cluster::instance::Addr, role| {
         let more = group.instances.iter().find(|i| i.addr == *addr);
-        Instance {
-            addr: addr.clone(),
-            role,
-            run_id: more.and_then(|i| i.run_id.clone()),
-            zone: more.and_then(|i| i.zone.clone()),
-        }
+        let run_id = match guarded.filter(|_| role == Role::Primary) {
+            Some(primary) => (primary.addr == *addr).then(|| primary.run_id.clone()),
+            None => more.and_then(|i| i.run_id.clone()),
+        };
+        Instance { addr: addr.clone(), role, run_id, zone: more.and_then(|i| i.zone.clone()) }
     };
     let primary = std::iter::once(instance(&group.primary, Role::Primary));
     let replicas = group.replicas.iter().map(|addr| instance(addr, Role::Replica));
@@ -596,16 +598,18 @@ pub(super) fn record_of(group: &cluster::group::Group) -> Option<Group> {
     })
 }
 
-/// What proxies are to know of a topology.
+/// What proxies are to know of a topology: of processes only which are the primaries.
 pub fn for_proxies(known: &Topology) -> Topology {
     let mut message = wire::Message::from(known);
-    message.groups.iter_mut().flat_map(|g| &mut g.instances).for_each(|i| i.run_id = None);
+    let replicas = message.groups.iter_mut().flat_map(|g| &mut g.instances).filter(|i| i.role == Role::Replica);
+    replicas.for_each(|i| i.run_id = None);
     message.check().unwrap_or_else(|_| known.clone()) // nothing was taken that is checked
 }
 
-/// Tells topologies apart, whatever their epochs.
+/// Tells topologies apart, whatever their epochs and processes: those come from the guards, which nobody edits.
 pub fn sum_of(topology: &Topology) -> u32 {
-    let message = wire::Message { epoch: 0, ..wire::Message::from(topology) };
+    let mut message = wire::Message { epoch: 0, ..wire::Message::from(topology) };
+    message.groups.iter_mut().flat_map(|g| &mut g.instances).for_each(|i| i.run_id = None);
     crc32(&serde_json::to_vec(&message).unwrap_or_default())
 }
 

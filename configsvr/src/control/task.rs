@@ -132,6 +132,39 @@ pub struct TaskTimes {
     pub ended: Option<u64>,
 }
 
+/// A migration, as people see it: its record, and what the leader knows beyond.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskView {
+    #[serde(flatten)]
+    pub task: Task,
+    /// Slots altogether.
+    pub slot_count: usize,
+    /// `purging`, `copying`, `tailing`, `draining`, `drained`, `failed`: the mover's own word. Known to the leader alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// Why the last attempt ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+}
+
+/// How far a copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub attempt: u64,
+    /// Keys met, of all slots of the source, and how many there are.
+    pub scanned: u64,
+    pub to_scan: u64,
+    pub copied: u64,
+    pub bytes: u64,
+    pub applied: u64,
+    pub dirty: u64,
+    pub lag_bytes: u64,
+    /// Milliseconds since the mover said so.
+    pub age_ms: u64,
+}
+
 /// What it cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

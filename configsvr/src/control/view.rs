@@ -4,7 +4,7 @@ use super::command::ProxyView;
 use super::event::News;
 use super::layout::{Audit, Failover, Guard, Settings, SlotRange, Token};
 use super::look::InstanceView;
-use super::migration::TaskView;
+use super::task::TaskView;
 use crate::store::Revision;
 use cluster::group::GroupId;
 use cluster::instance::Addr;

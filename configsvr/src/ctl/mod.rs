@@ -6,6 +6,7 @@ mod nouns;
 mod migrations;
 mod failovers;
 mod status;
+mod traffic;
 mod records;
 mod doctor;
 mod change;
@@ -83,6 +84,10 @@ pub enum Verb {
     /// Whether anything is done by itself.
     #[command(subcommand)]
     Automation(failovers::AutomationVerb),
+    /// The keys asked for most in the last minute, as a sample of the requests tells.
+    Hotkeys(traffic::Top),
+    /// Keys whose value came or went in one large piece in the last hour.
+    Bigkeys(traffic::Top),
     /// Who changed what, the latest first.
     Audit(records::Audit),
     /// The news as they happen, until Ctrl-C.
@@ -127,6 +132,8 @@ fn act(reach: &Reach, json: bool, verb: Verb) -> Result<ExitCode> {
         Verb::Failover(what) => failovers::failover(client, json, &what),
         Verb::Guard(verb) => failovers::guard(client, json, verb),
         Verb::Automation(verb) => failovers::automation(client, json, verb),
+        Verb::Hotkeys(top) => traffic::hot(client, json, &top),
+        Verb::Bigkeys(top) => traffic::big(client, json, &top),
         Verb::Audit(audit) => records::audit(client, json, &audit),
         Verb::Events => records::events(client, json),
         Verb::Import(import) => records::import(client, json, import),

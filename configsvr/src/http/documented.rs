@@ -238,6 +238,21 @@ pub(super) struct InstanceWord {
     pub run_id: Option<String>,
     pub version: Option<String>,
     pub fault: Option<String>,
+    /// None: INFO has not come.
+    pub load: Option<LoadWord>,
+}
+
+/// How much an instance has to do, and holds; null where it does not say.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Load)]
+pub(super) struct LoadWord {
+    pub memory_bytes: Option<u64>,
+    /// Null: it has no bound.
+    pub memory_max_bytes: Option<u64>,
+    pub clients: Option<u64>,
+    pub commands: Option<u64>,
+    pub keys: Option<u64>,
+    pub evicted_keys: Option<u64>,
 }
 
 /// Slots `from..=to`, numbered from 0.

@@ -11,6 +11,7 @@ mod groups;
 mod failovers;
 mod migrations;
 mod slots;
+mod traffic;
 mod proxies;
 mod members;
 mod events;
@@ -36,6 +37,7 @@ pub use auth::{Hash, Token};
 pub use forward::{LEADER, MEMBER, Peers};
 pub use members::Members;
 
+use crate::agent::push::Pusher;
 use crate::desk::Desk;
 use crate::store::Store;
 use axum::http::{Method, header};
@@ -61,6 +63,8 @@ pub struct Api {
     store: Arc<dyn Store>,
     metrics: Metrics,
     peers: Peers,
+    /// The way to proxies, which know what is asked for.
+    proxies: Option<Pusher>,
     failures: auth::SharedFailures,
     places: Semaphore,
     listeners: Arc<Semaphore>,
@@ -87,10 +91,18 @@ impl Api {
             store,
             metrics,
             peers: Peers::default(),
+            proxies: None,
             failures: auth::SharedFailures::default(),
             places: Semaphore::new(limits::CALLS_MAX),
             listeners: Arc::new(Semaphore::new(limits::LISTENERS_MAX)),
         }
+    }
+}
+
+impl Api {
+    /// Asks proxies, too, by this way.
+    pub fn with_proxies(self, proxies: Pusher) -> Self {
+        Self { proxies: Some(proxies), ..self }
     }
 }
 
@@ -118,6 +130,7 @@ fn nouns() -> OpenApiRouter<Arc<Api>> {
         .merge(failovers::routes())
         .merge(migrations::routes())
         .merge(slots::routes())
+        .merge(traffic::routes())
         .merge(proxies::routes())
         .merge(members::routes())
         .merge(events::routes())

@@ -19,6 +19,60 @@ pub use crate::control::event::News;
 pub use crate::control::layout::SlotRange;
 use crate::control::task::{Limits, Span, Window};
 
+/// A key that is asked for often.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HotKey {
+    /// As text; other bytes are escaped, and a very long key is cut.
+    pub key: String,
+    pub slot: Slot,
+    pub group: Option<GroupId>,
+    /// As a sample tells.
+    pub requests_per_s: f64,
+    /// So much of it may be other keys'.
+    pub error_per_s: f64,
+}
+
+/// A key whose value came or went in one large piece.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct BigKey {
+    pub key: String,
+    pub slot: Slot,
+    pub group: Option<GroupId>,
+    /// Of the largest request or reply seen.
+    pub bytes: u64,
+    pub command: String,
+    /// Since it was seen last.
+    pub age_ms: u64,
+}
+
+/// The keys that are asked for most.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HotKeys {
+    pub keys: Vec<HotKey>,
+    /// Which proxies have answered.
+    pub proxies: Vec<String>,
+    /// Which have not, and why.
+    pub silent: Vec<String>,
+}
+
+/// The largest keys that were seen.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct BigKeys {
+    pub keys: Vec<BigKey>,
+    pub proxies: Vec<String>,
+    pub silent: Vec<String>,
+}
+
+/// What each slot was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SlotsTraffic {
+    pub slot_count: u16,
+    /// By slot, from 0.
+    pub requests: Vec<u64>,
+    pub proxies: Vec<String>,
+    pub silent: Vec<String>,
+}
+
 /// A cluster to begin, in an empty store.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -126,7 +126,7 @@ fn read(file: &mut Reader<'_>) -> Config {
         file.fault(admin_place, why);
     }
     let control = file.map("control", "control.", |map| control::read(map, &listen, admin));
-    let relay = read_relay(file, &control.advertise);
+    let relay = read_relay(file, &control.advertise, &listen);
     Config {
         listen,
         admin,
@@ -196,7 +196,7 @@ fn read_log(log: &mut Reader<'_>) -> LogSettings {
     LogSettings { level, format, file: log.text("file").map(|t| t.0.into()) }
 }
 
-fn read_relay(file: &mut Reader<'_>, advertise: &str) -> Settings {
+fn read_relay(file: &mut Reader<'_>, advertise: &str, listen: &[Addr]) -> Settings {
     let usual = Settings::default();
     let client_password = secret(file, "client_password", "client_password_file");
     let instance_password = secret(file, "instance_password", "instance_password_file");
@@ -208,6 +208,7 @@ fn read_relay(file: &mut Reader<'_>, advertise: &str) -> Settings {
         users: users::read(file, client_password.is_some()),
         operator_commands: file.flag("operator_commands", usual.operator_commands),
         slowlog_slower_than_us: file.number("slowlog_slower_than_us", usual.slowlog_slower_than_us, 0..=HOUR_MS * 1000),
+        key_sample_every: file.number("key_sample_every", usual.key_sample_every, 0..=1_000_000),
         slowlog_max_len: file.number("slowlog_max_len", usual.slowlog_max_len as u64, 1..=100_000) as usize,
         advertise: advertise.to_owned(),
         cluster_nodes: read_cluster(file, advertise),
@@ -215,6 +216,7 @@ fn read_relay(file: &mut Reader<'_>, advertise: &str) -> Settings {
         instance_user: instance_user.map(|t| t.0),
         instance_password,
         proxy_name: text_or(file, "proxy_name", &usual.proxy_name),
+        proxy_protocol: read_proxy_protocol(file, listen),
         links_per_instance: file.number("links_per_instance", usual.links_per_instance.into(), 1..=64) as u32,
         request_timeout_us: file.ms("request_timeout_ms", usual.request_timeout_us, 1..=HOUR_MS),
         link_dead_us: file.ms("link_dead_ms", usual.link_dead_us, 1..=HOUR_MS),
@@ -235,6 +237,18 @@ fn read_relay(file: &mut Reader<'_>, advertise: &str) -> Settings {
     };
     check_relay(file, &settings);
     settings
+}
+
+/// The addresses of `listen` that only load balancers reach.
+fn read_proxy_protocol(file: &mut Reader<'_>, listen: &[Addr]) -> Vec<String> {
+    let found = file.get_placed("proxy_protocol", |node| one_or_many(node, str::parse::<Addr>));
+    let (addrs, place) = found.unwrap_or_default();
+    if let Some(other) = addrs.iter().find(|a| !listen.contains(a)) {
+        file.fault(place, format!("proxy_protocol: {other} is not among the addresses of `listen`"));
+    }
+    let names: Vec<String> = addrs.iter().map(Addr::to_string).collect();
+    file.show("proxy_protocol", names.clone());
+    names
 }
 
 /// The proxies that clients which think that this is a Redis Cluster are told of; none: they are told that it is none.
@@ -400,10 +414,13 @@ mod tests {
 
     #[test]
     fn values_are_understood() {
-        let config = ok("listen: [127.0.0.1:7000, 'unix:/run/t.sock']\nworkers: 3\nrequest_timeout_ms: 250\n\
+        let config = ok(
+            "listen: [127.0.0.1:7000, 'unix:/run/t.sock']\nproxy_protocol: 'unix:/run/t.sock'\nworkers: 3\nrequest_timeout_ms: 250\n\
              worker_memory_max: 2gb\nclient_password: secret\nlog: {level: debug, format: json, file: /tmp/l}\n\
-             declared_commands:\n- name: json.set\n  first_key: 1\n  last_key: 1\n  write: true\n");
+             declared_commands:\n- name: json.set\n  first_key: 1\n  last_key: 1\n  write: true\n",
+        );
         assert_eq!(config.listen.len(), 2);
+        assert_eq!(config.relay.proxy_protocol, ["unix:/run/t.sock"]);
         assert_eq!((config.workers, config.relay.request_timeout_us), (Workers::Count(3), 250_000));
         assert_eq!((config.relay.worker_memory_max, config.log.level), (2 * GB, Level::Debug));
         assert_eq!(config.relay.declared_commands[0].name, "JSON.SET");
@@ -468,6 +485,7 @@ mod tests {
         assert!(faults("link_dead_ms: 10\n")[0].contains("request_timeout_ms is larger than link_dead_ms"));
         assert!(faults("listen: 127.0.0.1:7\nadmin: 127.0.0.1:7\n")[0].contains("a port each"));
         assert!(faults("listen: [127.0.0.1:7, localhost:7]\n")[0].contains("named twice"));
+        assert!(faults("proxy_protocol: 127.0.0.1:7\n")[0].contains("127.0.0.1:7 is not among"));
         assert!(faults("instance_user: app\n")[0].contains("without `instance_password`"));
     }
 

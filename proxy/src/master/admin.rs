@@ -31,6 +31,9 @@ const BODY_BYTES_MAX: usize = 4 << 20;
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a PUT waits for the workers if it does not say.
 const BARRIER_TIMEOUT_MS: u64 = 5_000;
+/// Entries of the slow log, if the caller does not say, and at most.
+const SLOWLOG_COUNT: usize = 128;
+const SLOWLOG_COUNT_MAX: usize = 10_000;
 const BARRIER_TIMEOUT_MAX_MS: u64 = 60_000;
 
 /// The master's hold on the admin thread.
@@ -150,6 +153,10 @@ async fn respond(desk: &Desk, call: Request<Incoming>) -> Result<Response<Full<B
         (&Method::PUT, "/api/v1/topology") => put_topology(call).await?,
         (&Method::GET, "/api/v1/topology/status") => Question::TopologyStatus,
         (&Method::GET, "/api/v1/workers") => Question::Workers,
+        (&Method::GET, "/api/v1/slots/traffic") => Question::SlotsTraffic,
+        (&Method::GET, "/api/v1/hotkeys") => Question::HotKeys,
+        (&Method::GET, "/api/v1/bigkeys") => Question::BigKeys,
+        (&Method::GET, "/api/v1/slowlog") => Question::Slowlog { count: count_of(call.uri().query())? },
         (&Method::GET, "/api/v1/config") => Question::Config,
         (&Method::POST, "/api/v1/reload") => Question::Reload,
         (method, path) => return Err(no_such(method, path)),
@@ -179,6 +186,10 @@ const PATHS: &[(&str, &str)] = &[
     ("/api/v1/topology", "GET, PUT"),
     ("/api/v1/topology/status", "GET"),
     ("/api/v1/workers", "GET"),
+    ("/api/v1/slots/traffic", "GET"),
+    ("/api/v1/hotkeys", "GET"),
+    ("/api/v1/bigkeys", "GET"),
+    ("/api/v1/slowlog", "GET"),
     ("/api/v1/config", "GET"),
     ("/api/v1/reload", "POST"),
 ];
@@ -234,6 +245,15 @@ fn barrier_of(query: &str) -> Result<(u64, bool), Problem> {
         }
     }
     Ok((milliseconds, quiet))
+}
+
+/// How many entries of the slow log are wanted.
+fn count_of(query: Option<&str>) -> Result<usize, Problem> {
+    let Some(query) = query.filter(|q| !q.is_empty()) else { return Ok(SLOWLOG_COUNT) };
+    let count = query.strip_prefix("count=").and_then(|n| n.parse().ok()).filter(|n| *n <= SLOWLOG_COUNT_MAX);
+    count.ok_or_else(|| {
+        Problem::new(400, "bad_query", format!("{query:?} is not understood"), "known is count=0..10000")
+    })
 }
 
 async fn read_body(body: Incoming) -> Result<Bytes, Problem> {
@@ -312,6 +332,9 @@ mod tests {
             ("PUT /api/v1/topology?timeout=7", put, "400 Bad Request"),
             ("PUT /api/v1/topology", b"{\"epoch\":0,\"groups\":[],\"slots\":[]}", "epoch 0"),
             ("PUT /api/v1/topology", b"{", "422 Unprocessable"),
+            ("GET /api/v1/hotkeys", b"", "\"HotKeys\""),
+            ("GET /api/v1/slowlog?count=7", b"", "count: 7"),
+            ("GET /api/v1/slowlog?count=all", b"", "400 Bad Request"),
             ("POST /api/v1/workers", b"", "405 Method"),
             ("GET /api/v2", b"", "404 Not Found"),
         ] {

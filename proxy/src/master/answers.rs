@@ -2,10 +2,14 @@
 
 use super::event::{Answer, Problem, Question, Reply};
 use super::fleet::{self, Id, View};
-use super::metrics::Snapshot;
+use super::metrics::{Snapshot, WorkerNow};
+use super::process::Process;
+use super::traffic::Survey;
 use super::{Master, clients, clock, store};
 use crate::mail::ToWorker;
+use crate::os::SharedPage;
 use crate::relay::LinkStatus;
+use cluster::group::Group;
 use cluster::topology::Topology;
 use cluster::wire;
 use serde_json::{Value, json};
@@ -53,8 +57,15 @@ impl Inquiries {
     }
 }
 
+fn primary_of(group: &Group) -> Option<(u32, String)> {
+    Some((group.id, group.primary()?.addr.to_string()))
+}
+
 impl Master {
     pub(super) fn answer(&mut self, question: Question, reply: Reply) {
+        if let Some(survey) = Survey::of(&question) {
+            return self.survey(survey, reply);
+        }
         let answer = match question {
             Question::PutTopology { topology, timeout, quiet } => return self.put(*topology, timeout, quiet, reply),
             Question::Workers => return self.inquire(reply),
@@ -64,6 +75,8 @@ impl Master {
             Question::Reload => self.reload_answer(),
             Question::Ready => self.ready(),
             Question::Metrics => Answer::Metrics(Box::new(self.snapshot())),
+            Question::SlotsTraffic => self.slots_traffic(),
+            Question::HotKeys | Question::BigKeys | Question::Slowlog { .. } => return, // a survey: see above
             Question::Standing => Answer::Standing(Box::new(self.standing())),
         };
         _ = reply.send(answer); // an error: the caller has gone
@@ -141,12 +154,18 @@ impl Master {
         Problem::new(503, "not_ready", why, "send clients to another proxy meanwhile").into()
     }
 
-    fn snapshot(&self) -> Snapshot {
-        let pages = self.processes.values().map(|p| (Arc::clone(&p.page.shared), true));
+    /// The statistics of all workers that live or lived, and whether they live; but for this one.
+    pub(super) fn pages_without(&self, one: Option<Id>) -> Vec<(Arc<SharedPage>, bool)> {
+        let living = self.processes.iter().filter(|(id, _)| Some(**id) != one);
+        let living = living.map(|(_, p)| (Arc::clone(&p.page.shared), true));
         let idle = self.pages.values().chain([&self.retired]).map(|p| (Arc::clone(&p.shared), false));
+        living.chain(idle).collect()
+    }
+
+    fn snapshot(&self) -> Snapshot {
         let views = self.fleet.views();
         Snapshot {
-            pages: pages.chain(idle).collect(),
+            pages: self.pages_without(None),
             workers_live: views.iter().filter(|v| v.state == "live").count(),
             workers_wanted: self.layout().workers,
             respawns: self.tally.respawns,
@@ -158,7 +177,18 @@ impl Master {
             epoch_served: views.iter().map(|v| v.serving).min().unwrap_or(0),
             draining: self.fleet.stopping() || self.membership.draining,
             membership: self.membership_now(),
+            workers: self.workers_now(),
+            buffer_memory_max: self.config.relay.worker_memory_max * self.layout().workers,
+            slot_count: self.topology.as_ref().map_or(0, |t| usize::from(t.slot_count())),
+            primaries: self.topology.iter().flat_map(|t| t.groups().iter().filter_map(primary_of)).collect(),
         }
+    }
+
+    /// The latest worker of each seat: one that drains still holds it, too.
+    fn workers_now(&self) -> Vec<WorkerNow> {
+        let latest: BTreeMap<usize, &Process> = self.processes.values().map(|p| (p.seat, p)).collect();
+        let now = |p: &Process| WorkerNow { seat: p.seat, pid: p.pid, page: Arc::clone(&p.page.shared) };
+        latest.into_values().map(now).collect()
     }
 
     /// Asks every worker how its links stand.

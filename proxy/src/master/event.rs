@@ -52,6 +52,10 @@ pub(super) enum Question {
     Reload,
     Ready,
     Metrics,
+    SlotsTraffic,
+    HotKeys,
+    BigKeys,
+    Slowlog { count: usize },
     Standing,
 }
 

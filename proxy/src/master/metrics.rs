@@ -1,9 +1,10 @@
 //! What Prometheus is told: the sum of all workers' pages, and what the master knows itself. Every label is bounded:
 //! commands by the command table, groups by the statistics page.
 
+use super::procfs;
 use crate::os::SharedPage;
 use crate::relay::command;
-use crate::stats::{BUCKETS, Counter, Gauge, Histogram, OfCommand, OfGroup, Stats, bucket_end};
+use crate::stats::{BUCKETS, Counter, Gauge, Histogram, OfCommand, OfGroup, Stats, bucket_end, gauge_word};
 use prometheus::TextEncoder;
 use prometheus::proto;
 use std::sync::Arc;
@@ -26,6 +27,20 @@ pub(super) struct Snapshot {
     pub(super) draining: bool,
     /// None: no configsvr is named.
     pub(super) membership: Option<MembershipNow>,
+    pub(super) workers: Vec<WorkerNow>,
+    pub(super) slot_count: usize,
+    /// Of all workers' buffers together.
+    pub(super) buffer_memory_max: usize,
+    /// Of each group: its id and its primary's address.
+    pub(super) primaries: Vec<(u32, String)>,
+}
+
+/// A worker that lives.
+#[derive(Debug)]
+pub(super) struct WorkerNow {
+    pub(super) seat: usize,
+    pub(super) pid: u32,
+    pub(super) page: Arc<SharedPage>,
 }
 
 /// How the proxy and the control plane get on.
@@ -53,13 +68,52 @@ pub(super) fn render(snapshot: &Snapshot) -> Result<String, prometheus::Error> {
     let stats = sum(&snapshot.pages);
     let mut page = Page::default();
     page.master(snapshot);
+    page.workers(&snapshot.workers);
     page.counters(&stats);
     page.gauges(&stats);
     page.commands(&stats);
     page.groups(&stats);
+    page.primaries(&snapshot.primaries);
+    page.slots(&stats, snapshot.slot_count);
     page.histograms(&stats);
     TextEncoder::new().encode_to_string(&page.families)
 }
+
+/// The text that Prometheus reads of a proxy that has something to say of everything: the vocabulary.
+///
+/// Errors: no memory that processes share can be made.
+pub fn specimen() -> Result<String, String> {
+    let (shared, _) = SharedPage::create().map_err(|e| e.to_string())?;
+    let mut stats = Stats::default();
+    stats.add_of_command(0, OfCommand::Calls, 1);
+    stats.group_entry(1);
+    shared.publish(0, stats.words());
+    let page = Arc::new(shared);
+    let membership =
+        MembershipNow { from_disk: false, reachable: true, beats_ok: 1, beats_failed: 0, last_beat_age_s: Some(0.5) };
+    let snapshot = Snapshot {
+        pages: vec![(Arc::clone(&page), true)],
+        workers_live: 1,
+        workers_wanted: 1,
+        respawns: 0,
+        reloads_ok: 0,
+        reloads_failed: 0,
+        uptime_s: 1.0,
+        started_unix_s: 1.0,
+        epoch: 1,
+        epoch_served: 1,
+        draining: false,
+        membership: Some(membership),
+        workers: vec![WorkerNow { seat: 0, pid: std::process::id(), page }],
+        slot_count: 1024,
+        buffer_memory_max: 1 << 30,
+        primaries: vec![(1, "127.0.0.1:6379".into())],
+    };
+    render(&snapshot).map_err(|e| e.to_string())
+}
+
+/// Ranges of slots that are told apart.
+const SLOT_RANGES: usize = 16;
 
 type Labels<'a> = [(&'a str, &'a str)];
 
@@ -126,6 +180,8 @@ impl Page {
         self.gauge("topology_epoch", "Epoch of the topology in force; 0: none.", &[], s.epoch as f64);
         let help = "The oldest epoch that a worker serves; 0: none.";
         self.gauge("topology_epoch_served", help, &[], s.epoch_served as f64);
+        let help = "Memory that buffers may take: worker_memory_max of each worker.";
+        self.gauge("buffer_memory_max_bytes", help, &[], s.buffer_memory_max as f64);
         if let Some(membership) = &s.membership {
             self.membership(membership);
         }
@@ -141,6 +197,51 @@ impl Page {
         self.count("beats_total", help, &[("result", "failed")], m.beats_failed as f64);
         if let Some(age) = m.last_beat_age_s {
             self.gauge("last_beat_age_seconds", "Since the last heartbeat that was answered.", &[], age);
+        }
+    }
+
+    /// One by one, to see whether they share the load, and whether one is at its limit: a worker has one processor.
+    fn workers(&mut self, workers: &[WorkerNow]) {
+        let seats: Vec<String> = workers.iter().map(|w| w.seat.to_string()).collect();
+        let all = || seats.iter().zip(workers);
+        let help = "Clients that are connected, by worker.";
+        for (seat, worker) in all() {
+            let clients = worker.page.word(gauge_word(Gauge::Clients));
+            self.gauge("worker_clients", help, &[("worker", seat)], clients as f64);
+        }
+        let help = "Requests of clients, by worker.";
+        for (seat, worker) in all() {
+            let requests = worker.page.word(Counter::Requests as usize);
+            self.count("worker_requests_total", help, &[("worker", seat)], requests as f64);
+        }
+        let use_of: Vec<procfs::Use> = workers.iter().map(|w| procfs::of(w.pid)).collect();
+        let help = "Time on a processor, by worker; 1 s in 1 s is all that a worker can use.";
+        for (seat, used) in seats.iter().zip(&use_of) {
+            self.count("worker_cpu_seconds_total", help, &[("worker", seat)], used.cpu_s);
+        }
+        let help = "Memory in use, by worker.";
+        for (seat, used) in seats.iter().zip(&use_of) {
+            self.gauge("worker_resident_memory_bytes", help, &[("worker", seat)], used.resident_bytes as f64);
+        }
+    }
+
+    /// Which instance a group's traffic goes to now: to join with the metrics of groups.
+    fn primaries(&mut self, primaries: &[(u32, String)]) {
+        let help = "Always 1; the labels say which instance is the group's primary.";
+        for (group, addr) in primaries {
+            self.gauge("group_primary", help, &[("group", &group.to_string()), ("addr", addr)], 1.0);
+        }
+    }
+
+    /// Ranges rather than slots: a label has few values. All slots: GET /api/v1/slots/traffic.
+    fn slots(&mut self, stats: &Stats, slot_count: usize) {
+        let help = "Requests, by range of slots; those of split requests as the sample tells.";
+        for range in 0..SLOT_RANGES.min(slot_count) {
+            let bound = |n: usize| n * slot_count / SLOT_RANGES.min(slot_count);
+            let (from, behind) = (bound(range), bound(range + 1));
+            let requests: u64 = stats.of_slots().get(from..behind).map_or(0, |slots| slots.iter().sum());
+            let slots = format!("{from}-{}", behind - 1);
+            self.count("slot_range_requests_total", help, &[("slots", &slots)], requests as f64);
         }
     }
 
@@ -339,6 +440,10 @@ mod tests {
                 beats_failed: 2,
                 last_beat_age_s: Some(1.5),
             }),
+            workers: vec![WorkerNow { seat: 1, pid: std::process::id(), page: page() }],
+            slot_count: 1000,
+            buffer_memory_max: 2 << 30,
+            primaries: vec![(9, "10.0.0.1:6379".into())],
         }
     }
 
@@ -351,11 +456,12 @@ mod tests {
         stats.add_of_command(get, OfCommand::UsSum, 2_000_000);
         let group = stats.group_entry(9).expect("room");
         stats.add_of_group(group, OfGroup::Requests, 4);
+        stats.add_of_slot(999, 2);
         stats.observe(Histogram::Total, 3, 1);
         stats.observe(Histogram::Total, 100, 2);
         stats.observe(Histogram::Total, u64::MAX, 1);
         let (shared, _) = SharedPage::create().expect("memfd");
-        shared.publish(stats.words());
+        shared.publish(0, stats.words());
         Arc::new(shared)
     }
 
@@ -379,6 +485,11 @@ mod tests {
             "twemslot_proxy_configsvr_reachable 0",
             "twemslot_proxy_beats_total{result=\"failed\"} 2",
             "twemslot_proxy_last_beat_age_seconds 1.5",
+            "twemslot_proxy_worker_clients{worker=\"1\"} 3",
+            "twemslot_proxy_worker_requests_total{worker=\"1\"} 5",
+            "twemslot_proxy_group_primary{group=\"9\",addr=\"10.0.0.1:6379\"} 1",
+            "twemslot_proxy_slot_range_requests_total{slots=\"0-61\"} 0",
+            "twemslot_proxy_slot_range_requests_total{slots=\"937-999\"} 4",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

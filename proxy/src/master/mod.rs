@@ -4,6 +4,7 @@
 mod upgrade;
 mod answers;
 mod referral;
+mod traffic;
 mod reload;
 mod member;
 mod registration;
@@ -13,9 +14,11 @@ mod barrier;
 mod process;
 mod event;
 mod metrics;
+mod procfs;
 mod listeners;
 mod pid_file;
 mod store;
+mod supervisor;
 mod clock;
 mod fleet;
 
@@ -25,6 +28,8 @@ use crate::mail::{ToMaster, ToWorker};
 use crate::os;
 use crate::relay::ClientState;
 use crate::stats::{Gauge, Stats, gauge_word};
+pub use metrics::specimen;
+
 use admin::Admin;
 use answers::Inquiries;
 use anyhow::Context;
@@ -107,6 +112,7 @@ struct Master {
     upgrade: Upgrade,
     events: Sender<Event>,
     inbox: Receiver<Event>,
+    said_ready: bool,
     over: bool,
 }
 
@@ -200,6 +206,7 @@ impl Master {
             upgrade: Upgrade::default(),
             events,
             inbox,
+            said_ready: false,
             over: false,
             options,
             config,
@@ -312,6 +319,7 @@ impl Master {
 
     fn stop(&mut self, now: bool) {
         tracing::info!(at_once = now || self.fleet.stopping(), "stopping");
+        supervisor::tell(supervisor::STOPPING);
         self.step(fleet::Event::Stop { now });
     }
 
@@ -370,8 +378,11 @@ impl Master {
         }
     }
 
-    /// Takes leave of the terminal of `--daemon`: from now on the proxy serves.
+    /// The supervisor is told, and leave is taken of the terminal of `--daemon`: from now on the proxy serves.
     fn say_ready(&mut self) {
+        if !std::mem::replace(&mut self.said_ready, true) {
+            supervisor::tell(supervisor::READY);
+        }
         let Some(fd) = self.options.tell_ready.take() else { return };
         if let Err(e) = std::fs::File::from(fd).write_all(b"1").and_then(|()| os::silence_standard_streams()) {
             tracing::warn!(error = %e, "the terminal is not let go");
@@ -415,7 +426,7 @@ impl Master {
     fn retire(&mut self, page: &Page) {
         let mut sum = Stats::resumed(&self.retired.shared.read());
         sum.add_all(&Stats::resumed(&page.shared.read()));
-        self.retired.shared.publish(sum.words());
+        self.retired.shared.publish(0, sum.words());
     }
 
     /// Lets the fleet decide, and does what it says, in its order.

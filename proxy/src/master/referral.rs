@@ -1,13 +1,14 @@
-//! Questions of one worker to all the others (CLIENT LIST, SLOWLOG ...): handed on, and the answers handed back as they
-//! come, until all have answered, died, or taken too long.
+//! Questions of one worker to all the others (CLIENT LIST, SLOWLOG ...), and of the admin port to all: handed on, and the
+//! answers handed back as they come, or together, once all have answered, died, or taken too long.
 
 use super::Master;
+use super::event::{Problem, Reply};
 use super::fleet::Id;
 use super::metrics;
+use super::traffic::Survey;
 use crate::mail::ToWorker;
 use crate::relay::Question;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// How long workers are waited for. The asker waits a little longer, for us.
 const PATIENCE_US: u64 = 400_000;
@@ -17,11 +18,18 @@ const OPEN_MAX: usize = 1024;
 /// A question under way.
 #[derive(Debug)]
 struct Referral {
-    asker: Id,
-    /// The asker's own.
-    ticket: u32,
+    asker: Asker,
     waiting: BTreeSet<Id>,
     deadline_us: u64,
+}
+
+/// Who wants to know.
+#[derive(Debug)]
+enum Asker {
+    /// A worker, under a ticket of its own.
+    Worker(Id, u32),
+    /// The admin port, which hears of all at once.
+    Admin { survey: Survey, texts: BTreeMap<Id, String>, reply: Reply },
 }
 
 /// All of them, by the ticket that the others are given.
@@ -55,13 +63,28 @@ impl Master {
         if waiting.is_empty() || self.referrals.open.len() >= OPEN_MAX {
             return self.tell(asker, &ToWorker::Answered { ticket, text: String::new(), last: true });
         }
+        self.hand_on(Asker::Worker(asker, ticket), waiting, &question);
+    }
+
+    /// The admin port wants to know what all workers know.
+    pub(super) fn survey(&mut self, survey: Survey, reply: Reply) {
+        if self.referrals.open.len() >= OPEN_MAX {
+            let hint = "try again in a second";
+            _ = reply.send(Problem::new(429, "busy", "too many questions to workers wait", hint).into());
+            return;
+        }
+        let waiting = self.processes.keys().copied().collect();
+        self.hand_on(Asker::Admin { survey, texts: BTreeMap::new(), reply }, waiting, &survey.question());
+    }
+
+    fn hand_on(&mut self, asker: Asker, waiting: BTreeSet<Id>, question: &Question) {
         self.referrals.last += 1;
         let theirs = self.referrals.last;
         for &id in &waiting {
             self.tell(id, &ToWorker::Question { ticket: theirs, question: question.clone() });
         }
         let deadline_us = self.now_us() + PATIENCE_US;
-        self.referrals.open.insert(theirs, Referral { asker, ticket, waiting, deadline_us });
+        self.referrals.open.insert(theirs, Referral { asker, waiting, deadline_us });
     }
 
     /// A worker has said part of its answer.
@@ -70,17 +93,28 @@ impl Master {
         if last {
             referral.waiting.remove(&id);
         }
-        let (asker, ticket) = (referral.asker, referral.ticket);
-        if !text.is_empty() {
-            self.tell(asker, &ToWorker::Answered { ticket, text, last: false });
+        match &mut referral.asker {
+            Asker::Admin { texts, .. } => texts.entry(id).or_default().push_str(&text),
+            Asker::Worker(asker, ticket) if !text.is_empty() => {
+                let (asker, ticket) = (*asker, *ticket);
+                self.tell(asker, &ToWorker::Answered { ticket, text, last: false });
+            }
+            Asker::Worker(..) => {}
         }
     }
 
     pub(super) fn end_referrals(&mut self, now_us: u64) {
         let processes = &self.processes;
         for referral in self.referrals.over(now_us, |id| processes.contains_key(id)) {
-            let end = ToWorker::Answered { ticket: referral.ticket, text: String::new(), last: true };
-            self.tell(referral.asker, &end);
+            match referral.asker {
+                Asker::Worker(asker, ticket) => {
+                    self.tell(asker, &ToWorker::Answered { ticket, text: String::new(), last: true });
+                }
+                Asker::Admin { survey, texts, reply } => {
+                    let answer = survey.answer(texts.values().map(String::as_str), self.topology.as_deref());
+                    _ = reply.send(answer); // an error: the caller has gone
+                }
+            }
         }
     }
 
@@ -100,10 +134,7 @@ impl Master {
 
     /// What all workers but this one have counted, as far as they have published it.
     fn totals_without(&self, asker: Id) -> String {
-        let living = self.processes.iter().filter(|(id, _)| **id != asker);
-        let pages = living.map(|(_, p)| (Arc::clone(&p.page.shared), true));
-        let idle = self.pages.values().chain([&self.retired]).map(|p| (Arc::clone(&p.shared), false));
-        let sum = metrics::sum(&pages.chain(idle).collect::<Vec<_>>());
+        let sum = metrics::sum(&self.pages_without(Some(asker)));
         serde_json::to_string(&sum.sparse()).unwrap_or_default()
     }
 }
@@ -117,15 +148,17 @@ mod tests {
         let mut referrals = Referrals::default();
         let mut ask = |ticket: u64, waiting: &[Id]| {
             let waiting = waiting.iter().copied().collect();
-            referrals
-                .open
-                .insert(ticket, Referral { asker: 1, ticket: ticket as u32, waiting, deadline_us: 100 * ticket });
+            referrals.open.insert(
+                ticket,
+                Referral { asker: Asker::Worker(1, ticket as u32), waiting, deadline_us: 100 * ticket },
+            );
         };
         ask(1, &[2, 3]);
         ask(2, &[2]);
         ask(3, &[]);
         let over = |r: &mut Referrals, now, dead: Id| -> Vec<u32> {
-            r.over(now, |id| *id != dead).iter().map(|r| r.ticket).collect()
+            let ticket = |r: Referral| if let Asker::Worker(_, ticket) = r.asker { ticket } else { 0 };
+            r.over(now, |id| *id != dead).into_iter().map(ticket).collect()
         };
         assert_eq!(referrals.deadline_us(), Some(100));
         assert_eq!(over(&mut referrals, 0, 9), [3], "all have answered");

@@ -92,8 +92,8 @@ impl Relay {
         let out = if link.state == State::Up { &mut link.out } else { &mut link.queue };
         out.append(&mut self.pool, bytes);
         link.queued += bytes.len() as u64;
-        if let Some(n) = self.in_flight.get_mut(usize::from(slot)) {
-            *n += 1;
+        if let Some(load) = self.loads.get_mut(usize::from(slot)) {
+            (load.in_flight, load.requests) = (load.in_flight + 1, load.requests + 1);
         }
         let cursor = Default::default();
         self.clients[id as usize].lane = Lane::Passing { link: link_id, request: request_id, cursor, whole: true };
@@ -177,6 +177,14 @@ impl Relay {
         }
         self.waiting.retain(|&w| w != id);
         client.lane = Lane::Shared;
+        if let Some(farewell) = client.session.as_mut().and_then(|s| s.farewell.take()) {
+            // It listens no more, whatever a group has to say about it.
+            client.tidy_session();
+            self.pool.give(alone);
+            self.answer_aloud(id, command, &farewell.reply);
+            self.resumable.push(id);
+            return;
+        }
         client.tidy_session();
         if slot == NO_SLOT {
             self.unsubscribe_again(id, command, &alone);

@@ -17,9 +17,9 @@ use cluster::resp::request::{Frame, KEPT};
 use cluster::slot::Slot;
 
 impl Relay {
-    /// A request has shown itself to be large (its first bytes are `raw`). True: its lane is settled, go on with it.
+    /// A request has shown itself to be large (its first bytes are `raw`, and it has at least `need`). True: its lane is settled, go on with it.
     /// False: it is kept until it is whole, because it may have to be split.
-    pub(super) fn begin_large(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) -> bool {
+    pub(super) fn begin_large(&mut self, id: ClientId, frame: &Frame, raw: &[u8], need: usize) -> bool {
         if frame.found == 0 {
             return self.refuse_if_huge(id, raw);
         }
@@ -37,7 +37,9 @@ impl Relay {
         if key_at >= KEPT || frame.found as usize <= key_at {
             return self.refuse_if_huge(id, raw);
         }
-        let slot = self.routes.slot_of(frame.kept[key_at].of(raw));
+        let key = frame.kept[key_at].of(raw);
+        let slot = self.routes.slot_of(key);
+        self.samples.large_request(key, slot, self.now.us, need as u64, entry.name);
         self.stats.add(Counter::Requests, 1);
         self.stats.add(Counter::RequestsLarge, 1);
         self.clients[id as usize].lane = Lane::Waiting { command, slot, since_us: self.now.us };
@@ -122,7 +124,8 @@ impl Relay {
         request.sent_us = self.now.us;
         request.place = link.queued;
         link.fifo.push_back(request_id);
-        self.in_flight[usize::from(slot)] += 1;
+        let load = &mut self.loads[usize::from(slot)];
+        (load.in_flight, load.requests) = (load.in_flight + 1, load.requests + 1);
         let cursor = Cursor::default();
         self.clients[id as usize].lane = Lane::Passing { link: link_id, request: request_id, cursor, whole: false };
         self.resumable.push(id);

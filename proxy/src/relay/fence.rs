@@ -100,7 +100,7 @@ impl Relay {
             self.close_link(id, "what was lost has been looked after".to_owned());
             return false;
         }
-        if let Some(why) = link.unfit.take() {
+        if let Some(why) = link.unfit.take().or_else(|| link.stranger()) {
             self.close_link(id, why);
             return false;
         }

@@ -114,7 +114,8 @@ impl Relay {
         let mut settled = false;
         let mut quiet = self.wide_before == 0;
         let mut unsettled = false;
-        for (route, &in_flight) in self.routes.slots.iter_mut().zip(&self.in_flight) {
+        for (route, load) in self.routes.slots.iter_mut().zip(&self.loads) {
+            let in_flight = load.in_flight;
             if route.settling && in_flight == 0 && self.wide_before == 0 {
                 route.settling = false;
                 settled = true;

@@ -1,5 +1,6 @@
 //! Questions that one worker cannot answer alone: what it asks the others of the proxy, and what has come back so far.
 
+use super::command::CommandId;
 use super::request::RequestId;
 use cluster::group::GroupId;
 
@@ -17,7 +18,8 @@ pub(super) enum Form {
     Slowlog(usize),
     /// INFO of these sections.
     Info(Vec<String>),
-    LatencyHistogram,
+    /// LATENCY HISTOGRAM of these commands; of none: of all.
+    LatencyHistogram(Vec<CommandId>),
 }
 
 /// A question that waits for answers.

@@ -16,6 +16,8 @@ pub struct Settings {
     pub slowlog_slower_than_us: u64,
     /// Entries of the slow log of a worker.
     pub slowlog_max_len: usize,
+    /// One request in so many is looked at for hot and big keys; 0: none is.
+    pub key_sample_every: u64,
     /// Where clients reach this proxy, as HOST:PORT.
     pub advertise: String,
     /// The proxies that a Redis Cluster client is told of, as HOST:PORT; none: this is no cluster to clients.
@@ -25,6 +27,8 @@ pub struct Settings {
     pub instance_password: Option<String>,
     /// The proxy's name in CLIENT SETNAME on links.
     pub proxy_name: String,
+    /// Listeners, by their address, whose clients begin with a PROXY header. The worker's business, not the relay's.
+    pub proxy_protocol: Vec<String>,
     /// Links a worker keeps to each primary. 1 gives the largest batches; more helps instances with io-threads.
     pub links_per_instance: u32,
     /// A request is answered with an error when its reply takes longer. The link stays.
@@ -117,11 +121,13 @@ impl Default for Settings {
             operator_commands: false,
             slowlog_slower_than_us: 10_000,
             slowlog_max_len: 128,
+            key_sample_every: 128,
             advertise: "127.0.0.1:6380".into(),
             cluster_nodes: Vec::new(),
             instance_user: None,
             instance_password: None,
             proxy_name: "twemslot".into(),
+            proxy_protocol: Vec::new(),
             links_per_instance: 1,
             request_timeout_us: 5_000_000,
             link_dead_us: 15_000_000,
@@ -196,6 +202,10 @@ pub const SCRIPTS_MAX: usize = 1000;
 pub const SCRIPTS_BYTES_MAX: usize = 4 << 20;
 /// A larger script is not remembered: it would push many others out.
 pub const SCRIPT_BYTES_MAX: usize = 256 << 10;
+/// A script that is new to a worker is told to the others, if it is no longer (it must fit into a letter) and no more were in
+/// this second: an application that makes new ones all the time uses none of them by name.
+pub const SCRIPT_SHARED_BYTES_MAX: usize = 64 << 10;
+pub const SCRIPTS_SHARED_PER_S: u32 = 100;
 /// A script that is missing is sent once in this time to one link: many requests for it may be under way.
 pub const SCRIPT_AGAIN_US: u64 = 100_000;
 /// Connections at once, per worker, for SCRIPT KILL and its likes, which must not queue behind a script that runs.
@@ -215,5 +225,13 @@ pub const SHOWN_PER_S: u32 = 1000;
 pub const SHOWN_ARGS: usize = 16;
 pub const SHOWN_ARG_BYTES: usize = 128;
 pub const SHOWN_BYTES: usize = 64 << 10;
+/// Hot and big keys that are remembered, and how many bytes of each.
+pub const SAMPLED_KEYS: usize = 64;
+pub const SAMPLED_KEY_BYTES: usize = 128;
+/// Hot keys are those of the last one to two windows; a big one is told of for so long after it was seen last.
+pub const SAMPLED_WINDOW_US: u64 = 30_000_000;
+pub const SAMPLED_BIG_US: u64 = 3_600_000_000;
+/// Of a request that is looked at, so many keys are counted.
+pub const SAMPLED_KEYS_OF_ONE: usize = 64;
 /// Names and versions of client libraries that are remembered.
 pub const LIBRARIES_MAX: usize = 1024;

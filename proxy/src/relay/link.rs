@@ -52,6 +52,8 @@ pub(super) enum Use {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hello {
     Auth,
+    /// EXEC, MULTI and DISCARD, by the user we are: may we?
+    Right,
     SetName,
     Id,
     Role,
@@ -236,6 +238,13 @@ impl Link {
                 None => say(Hello::Auth, &[b"AUTH", password.as_bytes()]),
             }
         }
+        if settings.instance_user.is_some() && self.purpose != Use::Errand {
+            // A transaction goes out in one piece: without MULTI its commands would be done one by one. Outside of one, EXEC
+            // is an error that does nothing.
+            for name in [&b"EXEC"[..], b"MULTI", b"DISCARD"] {
+                say(Hello::Right, &[name]);
+            }
+        }
         say(Hello::SetName, &[b"CLIENT", b"SETNAME", name.as_bytes()]);
         if self.purpose != Use::Errand {
             // An instance that is busy with a script does not answer these.
@@ -330,7 +339,7 @@ impl Link {
             Hello::Scripts => return Greeted::Scripts,
             Hello::Load => return Greeted::Loaded,
             Hello::Protocol => return Greeted::Introduced,
-            Hello::Auth | Hello::SetName => {}
+            Hello::Auth | Hello::Right | Hello::SetName => {}
         }
         Greeted::NotYet
     }
@@ -341,13 +350,13 @@ impl Link {
         let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().trim().to_owned();
         self.version = field("redis_version:");
         self.process = field("run_id:");
-        let found = &self.process;
-        if let Some(expected) = &self.run_id
-            && expected != found
-            && !found.is_empty()
-        {
-            self.unfit = Some(format!("its run_id is {found}, the topology expects {expected}: another process"));
-        }
+    }
+
+    /// Why it must not be used: it leads to another process than the topology names. It was started again, perhaps without
+    /// its data; who decides whether it is to be served is the control plane.
+    pub(super) fn stranger(&self) -> Option<String> {
+        let expected = self.run_id.as_ref().filter(|id| **id != self.process && !self.process.is_empty())?;
+        Some(format!("its run_id is {}, the topology says {expected}: it was started again", self.process))
     }
 
     /// Forgets the socket and all that was on its way; the requests are the caller's to answer.
@@ -390,6 +399,9 @@ fn refusal(step: Hello, reply: &[u8]) -> Option<String> {
     match step {
         Hello::Auth if no_password_set => None,
         Hello::Auth => Some(format!("AUTH refused: {text}; check instance_user and instance_password")),
+        Hello::Right if text.starts_with("NOPERM") => {
+            Some(format!("{text}; allow instance_user to use MULTI, EXEC and DISCARD"))
+        }
         Hello::Protocol => Some(format!("it does not speak RESP3: {text}")),
         _ if text.starts_with("NOAUTH") => Some(format!("{text} (set instance_password)")),
         _ if text.starts_with("LOADING") => Some("the instance is loading its data".to_owned()),
@@ -421,6 +433,18 @@ mod tests {
             assert!((7_500..12_500).contains(&backoff_us(0, random)));
             assert!((1_500_000..=2_500_000).contains(&backoff_us(50, random)));
         }
+    }
+
+    #[test]
+    fn a_user_without_transactions_is_refused() {
+        let settings =
+            Settings { instance_user: Some("u".into()), instance_password: Some("p".into()), ..Settings::default() };
+        let mut link = Link::new("127.0.0.1:1".parse().expect("addr"), 1, 0, None, Use::Shared, 0);
+        link.greet(&settings, "px:test", &mut Pool::default());
+        assert_eq!(link.greeted(b"+OK\r\n"), Greeted::NotYet);
+        assert_eq!(link.greeted(b"-ERR EXEC without MULTI\r\n"), Greeted::NotYet);
+        let said = link.greeted(b"-NOPERM User u has no permissions to run the 'multi' command\r\n");
+        assert!(matches!(&said, Greeted::Refused(why) if why.contains("allow instance_user")), "{said:?}");
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod wide;
 mod hold;
 mod fence;
 mod reload;
+mod sampling;
 mod state;
 mod fan;
 mod orphan;
@@ -38,6 +39,7 @@ mod session;
 mod users;
 mod library;
 mod slowlog;
+mod samples;
 mod monitors;
 mod inquiry;
 mod route;
@@ -57,6 +59,7 @@ mod walks;
 pub use deed::{ClientId, ClientState, Deed, Level, LinkId, LinkStatus, Now, Planted};
 pub use inquiry::pieces;
 pub use question::{Filter, Question};
+pub use samples::{BigKey, HotKey, Sampled};
 pub use state::Relay;
 
 use crate::stats::Counter;
@@ -337,6 +340,9 @@ impl Relay {
             }
         }
         self.stats.add(Counter::Requests, taken);
+        if self.samples.is_due(taken) {
+            self.sample_short(id, &buf[..at], taken);
+        }
         at
     }
 
@@ -371,10 +377,13 @@ impl Relay {
             Step::Done { len } => {
                 self.stats.add(Counter::Requests, 1);
                 self.other_request(id, &frame, &buf[..len]);
+                if self.samples.is_due(1) || len > LARGE {
+                    self.sample_whole(id, &buf[..len]);
+                }
                 len
             }
             Step::More { need } => {
-                if need > LARGE && self.begin_large(id, &frame, buf) {
+                if need > LARGE && self.begin_large(id, &frame, buf, need) {
                     self.clients[id as usize].frame = Frame::default();
                 }
                 0

@@ -25,6 +25,14 @@ pub enum Question {
     SlowlogReset,
     /// Somebody wants to see requests: see `monitor`.
     Watch,
+    /// Hot and big keys, as JSON: see `Sampled`.
+    Keys,
+    /// None: remember this script, which another worker's client has sent.
+    Script {
+        body: String,
+    },
+    /// None: a client has said SCRIPT FLUSH.
+    ForgetScripts,
     /// The statistics of the other workers as JSON; the master knows.
     Totals,
 }

@@ -3,11 +3,13 @@
 //! EVALSHA after a failover finds its script. Functions are data, which replicas have; they need none of this.
 
 use super::command::{self, CommandId};
+use super::limits::SCRIPT_SHARED_BYTES_MAX;
 use super::link::{Own, Use};
+use super::question::Question;
 use super::request::{PING, RequestId};
 use super::scripts::{Sha, sha_of};
 use super::state::Relay;
-use super::{ClientId, LinkId};
+use super::{ClientId, Deed, LinkId};
 use cluster::resp::reply;
 use cluster::resp::request::Args;
 use cluster::resp::write;
@@ -24,11 +26,29 @@ impl Relay {
         self.place(id, client, slot, raw);
     }
 
+    /// Remembers a script that a client has sent; the other workers of the proxy are told, if it is new.
+    pub(super) fn saw_script(&mut self, body: &[u8]) {
+        if self.scripts.saw(body)
+            && body.len() <= SCRIPT_SHARED_BYTES_MAX
+            && let Ok(body) = std::str::from_utf8(body)
+            && self.scripts.may_be_shared(self.now.us)
+        {
+            let question = Question::Script { body: body.to_owned() };
+            self.deeds.push_back(Deed::Ask { ticket: 0, question });
+        }
+    }
+
+    /// SCRIPT FLUSH was done: nobody in this proxy knows a script any more.
+    pub(super) fn forget_scripts(&mut self) {
+        self.scripts = Default::default();
+        self.deeds.push_back(Deed::Ask { ticket: 0, question: Question::ForgetScripts });
+    }
+
     /// Remembers the script that a request brings; of one that names its script, the name.
     pub(super) fn note_script(&mut self, command: CommandId, raw: &[u8]) -> Option<Sha> {
         let script = Args::new(raw).nth(1).unwrap_or_default();
         match command::get(command).name {
-            "eval" | "eval_ro" => self.scripts.saw(script),
+            "eval" | "eval_ro" => self.saw_script(script),
             "evalsha" | "evalsha_ro" => {
                 let sha = sha_of(script).unwrap_or([0; 40]);
                 self.scripts.used(&sha);

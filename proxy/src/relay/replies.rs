@@ -116,7 +116,7 @@ impl Relay {
                     let len = seen + len;
                     let streamed = std::mem::take(&mut link.streamed);
                     link.cursor = Cursor::default();
-                    if !self.reply(id, &buf[at..at + len], streamed > 0) {
+                    if !self.reply(id, &buf[at..at + len], streamed) {
                         return;
                     }
                     at += len;
@@ -155,8 +155,8 @@ impl Relay {
         }
     }
 
-    /// A whole reply, or the last part of a streamed one. False: the link is of no further use.
-    fn reply(&mut self, id: LinkId, bytes: &[u8], streamed: bool) -> bool {
+    /// A whole reply, or the last part of one of which so many bytes have been passed on already. False: the link is of no further use.
+    fn reply(&mut self, id: LinkId, bytes: &[u8], streamed: u64) -> bool {
         let link = &mut self.links[id as usize];
         if link.greeting() {
             return self.greeting_reply(id, bytes);
@@ -182,7 +182,8 @@ impl Relay {
         {
             return true;
         }
-        if streamed {
+        if streamed > 0 {
+            self.sample_large_reply(request_id, streamed + bytes.len() as u64);
             self.streamed_reply(request_id, entry, bytes);
         } else {
             if bytes.first() == Some(&b'-') {

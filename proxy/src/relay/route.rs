@@ -8,6 +8,15 @@ use cluster::slot::{Slot, TagRule, crc32, slot_of};
 use cluster::topology::Topology;
 use std::sync::Arc;
 
+/// What one slot is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Load {
+    /// Requests of this slot alone that are on a link.
+    pub(super) in_flight: u32,
+    /// Requests since they were added to the statistics last.
+    pub(super) requests: u32,
+}
+
 /// One slot's way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Route {
@@ -160,13 +169,13 @@ impl Routes {
     }
 
     /// Takes a topology whose groups have these links (in the topology's order). A slot whose link changes while
-    /// `in_flight` says that requests are under way settles first.
+    /// `loads` say that requests are under way settles first.
     pub(super) fn set(
         &mut self,
         topology: Arc<Topology>,
         targets: Vec<Target>,
         links_per_instance: usize,
-        in_flight: &[u32],
+        loads: &[Load],
         wide: u32,
     ) {
         let same_size = self.slots.len() == topology.slots().len();
@@ -180,7 +189,7 @@ impl Routes {
             // Another number of links is a move, too: clients keep to another one of them.
             let before = self.targets.iter().find(|t| t.links.first() == Some(&old.link)).map(|t| &t.links);
             let moved = old.link != NONE && before != target.map(|t| &t.links);
-            route.settling = (moved || old.settling) && (in_flight[i] > 0 || wide > 0);
+            route.settling = (moved || old.settling) && (loads[i].in_flight > 0 || wide > 0);
         }
         self.targets = targets;
         for target in &mut self.targets {

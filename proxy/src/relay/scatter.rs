@@ -57,6 +57,9 @@ impl Relay {
         self.stats.add(Counter::Requests, 1);
         let id = self.open_request(client, command, NO_SLOT);
         self.send_cut(id, split, cut, &buf[..len]);
+        if self.samples.is_due(1) {
+            self.sample_whole(client, &buf[..len]);
+        }
         Some(len)
     }
 

@@ -2,7 +2,7 @@
 //! used for longest goes first.
 
 use super::LinkId;
-use super::limits::{SCRIPT_AGAIN_US, SCRIPT_BYTES_MAX, SCRIPTS_BYTES_MAX, SCRIPTS_MAX};
+use super::limits::{SCRIPT_AGAIN_US, SCRIPT_BYTES_MAX, SCRIPTS_BYTES_MAX, SCRIPTS_MAX, SCRIPTS_SHARED_PER_S};
 use sha1::{Digest, Sha1};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +28,9 @@ pub(super) struct Scripts {
     by_use: BTreeMap<u64, Sha>,
     uses: u64,
     bytes: usize,
+    /// The second in which so many were told to other workers.
+    second: u64,
+    shared: u32,
 }
 
 /// The name that a client says, if it is one.
@@ -51,13 +54,27 @@ impl Scripts {
         self.by_sha.get(sha).map(|script| script.body.clone())
     }
 
-    /// A client has sent this script.
-    pub(super) fn saw(&mut self, body: &[u8]) {
+    /// A client has sent this script. True: it is new, and is remembered.
+    pub(super) fn saw(&mut self, body: &[u8]) -> bool {
         match self.by_body.get(body) {
             Some(&sha) => self.used(&sha),
-            None if body.len() <= SCRIPT_BYTES_MAX => self.add(body),
+            None if body.len() <= SCRIPT_BYTES_MAX => {
+                self.add(body);
+                return true;
+            }
             None => {}
         }
+        false
+    }
+
+    /// Whether the other workers may be told of one more in this second.
+    pub(super) fn may_be_shared(&mut self, now_us: u64) -> bool {
+        let second = now_us / 1_000_000;
+        if self.second != second {
+            (self.second, self.shared) = (second, 0);
+        }
+        self.shared += 1;
+        self.shared <= SCRIPTS_SHARED_PER_S
     }
 
     /// A client runs the script of this name.

@@ -50,6 +50,13 @@ pub(super) enum Kind {
     Shard,
 }
 
+/// The end of subscriptions, which the client is told of when nothing of it is owed any more.
+#[derive(Debug)]
+pub(super) struct Farewell {
+    pub(super) topics: Vec<(Kind, Box<[u8]>)>,
+    pub(super) reply: Vec<u8>,
+}
+
 /// Everything a connection carries.
 #[derive(Debug, Default)]
 pub(super) struct Session {
@@ -60,6 +67,8 @@ pub(super) struct Session {
     pub(super) parts: u32,
     pub(super) blocked: Option<Blocked>,
     pub(super) subscriptions: BTreeSet<(Kind, Box<[u8]>)>,
+    /// What is said to UNSUBSCRIBE once the groups have confirmed it.
+    pub(super) farewell: Option<Farewell>,
     /// Messages that came in the middle of a large reply.
     pub(super) pushes: Vec<u8>,
 }
@@ -67,7 +76,7 @@ pub(super) struct Session {
 impl Session {
     /// Nothing is left of it.
     pub(super) fn is_over(&self) -> bool {
-        let waits = !self.alone.is_empty() || self.blocked.is_some();
+        let waits = !self.alone.is_empty() || self.blocked.is_some() || self.farewell.is_some();
         let quiet = self.subscriptions.is_empty() && self.pushes.is_empty();
         !waits && quiet && self.multi.is_none() && self.watch == Watch::None
     }

@@ -12,7 +12,8 @@ use super::monitors::Monitors;
 use super::orphan::Orphans;
 use super::pubsub::PubSub;
 use super::request::{NO_SLOT, NONE, PING, RequestId, Requests, Stage};
-use super::route::Routes;
+use super::route::{Load, Routes};
+use super::samples::Samples;
 use super::scripts::Scripts;
 use super::slowlog::Slowlog;
 use super::users::Users;
@@ -77,8 +78,8 @@ pub struct Relay {
     pub(super) interrupting: Vec<ClientId>,
     /// Clients whose replies pile up.
     pub(super) pressed: Vec<ClientId>,
-    /// Requests of one slot that are on a link, by slot.
-    pub(super) in_flight: Vec<u32>,
+    /// By slot.
+    pub(super) loads: Vec<Load>,
     /// Requests of several slots that are on links: sent under this topology, and under earlier ones.
     pub(super) wide_now: u32,
     pub(super) wide_before: u32,
@@ -113,6 +114,7 @@ pub struct Relay {
     pub(super) users: Users,
     pub(super) libraries: Libraries,
     pub(super) slowlog: Slowlog,
+    pub(super) samples: Samples,
     pub(super) monitors: Monitors,
     /// Questions to other workers that wait, and the ticket of the last.
     pub(super) inquiries: Vec<Inquiry>,
@@ -151,7 +153,7 @@ impl Relay {
             links_of_each: 1,
             interrupting: Vec::new(),
             pressed: Vec::new(),
-            in_flight: vec![0],
+            loads: vec![Load::default()],
             wide_now: 0,
             wide_before: 0,
             shared_links: BTreeMap::new(),
@@ -174,6 +176,7 @@ impl Relay {
             users: Users::default(),
             libraries: Libraries::default(),
             slowlog: Slowlog::default(),
+            samples: Samples::default(),
             monitors: Monitors::default(),
             inquiries: Vec::new(),
             last_ticket: 0,
@@ -259,8 +262,9 @@ impl Relay {
         request.sent_us = self.now.us;
         request.place = link.queued;
         link.queued += raw.len() as u64;
-        if let Some(n) = self.in_flight.get_mut(usize::from(slot)) {
-            *n += 1;
+        if let Some(load) = self.loads.get_mut(usize::from(slot)) {
+            load.in_flight += 1;
+            load.requests += 1;
         }
         if !link.dirty {
             link.dirty = true;
@@ -334,9 +338,9 @@ impl Relay {
     /// The request has left its link's queue, answered or not.
     #[inline(always)]
     pub(super) fn left_link(&mut self, slot: Slot) {
-        if let Some(n) = self.in_flight.get_mut(usize::from(slot)) {
-            debug_assert!(*n > 0, "slot {slot}: more replies than requests");
-            *n = n.saturating_sub(1);
+        if let Some(load) = self.loads.get_mut(usize::from(slot)) {
+            debug_assert!(load.in_flight > 0, "slot {slot}: more replies than requests");
+            load.in_flight = load.in_flight.saturating_sub(1);
         }
     }
 
@@ -504,6 +508,7 @@ impl Relay {
         if n > 0 {
             self.stats.add_of_command(command, OfCommand::Calls, n);
             self.stats.add_of_command(command, OfCommand::UsSum, us * n);
+            self.stats.observe_of_command(command, us, n);
             self.stats.observe(Histogram::Total, us, n);
             if us >= self.slow_us && n > 1 {
                 self.slowlog.and_more(n - 1);

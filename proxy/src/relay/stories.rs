@@ -1,7 +1,9 @@
 //! Stories: the relay's behaviour as texts (`testdata/*.txt`).
 //!
 //! ```text
-//! topology 1 a=n1 b=n2 rest=n1      slots of keys a and b; add `!` to hold one (`b=n2!`)
+//! topology 1 a=n1 b=n2 rest=n1      slots of keys a and b; add `!` to hold one (`b=n2!`); `n1:r2`: the process it expects at
+//!                                   n1 says run_id r2; `n1>n3`: n3 is the primary of what was n1's group
+//! n1 runs r2                        its process is another one from now on: links that open hear this run_id
 //! c1> GET a                         the client sends a request (\r \n \xNN are understood; `raw:` sends as it stands)
 //! n1< GET a                         the instance has received exactly this, and nothing else
 //! n1> $1 x                          the instance replies (blanks are line ends; `_` is a blank, `~` is `_`)
@@ -36,6 +38,8 @@ struct World {
     deeds: Vec<Deed>,
     greet: bool,
     refusing: BTreeSet<String>,
+    /// What instances say of their processes, where they say anything.
+    processes: BTreeMap<String, String>,
     unsent: Vec<u8>,
     /// Questions to other workers, and what a question of theirs was told.
     tickets: Vec<u32>,
@@ -64,6 +68,7 @@ impl World {
             deeds: Vec::new(),
             greet: true,
             refusing: BTreeSet::new(),
+            processes: BTreeMap::new(),
             unsent: Vec::new(),
             tickets: Vec::new(),
             said: String::new(),
@@ -141,6 +146,9 @@ impl World {
             [node, "refuses"] => {
                 self.refusing.insert(node.to_owned());
             }
+            [node, "runs", process] => {
+                self.processes.insert(node.to_owned(), process.to_owned());
+            }
             ["no", "quiet"] => {
                 self.deeds();
                 assert!(!self.deeds.iter().any(|d| matches!(d, Deed::Quiet { .. })), "{}: {:?}", self.at, self.deeds);
@@ -169,7 +177,7 @@ impl World {
     fn topology(&mut self, epoch: u64, slots: &[&str]) {
         let mut owners = vec![(1u32, false); usize::from(SLOTS)];
         let mut groups: Vec<String> = vec!["n1".into()];
-        for word in slots.iter().rev() {
+        for word in slots.iter().rev().filter(|word| word.contains('=')) {
             let (key, node) = word.split_once('=').expect("key=instance");
             let held = node.ends_with('!');
             let node = node.trim_end_matches('!');
@@ -191,7 +199,10 @@ impl World {
         // Who is not named is not in it.
         let named = |node: &str| slots_named.iter().any(|w| w.split('=').any(|n| n.trim_end_matches('!') == node));
         let groups = groups.iter().zip(1..).filter(|(node, _)| named(node)).map(|(node, id)| {
-            let json = format!(r#"{{"id":{id},"instances":[{{"addr":"{}","role":"primary"}}]}}"#, addr(node));
+            let said = |by: char| slots_named.iter().find_map(|w| w.split_once(by).filter(|(n, _)| n == node));
+            let node = said('>').map_or(node.as_str(), |(_, heir)| heir);
+            let process = said(':').map_or(String::new(), |(_, id)| format!(r#","run_id":"{id}""#));
+            let json = format!(r#"{{"id":{id},"instances":[{{"addr":"{}","role":"primary"{process}}}]}}"#, addr(node));
             serde_json::from_str(&json).expect("a group")
         });
         let message = wire::Message {
@@ -295,7 +306,9 @@ impl World {
                         let hello = self.output_of(link);
                         let n = hello.windows(1).filter(|w| w == b"*").count();
                         let resp3 = hello.windows(5).any(|w| w == b"HELLO");
-                        let hello = b"+OK\r\n:1\r\n*1\r\n$6\r\nmaster\r\n$0\r\n\r\n";
+                        let process = self.processes.get(&node).map_or(String::new(), |id| format!("run_id:{id}\r\n"));
+                        let mut hello = b"+OK\r\n:1\r\n*1\r\n$6\r\nmaster\r\n".to_vec();
+                        write::bulk(&mut hello, process.as_bytes());
                         let proto = if resp3 { &b"%0\r\n"[..] } else { b"" };
                         let whole = 4 + usize::from(resp3);
                         match n.checked_sub(whole) {
@@ -422,6 +435,7 @@ stories!(
     held,
     moved,
     lost,
+    replaced,
     large,
     timeout,
     closing,

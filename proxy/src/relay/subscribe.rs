@@ -9,7 +9,7 @@ use super::link::{Link, State, Use};
 use super::pubsub::{At, Topic};
 use super::request::{NO_SLOT, NONE, RequestId};
 use super::scatter::no_owner;
-use super::session::{Kind, Session, Watch};
+use super::session::{Farewell, Kind, Session, Watch};
 use super::state::Relay;
 use super::{ClientId, Deed, LinkId};
 use crate::stats::Counter;
@@ -62,9 +62,9 @@ impl Relay {
             Asked::Subscribe => self.subscribe(id, command, Kind::Channel, &names, raw),
             Asked::Psubscribe => self.subscribe(id, command, Kind::Pattern, &names, raw),
             Asked::Ssubscribe => self.subscribe(id, command, Kind::Shard, &names, raw),
-            Asked::Unsubscribe => self.unsubscribe(id, command, Kind::Channel, &names),
-            Asked::Punsubscribe => self.unsubscribe(id, command, Kind::Pattern, &names),
-            _ => self.unsubscribe(id, command, Kind::Shard, &names),
+            Asked::Unsubscribe => self.unsubscribe(id, command, Kind::Channel, &names, raw),
+            Asked::Punsubscribe => self.unsubscribe(id, command, Kind::Pattern, &names, raw),
+            _ => self.unsubscribe(id, command, Kind::Shard, &names, raw),
         }
     }
 
@@ -117,9 +117,13 @@ impl Relay {
         self.answer_aloud(id, command, &reply);
     }
 
-    fn unsubscribe(&mut self, id: ClientId, command: CommandId, kind: Kind, names: &[&[u8]]) {
+    /// A client is told once the groups know: what it publishes or asks then finds no trace of its subscriptions.
+    fn unsubscribe(&mut self, id: ClientId, command: CommandId, kind: Kind, names: &[&[u8]], raw: &[u8]) {
         let client = &mut self.clients[id as usize];
         let resp3 = client.resp3;
+        if let Some(farewell) = client.session().farewell.take() {
+            return self.take_leave(id, command, farewell, raw);
+        }
         let subscriptions = &mut client.session().subscriptions;
         let own: Vec<Box<[u8]>> = match names {
             [] => subscriptions.iter().filter(|t| t.0 == kind).map(|t| t.1.clone()).collect(),
@@ -141,14 +145,27 @@ impl Relay {
             notice(&mut reply, resp3, kind.unsubscribe(), Some(&topic.1), left(subscriptions));
         }
         client.tidy_session();
-        for topic in gone {
-            self.leave(id, &topic);
+        for topic in &gone {
+            self.leave(id, topic);
         }
-        self.answer_aloud(id, command, &reply);
+        self.take_leave(id, command, Farewell { topics: gone, reply }, raw);
+    }
+
+    /// Tells a client of the end of its subscriptions, now or when something has changed.
+    fn take_leave(&mut self, id: ClientId, command: CommandId, farewell: Farewell, raw: &[u8]) {
+        let owed = |topic: &Topic| {
+            let listeners = self.pubsub.topics.get(topic).filter(|l| l.clients.is_empty());
+            listeners.is_some_and(|l| l.at.iter().any(|at| at.owed > 0))
+        };
+        if farewell.topics.iter().any(owed) {
+            self.clients[id as usize].session().farewell = Some(farewell);
+            return self.begin_alone_later(id, command, raw);
+        }
+        self.answer_aloud(id, command, &farewell.reply);
     }
 
     /// Notices of subscriptions are given even while CLIENT REPLY is OFF.
-    fn answer_aloud(&mut self, id: ClientId, command: CommandId, reply: &[u8]) {
+    pub(super) fn answer_aloud(&mut self, id: ClientId, command: CommandId, reply: &[u8]) {
         let request = self.open_request(id, command, NO_SLOT);
         self.requests[request as usize].mute = false;
         self.answer(request, reply);
@@ -225,12 +242,14 @@ impl Relay {
         let targets = self.routes.targets.iter().filter(|t| t.owns_slots);
         let wanted: Vec<(Addr, u32, usize, Option<String>)> =
             targets.filter_map(|t| primary(*t.links.first()?)).collect();
-        let same = |l: &Link, w: &(Addr, u32, usize, Option<String>)| l.addr == w.0 && l.run_id == w.3;
+        let same = |l: &Link, w: &(Addr, u32, usize, Option<String>)| l.addr == w.0;
         for id in std::mem::take(&mut self.pubsub.links) {
-            if wanted.iter().any(|w| same(&self.links[id as usize], w)) {
-                self.pubsub.links.push(id);
-            } else {
-                self.finish_pubsub_link(id);
+            match wanted.iter().find(|w| same(&self.links[id as usize], w)) {
+                Some(w) => {
+                    self.pubsub.links.push(id);
+                    self.expect_process(id, w.3.as_ref());
+                }
+                None => self.finish_pubsub_link(id),
             }
         }
         for w in &wanted {

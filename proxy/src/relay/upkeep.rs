@@ -9,6 +9,7 @@ use super::limits::{
 };
 use super::link::{self, Link, Own, State, Use};
 use super::request::{NONE, PING, Stage};
+use super::route::Load;
 use super::route::Target;
 use super::state::Relay;
 use super::{ClientId, Deed, LinkId, LinkStatus, Now, command};
@@ -37,13 +38,14 @@ impl Relay {
         let replaced = self.replaced(&topology);
         self.retire_links(&kept, &replaced);
         self.orphans.topology(|addr| self.shared_links.contains_key(addr), self.now.us);
-        if self.in_flight.len() != topology.slots().len() {
-            self.in_flight = vec![0; topology.slots().len()];
+        if self.loads.len() != topology.slots().len() {
+            self.count_loads();
+            self.loads = vec![Load::default(); topology.slots().len()];
         }
         self.wide_before += std::mem::take(&mut self.wide_now);
         self.stats.add(Counter::TopologiesApplied, 1);
         let n = self.settings.links_per_instance.max(1) as usize;
-        self.routes.set(topology, targets, n, &self.in_flight, self.wide_before);
+        self.routes.set(topology, targets, n, &self.loads, self.wide_before);
         self.tend_subscriptions();
         self.look_after_sessions();
         self.release();
@@ -66,12 +68,7 @@ impl Relay {
         for &id in &links {
             let link = &mut self.links[id as usize];
             (link.group, link.entry) = (group, entry);
-            if link.run_id.as_ref() != run_id {
-                link.run_id = run_id.cloned();
-                if run_id.is_some() {
-                    self.close_link(id, "the topology expects another process at this address".to_owned());
-                }
-            }
+            self.expect_process(id, run_id);
         }
         while links.len() < wanted {
             let mut link = Link::new(addr.clone(), group, entry, run_id.cloned(), Use::Shared, self.now.us);
@@ -82,6 +79,30 @@ impl Relay {
         }
         self.shared_links.insert(addr.clone(), links.clone());
         links
+    }
+
+    /// The topology says which process a link must lead to, where that is known. One that leads elsewhere is closed, one
+    /// that was refused or is being tried again is tried now.
+    pub(super) fn expect_process(&mut self, id: LinkId, run_id: Option<&String>) {
+        let link = &mut self.links[id as usize];
+        if link.run_id.as_ref() == run_id {
+            return;
+        }
+        link.run_id = run_id.cloned();
+        match link.state {
+            State::Up => {
+                if let Some(why) = link.stranger() {
+                    self.close_link(id, why);
+                }
+            }
+            State::Down { .. } => {
+                (link.state, link.attempts, link.heard_us) = (State::Connecting, 0, self.now.us);
+                let addr = link.addr.clone();
+                self.deeds.push_back(Deed::Connect { link: id, addr });
+            }
+            State::Closing => link.attempts = 0,
+            State::Connecting | State::Greeting => {} // judged when it has said who it is
+        }
     }
 
     /// A client speaks RESP3: so must links.
@@ -159,6 +180,7 @@ impl Relay {
             let plain = one_key && !command.container && !refused && !declared;
             if plain { Arity::of(command) } else { Arity::NONE }
         };
+        self.samples.set_every(settings.key_sample_every, self.now.us);
         self.slow_us = if settings.slowlog_slower_than_us == 0 { u64::MAX } else { settings.slowlog_slower_than_us };
         let of_users = |s: &Settings| (s.users.clone(), s.client_password.clone(), s.operator_commands);
         let users_change = of_users(&settings) != of_users(&self.settings) || self.users.iter().len() == 0;
@@ -190,6 +212,7 @@ impl Relay {
         self.tick_orphans();
         self.tick_inquiries();
         self.tick_monitors();
+        self.samples.tick(self.now.us);
         self.expire_held();
         self.tick_interrupted();
         self.tick_pressed();
@@ -400,6 +423,12 @@ impl Relay {
         &mut self.stats
     }
 
+    /// The counts, with the gauges and what slots were asked for as of now. It looks at every slot: for now and then.
+    pub fn all_stats(&mut self) -> &mut Stats {
+        self.count_loads();
+        self.stats()
+    }
+
     /// The counts, with the gauges as of now. It looks at every client: for now and then.
     pub fn stats(&mut self) -> &mut Stats {
         self.flush_runs();
@@ -470,7 +499,7 @@ impl Relay {
             }
             assert_eq!((n, held), (client.in_flight, client.held), "client {id}: requests and held ones");
         }
-        let mut in_flight = vec![0u32; self.in_flight.len()];
+        let mut in_flight = vec![0u32; self.loads.len()];
         for (id, link) in &self.links {
             let own = link.fifo.iter().filter(|&&r| r == PING).count();
             assert_eq!(own, link.own.len(), "link {id}: our own requests, and what they are");
@@ -480,7 +509,8 @@ impl Relay {
                 }
             }
         }
-        assert_eq!(in_flight, self.in_flight, "requests in flight, by slot");
+        let counted: Vec<u32> = self.loads.iter().map(|load| load.in_flight).collect();
+        assert_eq!(in_flight, counted, "requests in flight, by slot");
         let counted = self.fans.iter().filter(|(_, f)| f.generation != u32::MAX).count();
         assert_eq!(counted as u32, self.wide_now + self.wide_before, "split requests in flight");
     }

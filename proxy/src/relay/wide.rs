@@ -28,7 +28,7 @@ impl Relay {
             Kind::Scan => self.scan(id, raw),
             Kind::RandomKey => self.ask_each(id, kind, Merge::RandomKey { tries: 1 }, raw),
             Kind::ScriptLoad => {
-                self.scripts.saw(Args::new(raw).nth(2).unwrap_or_default());
+                self.saw_script(Args::new(raw).nth(2).unwrap_or_default());
                 self.ask_each(id, kind, Merge::Groups(kind), raw);
             }
             _ => self.ask_each(id, kind, Merge::Groups(kind), raw),
@@ -170,7 +170,7 @@ impl Relay {
             Kind::RandomKey => return self.merge_random_key(fan, out),
             Kind::Scan => self.merge_scan(fan, out),
             Kind::ScriptFlush => {
-                self.scripts = Default::default();
+                self.forget_scripts();
                 out.extend_from_slice(first);
             }
             Kind::Each | Kind::ScriptLoad | Kind::First | Kind::Any | Kind::Kill => out.extend_from_slice(first),
@@ -342,6 +342,8 @@ fn without_secrets(raw: &[u8], out: &mut Vec<u8>) {
     }
     for pair in pairs {
         out.extend_from_slice(pair[0]);
-        out.extend_from_slice(pair[1]);
+        // Database 0 alone is served.
+        let one = reply::text(pair[0]).is_some_and(|name| name.eq_ignore_ascii_case(b"databases"));
+        out.extend_from_slice(if one { b"$1\r\n1\r\n" } else { pair[1] });
     }
 }

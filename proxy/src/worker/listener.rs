@@ -61,13 +61,13 @@ struct Listener {
 
 impl Listener {
     /// Gives some of the waiting clients to `open`. Errors: there are no descriptors left.
-    fn accept_some(&mut self, open: &mut impl FnMut(Stream, String)) -> io::Result<()> {
+    fn accept_some(&mut self, open: &mut impl FnMut(&str, Stream, String)) -> io::Result<()> {
         for _ in 0..ACCEPTS_MAX {
             if !self.ready {
                 break;
             }
             match self.socket.accept() {
-                Ok((fd, peer)) => open(Stream::new(fd.into()), peer),
+                Ok((fd, peer)) => open(&self.name, Stream::new(fd.into()), peer),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready = false,
                 Err(e) if matches!(e.raw_os_error(), Some(EMFILE | ENFILE)) => return Err(e),
                 // Such as ECONNABORTED: this client has gone, the next may be there.
@@ -110,11 +110,11 @@ impl Listeners {
     }
 
     /// Drops the listeners of this name, after giving all that wait on them to `open`.
-    pub(super) fn remove(&mut self, name: &str, poller: &Poller, mut open: impl FnMut(Stream, String)) {
+    pub(super) fn remove(&mut self, name: &str, poller: &Poller, mut open: impl FnMut(&str, Stream, String)) {
         for slot in &mut self.slots {
             let Some(listener) = slot.take_if(|l| l.name == name) else { continue };
             while let Ok((fd, peer)) = listener.socket.accept() {
-                open(Stream::new(fd.into()), peer);
+                open(&listener.name, Stream::new(fd.into()), peer);
             }
             forget(&listener, poller);
         }
@@ -147,8 +147,8 @@ impl Listeners {
         if self.waiting() { self.paused_until_us } else { u64::MAX }
     }
 
-    /// Gives waiting clients to `open`; returns whether there may have been any.
-    pub(super) fn accept(&mut self, now_us: u64, mut open: impl FnMut(Stream, String)) -> bool {
+    /// Gives waiting clients to `open`, with the listener's name; returns whether there may have been any.
+    pub(super) fn accept(&mut self, now_us: u64, mut open: impl FnMut(&str, Stream, String)) -> bool {
         if !self.waiting() || now_us < self.paused_until_us {
             return false;
         }

@@ -8,6 +8,7 @@
 mod traffic;
 mod mail;
 mod listener;
+mod arrival;
 mod stream;
 mod poller;
 mod clock;
@@ -21,6 +22,7 @@ use crate::relay::limits::{ANSWER_PIECE, Settings};
 use crate::relay::{ClientId, Deed, Level, Question, Relay, pieces};
 use crate::stats::{Counter, Stats};
 use anyhow::Context;
+use arrival::Arrivals;
 use clock::Clock;
 use cluster::topology::Topology;
 use cluster::wire;
@@ -37,6 +39,8 @@ use traffic::{Leaving, Traffic};
 const PUBLISH_US: u64 = 100_000;
 /// ... and so old while nothing does: the control plane reads from it how long an instance has been silent.
 const PUBLISH_IDLE_US: u64 = 500_000;
+/// What there is for each slot and command is copied this often.
+const PUBLISH_ALL_US: u64 = 1_000_000;
 /// An iteration longer than this is counted as a stall.
 const STALL_US: u64 = 5_000;
 /// Iterations with fewer events than this are not timed: a clock costs as much as a request.
@@ -55,6 +59,7 @@ pub fn run(control: OwnedFd) -> anyhow::Result<()> {
     while !worker.is_done() {
         worker.iterate()?;
     }
+    worker.published_all_us = 0;
     worker.publish();
     Ok(())
 }
@@ -66,6 +71,7 @@ struct Worker {
     now_us: u64,
     traffic: Traffic,
     listeners: Listeners,
+    arrivals: Arrivals,
     post: Post,
     page: SharedPage,
     topology: Option<Arc<Topology>>,
@@ -83,6 +89,8 @@ struct Worker {
     /// Something happened since the page was published.
     unpublished: bool,
     published_us: u64,
+    /// The same for the words that are published less often.
+    published_all_us: u64,
 }
 
 /// What the master must say before a worker can do anything.
@@ -144,6 +152,8 @@ impl Worker {
         let mut clock = Clock::new();
         let now = clock.now();
         let seed = now.unix_us ^ u64::from(std::process::id()) << 32;
+        let mut arrivals = Arrivals::default();
+        arrivals.set_listeners(&settings.proxy_protocol);
         let mut relay = Relay::new(settings, worker, seed, now);
         *relay.counts() = Stats::resumed(&page.read());
         let mut this = Self {
@@ -152,6 +162,7 @@ impl Worker {
             now_us: now.us,
             traffic: Traffic::new(relay),
             listeners: Listeners::new(),
+            arrivals,
             post,
             page,
             topology: None,
@@ -163,6 +174,7 @@ impl Worker {
             unsettled: true,
             unpublished: true,
             published_us: now.us,
+            published_all_us: 0,
         };
         for (message, fd) in others {
             this.obey(message, fd);
@@ -203,7 +215,7 @@ impl Worker {
         if self.traffic.is_busy() || self.unsettled {
             return Some(Duration::ZERO);
         }
-        let mut until = self.tick_us.min(self.listeners.deadline());
+        let mut until = self.tick_us.min(self.listeners.deadline()).min(self.arrivals.deadline());
         let every = if self.unpublished { PUBLISH_US } else { PUBLISH_IDLE_US };
         until = until.min(self.published_us + every);
         if !self.post.is_sent() {
@@ -225,6 +237,7 @@ impl Worker {
                 Source::Client(client) => self.traffic.note_client(client, readiness),
                 Source::Link(link) => self.traffic.note_link(link, readiness),
                 Source::Listener(at) => self.listeners.note(at),
+                Source::Arrival(at) => self.arrivals.note(at),
                 Source::Control => self.post.note(),
             }
         }
@@ -265,10 +278,15 @@ impl Worker {
 
     /// Letters, new clients and timers; returns whether there were any.
     fn do_rarer_things(&mut self) -> bool {
-        let mut any = self.post.is_ready();
+        let mut any = self.post.is_ready() | self.arrivals.is_ready();
         self.read_post();
-        let Self { traffic, listeners, poller, now_us, tick_us, .. } = self;
-        any |= listeners.accept(*now_us, |stream, peer| traffic.open_client(stream, &peer, poller));
+        let Self { traffic, listeners, arrivals, poller, now_us, tick_us, .. } = self;
+        any |= listeners.accept(*now_us, |name, stream, peer| {
+            welcome(traffic, arrivals, poller, *now_us, (name, stream, peer));
+        });
+        if !arrivals.is_empty() {
+            arrivals.admit(*now_us, poller, |stream, peer| traffic.open_client(stream, &peer, poller));
+        }
         if now_us >= tick_us {
             traffic.relay.tick();
             self.unpublished = true;
@@ -287,6 +305,7 @@ impl Worker {
     fn obey(&mut self, message: ToWorker, fd: Option<OwnedFd>) {
         match (message, fd) {
             (ToWorker::Settings(settings), _) => {
+                self.arrivals.set_listeners(&settings.proxy_protocol);
                 self.traffic.relay.set_settings(*settings);
                 self.post.say(ToMaster::Ready, None);
             }
@@ -352,8 +371,10 @@ impl Worker {
     }
 
     fn unlisten(&mut self, name: String) {
-        let Self { traffic, listeners, poller, .. } = self;
-        listeners.remove(&name, poller, |stream, peer| traffic.open_client(stream, &peer, poller));
+        let Self { traffic, listeners, arrivals, poller, now_us, .. } = self;
+        listeners.remove(&name, poller, |name, stream, peer| {
+            welcome(traffic, arrivals, poller, *now_us, (name, stream, peer));
+        });
         self.post.say(ToMaster::Unlistened { name }, None);
     }
 
@@ -390,7 +411,7 @@ impl Worker {
                 Leaving::Later => self.leaving.push(client),
             }
         }
-        if self.traffic.relay.clients() == 0 && !self.drained {
+        if self.traffic.relay.clients() == 0 && self.arrivals.is_empty() && !self.drained {
             self.drained = true;
             self.post.say(ToMaster::Drained, None);
         }
@@ -414,9 +435,30 @@ impl Worker {
     }
 
     fn publish(&mut self) {
-        let stats = self.traffic.relay.stats();
-        self.page.publish(&stats.words()[..stats.words_used()]);
+        let all = self.now_us >= self.published_all_us + PUBLISH_ALL_US;
+        let stats = if all { self.traffic.relay.all_stats() } else { self.traffic.relay.stats() };
+        self.page.publish(0, stats.usual());
+        if all {
+            self.published_all_us = self.now_us;
+            stats.rarer().into_iter().for_each(|(at, words)| self.page.publish(at, words));
+        }
         self.unpublished = false;
         self.published_us = self.now_us;
+    }
+}
+
+/// A connection from a listener: a client at once or, where that listener's come through a balancer, once its header is
+/// there.
+fn welcome(
+    traffic: &mut Traffic,
+    arrivals: &mut Arrivals,
+    poller: &Poller,
+    now_us: u64,
+    (listener, stream, peer): (&str, Stream, String),
+) {
+    if arrivals.expects(listener) {
+        arrivals.add(stream, peer, now_us, poller);
+    } else {
+        traffic.open_client(stream, &peer, poller);
     }
 }

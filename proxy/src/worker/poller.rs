@@ -19,6 +19,8 @@ pub(super) enum Source {
     Listener(usize),
     Client(ClientId),
     Link(LinkId),
+    /// A connection that has not said yet whose it is.
+    Arrival(u32),
 }
 
 impl Source {
@@ -28,12 +30,14 @@ impl Source {
             Self::Listener(i) => i << 2 | 1,
             Self::Client(id) => (id as usize) << 2 | 2,
             Self::Link(id) => (id as usize) << 2 | 3,
+            Self::Arrival(at) => (at as usize + 1) << 2,
         })
     }
 
     fn of(Token(token): Token) -> Self {
         match token & 3 {
-            0 => Self::Control,
+            0 if token == 0 => Self::Control,
+            0 => Self::Arrival(((token >> 2) - 1) as u32),
             1 => Self::Listener(token >> 2),
             2 => Self::Client((token >> 2) as ClientId),
             _ => Self::Link((token >> 2) as LinkId),
@@ -113,8 +117,9 @@ mod tests {
 
     #[test]
     fn a_source_comes_back_from_its_token() {
-        for source in [Source::Control, Source::Listener(5), Source::Client(u32::MAX), Source::Link(0), Source::Link(7)]
-        {
+        let arrivals = [Source::Arrival(0), Source::Arrival(7), Source::Arrival(u32::MAX)];
+        let others = [Source::Control, Source::Listener(5), Source::Client(u32::MAX), Source::Link(0), Source::Link(7)];
+        for source in arrivals.into_iter().chain(others) {
             assert_eq!(Source::of(source.token()), source);
         }
     }

@@ -5,10 +5,11 @@ use super::run;
 use crate::mail::{Mailbox, ToMaster, ToWorker};
 use crate::os::SharedPage;
 use crate::relay::ClientState;
+use crate::relay::limits::Settings;
 use crate::stats::{Counter, Stats};
 use cluster::resp::request::{Args, Ceilings, Frame, Step};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -196,6 +197,67 @@ fn read_line(client: &mut TcpStream) -> String {
         line.push(char::from(byte[0]));
     }
     line
+}
+
+/// A PROXY header, version 2: this client came through a balancer.
+fn header(source: [u8; 4], port: u16) -> Vec<u8> {
+    let head = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c";
+    [&head[..], &source, &[127, 0, 0, 1], &port.to_be_bytes(), &[0, 1]].concat()
+}
+
+#[test]
+fn behind_a_balancer_a_client_has_its_own_address() {
+    let rig = Rig::idle();
+    let settings = Settings { proxy_protocol: vec!["main".into()], ..Settings::default() };
+    rig.say(ToWorker::Settings(Box::new(settings)), None);
+    assert_eq!(rig.hear_next().0, ToMaster::Ready);
+
+    // The header in pieces, and requests right behind it.
+    let mut client = rig.client();
+    let bytes = [&header([10, 1, 2, 3], 4660)[..], b"CLIENT ID\r\n"].concat();
+    for piece in bytes.chunks(5) {
+        client.write_all(piece).expect("write");
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(read_reply(&mut client).starts_with(':'));
+    assert!(ask(&mut client, "CLIENT INFO").contains("addr=10.1.2.3:4660"));
+
+    // Somebody who says no header, and one who says nothing.
+    let mut stranger = rig.client();
+    stranger.write_all(b"PING\r\n").expect("write");
+    let refused = stranger.read(&mut [0; 16]);
+    assert!(refused.as_ref().map_or_else(|e| e.kind() == ErrorKind::ConnectionReset, |n| *n == 0), "{refused:?}");
+    let mut silent = rig.client();
+    assert_eq!(silent.read(&mut [0; 16]).expect("the end"), 0);
+    assert!(ask(&mut client, "PING").starts_with("+PONG"));
+    assert_eq!(rig.counter(Counter::ClientsClosed), 0);
+}
+
+#[test]
+fn a_worker_that_drains_waits_for_headers() {
+    let rig = Rig::idle();
+    let settings = Settings { proxy_protocol: vec!["main".into()], ..Settings::default() };
+    rig.say(ToWorker::Settings(Box::new(settings)), None);
+    assert_eq!(rig.hear_next().0, ToMaster::Ready);
+    let header = header([10, 1, 2, 3], 4660);
+    let mut client = rig.client();
+    client.write_all(&header[..20]).expect("write");
+    // It is taken in order: this one is known only when the other has been accepted.
+    let mut other = rig.client();
+    other.write_all(&[&header[..], b"PING\r\n"].concat()).expect("write");
+    assert!(read_reply(&mut other).starts_with("+PONG"));
+    drop(other);
+    rig.say(ToWorker::Drain { hand_over: true }, None);
+    client.write_all(&header[20..]).expect("write");
+    let (state, fd) = loop {
+        match rig.hear_next() {
+            (ToMaster::Client(state), fd) if state.peer == "10.1.2.3:4660" => break (state, fd),
+            (ToMaster::Client(_), _) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(fd.is_some(), "{state:?}");
+    rig.join();
 }
 
 #[test]

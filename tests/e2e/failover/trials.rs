@@ -63,7 +63,9 @@ fn a_primary_that_restarts_empty_wipes_nobody() -> Result<()> {
     let seen = scene.suffer(Fault::Empty)?;
     say(Fault::Empty, &seen);
     let after = scene.keys_of(scene.primary()?)?;
-    ensure!(seen.failovers == 1 && seen.found.duplicated == 0, "{:?}, {:?}", seen.records, seen.found);
+    ensure!(seen.failovers == 1, "{:?}, {:?}", seen.records, seen.found);
+    // Its successor lacks at most what was on its way at the end; the empty one was given nothing, and asked for nothing.
+    ensure!(seen.found.only_lost() && seen.found.lost <= 8, "{:?}", seen.found);
     ensure!(before > 0 && after >= before, "{before} keys, then {after}");
     Ok(())
 }
@@ -77,7 +79,7 @@ fn a_switchover_loses_nothing() -> Result<()> {
         say(Fault::Switchover, &seen);
         ensure!(seen.failovers == 1 && seen.records[0]["kind"] == "switchover", "{:?}", seen.records);
         ensure!(seen.found.none(), "{:?}", seen.found);
-        ensure!(seen.gap < Duration::from_secs(1), "{:?} without a write; {:?}", seen.gap, seen.records);
+        ensure!(seen.gap < SOON, "{:?} without a write; {:?}", seen.gap, seen.records);
     }
     Ok(())
 }

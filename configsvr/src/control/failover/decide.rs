@@ -7,9 +7,9 @@ use super::record::{self, Begin};
 use super::scene::Scene;
 use crate::control::board::Board;
 use crate::control::event::Order;
-use crate::control::health::{Case, Judgement};
+use crate::control::health::{Case, Info, Judgement};
 use crate::control::layout::{FailoverKind, Guard, Identity};
-use crate::control::limits::{FAILOVER_PAUSE_MS, GROUPS_DOWN_PERCENT, STUCK_MS, VETO_ALARM_MS};
+use crate::control::limits::{FAILOVER_PAUSE_MS, GROUPS_DOWN_PERCENT, IDENTITIES_AT_ONCE, STUCK_MS, VETO_ALARM_MS};
 use crate::control::look::Verdict;
 use crate::control::out::Out;
 use cluster::group::{Group, GroupId};
@@ -23,7 +23,6 @@ const OFF: &str = "failover_off";
 impl Failovers {
     /// Whether the group's primary is to be replaced.
     pub(super) fn decide(&mut self, scene: &Scene, group: &Group, out: &mut Out, board: &mut Board) {
-        self.know_primary(scene, group, out);
         if scene.state.fencing().any(|task| task.from == group.id || task.to == group.id) {
             return; // its slots are released first, at once
         }
@@ -32,7 +31,7 @@ impl Failovers {
         else {
             return; // never seen at work: nobody knows whose history to go on with
         };
-        match scene.health.judge(scene.now, scene.own, group, &scene.fleet.beats()) {
+        match scene.judge(group, &scene.fleet.beats()) {
             Judgement::Well | Judgement::Doubt => self.all_clear(group, out, board),
             Judgement::Vetoed { why, since } => self.vetoed(scene, group, &why, since, out, board),
             Judgement::Down(case) => {
@@ -105,7 +104,7 @@ impl Failovers {
     /// How many groups' primaries are dead, as far as anybody can see.
     pub(super) fn count_down(&mut self, scene: &Scene) {
         let beats = scene.fleet.beats();
-        let dead = |g: &&Group| matches!(scene.health.judge(scene.now, scene.own, g, &beats), Judgement::Down(case) if !case.reborn);
+        let dead = |g: &&Group| matches!(scene.judge(g, &beats), Judgement::Down(case) if !case.reborn);
         self.down = scene.groups().iter().filter(dead).count();
     }
 
@@ -154,24 +153,47 @@ impl Failovers {
         );
     }
 
-    /// Keeps the record of the primary's process and history, while it is the one it was.
-    fn know_primary(&mut self, scene: &Scene, group: &Group, out: &mut Out) {
-        let Some(primary) = group.primary() else { return };
-        let Some(info) = scene.info(&primary.addr).filter(|i| i.role == Role::Primary && !i.loading) else { return };
-        let now = Identity { addr: primary.addr.clone(), run_id: info.run_id.clone(), replid: info.replid.clone() };
-        let known = scene.guard(group).and_then(|guard| guard.primary.as_ref());
-        let accept = match known {
-            Some(known) if *known == now => false,
-            // Another one by somebody's hand, or one that changed its history by itself (its backlog was freed).
-            Some(known) if known.addr != now.addr || known.run_id == now.run_id => true,
-            // It was started again: to be accepted where it is certain that nobody has what it had.
-            Some(known) => group.replicas().all(|r| scene.info(&r.addr).is_some_and(|i| !i.continues(&known.replid))),
-            None => true,
-        };
-        if accept {
-            self.writer.write(scene.now, record::guarded(scene, group, now), out);
+    /// Keeps the record of all primaries' processes and histories.
+    pub(super) fn know_primaries(&mut self, scene: &Scene, out: &mut Out) {
+        if !self.writer.is_idle() {
+            return;
+        }
+        let quiet = scene.groups().iter().filter(|g| scene.state.failover_of(g.id).is_none());
+        let news: Vec<(&Group, Identity)> =
+            quiet.filter_map(|g| Some((g, news_of(scene, g)?))).take(IDENTITIES_AT_ONCE).collect();
+        if !news.is_empty()
+            && let Some(txn) = record::guarded(scene, news)
+        {
+            self.writer.write(scene.now, txn, out);
         }
     }
+}
+
+/// What is to be recorded of a group's primary, if that is something else than what is.
+fn news_of(scene: &Scene, group: &Group) -> Option<Identity> {
+    let primary = group.primary()?;
+    let info = scene.info(&primary.addr).filter(|i| i.role == Role::Primary && !i.loading)?;
+    let now = Identity { addr: primary.addr.clone(), run_id: info.run_id.clone(), replid: info.replid.clone() };
+    let accept = match scene.guard(group).and_then(|guard| guard.primary.as_ref()) {
+        Some(known) if *known == now => false,
+        // Another one by somebody's hand, or one that changed its history by itself (its backlog was freed).
+        Some(known) if known.addr != now.addr || known.run_id == now.run_id => true,
+        Some(known) => is_accepted(scene, group, known),
+        None => true,
+    };
+    accept.then_some(now)
+}
+
+/// A primary that was started again serves on where that is somebody's wish, where it is certain that nobody has what it
+/// had, or where after a while nobody came who could take over.
+fn is_accepted(scene: &Scene, group: &Group, known: &Identity) -> bool {
+    let without = |i: &Info| !i.continues(&known.replid);
+    if scene.hands_off(group) || group.replicas().all(|r| scene.info(&r.addr).is_some_and(without)) {
+        return true;
+    }
+    let for_ms = scene.own.on(&known.addr).filter(|_| scene.own.sound).map_or(0, |opinion| opinion.for_ms);
+    let heir = scene.guard(group).is_some_and(|g| scene.health.promotable(group, g, scene.now.saturating_sub(for_ms)));
+    for_ms > STUCK_MS && !heir
 }
 
 /// When a failover of the group was decided last, by people's clock.

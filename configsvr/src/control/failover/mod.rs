@@ -85,6 +85,7 @@ impl Failovers {
         self.tell_automation(scene, out, board);
         if scene.is_settled() {
             self.count_down(scene);
+            self.know_primaries(scene, out);
             for group in scene.groups() {
                 match scene.state.failover_of(group.id) {
                     Some(record) => self.go_on(scene, group, record, out, board),

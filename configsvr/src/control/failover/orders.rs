@@ -91,6 +91,11 @@ impl Orders {
         self.given.get(&(why.to_owned(), instance.clone())).map(|given| &given.order)
     }
 
+    /// To whom an order was given for that reason.
+    pub(super) fn given_for(&self, why: &str) -> Option<&Addr> {
+        self.given.keys().find(|(of, _)| of == why).map(|(_, addr)| addr)
+    }
+
     /// What nobody wanted lately is forgotten.
     pub(super) fn sweep(&mut self, now: u64) {
         self.given.retain(|_, g| now <= g.wanted_at + ORDER_MS);

@@ -143,14 +143,26 @@ pub(super) fn reported(scene: &Scene, record: &Failover, lost_bytes: u64) -> Txn
     same_topology(scene, &Failover { lost_bytes: Some(lost_bytes), ..record.clone() })
 }
 
-/// What is known of a group's primary.
-pub(super) fn guarded(scene: &Scene, group: &Group, identity: Identity) -> Txn {
-    let guard =
-        Guard { group_id: group.id, primary: Some(identity), ..scene.guard(group).cloned().unwrap_or_default() };
-    let (group_key, guard_key) = (layout::group_key(group.id), layout::guard_key(group.id));
-    let compares =
-        vec![scene.fence.compare.clone(), scene.state.as_it_is(&group_key), scene.state.as_it_is(&guard_key)];
-    Txn { compares, ops: vec![put(guard_key, &guard)] }
+/// What is known of groups' primaries. Where one is another process than the topology names, proxies are to be told: then
+/// there is a new epoch.
+pub(super) fn guarded(scene: &Scene, all: Vec<(&Group, Identity)>) -> Option<Txn> {
+    let named = |group: &Group| group.primary().and_then(|p| p.run_id.clone());
+    let told = all.iter().all(|(group, identity)| named(group).as_ref() == Some(&identity.run_id));
+    let (mut compares, mut ops) = (vec![scene.fence.compare.clone()], Vec::new());
+    for (group, identity) in all {
+        let guard =
+            Guard { group_id: group.id, primary: Some(identity), ..scene.guard(group).cloned().unwrap_or_default() };
+        let (group_key, guard_key) = (layout::group_key(group.id), layout::guard_key(group.id));
+        compares.extend([scene.state.as_it_is(&group_key), scene.state.as_it_is(&guard_key)]);
+        ops.push(put(guard_key, &guard));
+    }
+    if !told {
+        let now = &scene.state.epoch.as_ref()?.value;
+        let next = Epoch { epoch: now.epoch + 1, unfolded: now.unfolded.clone(), sum: now.sum };
+        compares.push(scene.state.as_it_is(layout::EPOCH));
+        ops.push(put(layout::EPOCH.to_owned(), &next));
+    }
+    Some(Txn { compares, ops })
 }
 
 /// With the comparisons that all have.

@@ -31,7 +31,9 @@ impl Failovers {
         };
         let all = group.replicas().filter(lives).all(follows);
         let unclear = group.replicas().any(|i| scene.verdict(group, &i.addr) == Verdict::Unknown);
-        if (all && !unclear) || scene.now > since + REPAIR_MS {
+        // One that died meanwhile is the next one's business.
+        let reborn = scene.verdict(group, &primary.addr) == Verdict::Reborn;
+        if (all && !unclear) || reborn || scene.now > since + REPAIR_MS {
             self.writer.write(scene.now, record::ended(scene, record), out);
         }
     }

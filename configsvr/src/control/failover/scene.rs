@@ -1,5 +1,6 @@
 //! What there is to see when something is decided.
 
+use crate::control::command::Beat;
 use crate::control::fleet::Fleet;
 use crate::control::health::{Ballot, Health, Info, Judgement, Verdict};
 use crate::control::layout::{Failover, Guard};
@@ -46,6 +47,10 @@ impl<'a> Scene<'a> {
         self.state.automation_paused() || self.guard(group).is_some_and(|guard| guard.maintenance)
     }
 
+    pub(super) fn judge(&self, group: &Group, beats: &[(&Beat, u64)]) -> Judgement {
+        self.health.judge(self.now, self.own, group, self.guard(group), beats)
+    }
+
     pub(super) fn verdict(&self, group: &Group, addr: &Addr) -> Verdict {
         self.health.verdict(self.now, group, addr, self.state)
     }
@@ -61,7 +66,7 @@ impl<'a> Scene<'a> {
 
     /// Nobody accuses the group's primary, and this member sees it well itself.
     pub(in crate::control) fn is_well(&self, group: &Group) -> bool {
-        matches!(self.health.judge(self.now, self.own, group, &self.fleet.beats()), Judgement::Well)
+        matches!(self.judge(group, &self.fleet.beats()), Judgement::Well)
             && group.primary().is_some_and(|p| self.verdict(group, &p.addr) == Verdict::Up)
     }
 

@@ -1,5 +1,9 @@
 //! A planned change of the primary: nothing is lost, since nothing is written while it happens. Proxies hold their requests
-//! and say that nothing is in flight; the primary pauses writes of whoever else there is; the candidate has it all.
+//! and say that nothing is in flight; the primary pauses writes of whoever else there is; the candidate becomes primary when
+//! it has it all, and one transaction says so. Clients wait meanwhile, so there is no other step.
+//!
+//! A leader that dies between the two leaves a primary that nobody recorded, and to which nobody wrote: the next leader
+//! promotes the same or another one, or calls it off, and the repair demotes whoever is too many.
 
 use super::Failovers;
 use super::orders::Progress;
@@ -11,7 +15,7 @@ use crate::control::layout::Failover;
 use crate::control::limits::QUIET_MS;
 use crate::control::out::Out;
 use cluster::group::Group;
-use cluster::instance::Addr;
+use cluster::instance::{Addr, Role};
 use std::cmp::Reverse;
 
 /// The primary lets no write pass for so long: longer than the rest may take, since what is written after it is lost.
@@ -28,32 +32,38 @@ impl Failovers {
             return;
         }
         let token = scene.fence.token;
-        let (pause, catch_up) = (format!("pause/{}", record.id), format!("catch-up/{}", record.id));
+        let (pause, succeed) = (format!("pause/{}", record.id), format!("succeed/{}", record.id));
         let order = Order::Pause { ms: PAUSE_MS };
         let Progress::Done(paused) = self.orders.want(scene.now, &pause, &record.old, order, token, out) else {
             return;
         };
-        let offset = paused.after.offset;
-        let Some(candidate) = record.wanted.clone().or_else(|| nearest(scene, group, record)) else {
+        let begun = self.orders.given_for(&succeed).cloned();
+        let Some(candidate) = begun.or_else(|| record.wanted.clone()).or_else(|| nearest(scene, group, record)) else {
             return self.call_off(scene, record, "no replica can take over", out);
         };
-        let order = Order::CatchUp { offset, ms: QUIET_MS / 2 };
-        match self.orders.want(scene.now, &catch_up, &candidate, order, token, out) {
+        let order = Order::Succeed { replid: record.replid.clone(), offset: paused.after.offset, ms: QUIET_MS / 2 };
+        match self.orders.want(scene.now, &succeed, &candidate, order, token, out) {
             Progress::UnderWay => {}
-            Progress::Failed(_) => self.call_off(scene, record, "the candidate did not catch up", out),
-            Progress::Done(report) if !may_lead(&report.after, &record.replid) => {
-                self.call_off(scene, record, "the candidate does not continue the primary's history", out);
-            }
-            Progress::Done(report) => {
-                if let Some(txn) = record::chosen(scene, record, &candidate, report.after.offset) {
+            Progress::Done(report) if report.after.role == Role::Primary => {
+                let paused_at = self.orders.done_at(&pause, &record.old).unwrap_or(scene.now);
+                let mut record = record.clone();
+                record.times.chosen = Some(scene.wall.saturating_sub(scene.now.saturating_sub(paused_at)));
+                (record.candidate, record.offset) = (Some(candidate.clone()), Some(report.before.offset));
+                if let Some(txn) = record::committed(scene, &record, &candidate, &report.after) {
                     self.writer.write(scene.now, txn, out);
                 }
+            }
+            Progress::Done(_) | Progress::Failed(_) => {
+                self.call_off(scene, record, "the candidate did not take over", out);
             }
         }
     }
 
-    /// Nothing was promoted: the primary serves on.
+    /// Nothing was recorded: the primary serves on. Not while it may just be recorded.
     fn call_off(&mut self, scene: &Scene, record: &Failover, why: &str, out: &mut Out) {
+        if !self.writer.is_idle() {
+            return;
+        }
         let resume = format!("resume/{}", record.id);
         self.orders.want(scene.now, &resume, &record.old, Order::Resume, scene.fence.token, out);
         if let Some(txn) = record::aborted(scene, record, why) {

@@ -19,14 +19,12 @@ mod clean;
 mod record;
 mod run;
 
-pub use run::TaskView;
-
 use super::board::Board;
 use super::event::{Action, DeedId};
 use super::failover::{Scene, Writer};
 use super::job::Status;
 use super::out::Out;
-use super::task::{Task, TaskPhase};
+use super::task::{Task, TaskPhase, TaskView};
 use crate::store::{Fault, Verdict};
 use cluster::group::Group;
 use run::{Run, Sweeping};
@@ -117,7 +115,7 @@ impl Migrations {
 
     /// What there is to see of a task beyond its record.
     pub(super) fn view(&self, now: u64, task: &Task) -> TaskView {
-        TaskView::of(now, task, self.runs.get(&task.id))
+        run::view(now, task, self.runs.get(&task.id))
     }
 }
 

@@ -4,9 +4,8 @@ use crate::control::event::{Action, DeedId};
 use crate::control::job::{Goal, Job, Stage, Status};
 use crate::control::limits::JOB_AGAIN_MAX_MS;
 use crate::control::out::Out;
-use crate::control::task::Task;
+use crate::control::task::{Progress, Task, TaskView};
 use cluster::instance::Addr;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// A job of the mover.
@@ -59,66 +58,32 @@ pub(super) fn pause(first_ms: u64, failures: u32) -> u64 {
     (first_ms << failures.saturating_sub(1).min(16)).min(JOB_AGAIN_MAX_MS)
 }
 
-/// A migration, as people see it: its record, and what the leader knows beyond.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TaskView {
-    #[serde(flatten)]
-    pub task: Task,
-    /// Slots altogether.
-    pub slot_count: usize,
-    /// `purging`, `copying`, `tailing`, `draining`, `drained`, `failed`: the mover's own word. Known to the leader alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stage: Option<String>,
-    /// Why the last attempt ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub progress: Option<Progress>,
-}
-
-/// How far a copy is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    pub attempt: u64,
-    /// Keys met, of all slots of the source, and how many there are.
-    pub scanned: u64,
-    pub to_scan: u64,
-    pub copied: u64,
-    pub bytes: u64,
-    pub applied: u64,
-    pub dirty: u64,
-    pub lag_bytes: u64,
-    /// Milliseconds since the mover said so.
-    pub age_ms: u64,
-}
-
-impl TaskView {
-    pub(super) fn of(now: u64, task: &Task, run: Option<&Run>) -> Self {
-        let progress = run.and_then(|run| {
-            let (status, at) = run.status.as_ref()?;
-            Some(Progress {
-                attempt: run.job.attempt,
-                scanned: status.scanned,
-                to_scan: status.to_scan,
-                copied: status.copied,
-                bytes: status.bytes,
-                applied: status.applied,
-                dirty: status.dirty,
-                lag_bytes: status.lag,
-                age_ms: now.saturating_sub(*at),
-            })
-        });
-        let trouble = run.and_then(|run| match run.stage() {
-            Some(Stage::Failed { why } | Stage::Hopeless { why }) => Some(why.clone()),
-            _ => None,
-        });
-        Self {
-            task: task.clone(),
-            slot_count: task.slots().count(),
-            stage: run.and_then(word).map(str::to_owned),
-            trouble,
-            progress,
-        }
+/// What the leader knows of a task.
+pub(super) fn view(now: u64, task: &Task, run: Option<&Run>) -> TaskView {
+    let progress = run.and_then(|run| {
+        let (status, at) = run.status.as_ref()?;
+        Some(Progress {
+            attempt: run.job.attempt,
+            scanned: status.scanned,
+            to_scan: status.to_scan,
+            copied: status.copied,
+            bytes: status.bytes,
+            applied: status.applied,
+            dirty: status.dirty,
+            lag_bytes: status.lag,
+            age_ms: now.saturating_sub(*at),
+        })
+    });
+    let trouble = run.and_then(|run| match run.stage() {
+        Some(Stage::Failed { why } | Stage::Hopeless { why }) => Some(why.clone()),
+        _ => None,
+    });
+    TaskView {
+        task: task.clone(),
+        slot_count: task.slots().count(),
+        stage: run.and_then(word).map(str::to_owned),
+        trouble,
+        progress,
     }
 }
 

@@ -246,7 +246,8 @@ impl Relay {
                 self.slowlog_request(id, command, local, args)
             }
             Local::LatencyHistogram => {
-                self.inquire(id, command, Question::Totals, Form::LatencyHistogram, |_| String::new());
+                let form = Form::LatencyHistogram(super::slow::commands_named(&args[2..]));
+                self.inquire(id, command, Question::Totals, form, |_| String::new());
             }
             Local::TwemslotOn => self.ask_group(id, command, args),
             Local::Monitor => self.monitor(id, command),

@@ -70,6 +70,15 @@ impl Relay {
                 format!("{}\n", u8::from(unblocked))
             }
             Question::Totals => String::new(),
+            Question::Script { body } => {
+                self.scripts.saw(body.as_bytes());
+                String::new()
+            }
+            Question::ForgetScripts => {
+                self.scripts = Default::default();
+                String::new()
+            }
+            Question::Keys => serde_json::to_string(&self.sampled()).unwrap_or_default(),
             Question::Slowlog { count } => self.slowlog.lines(*count),
             Question::SlowlogLen => format!("{}\n", self.slowlog.len()),
             Question::SlowlogReset => {
@@ -163,10 +172,10 @@ impl Relay {
                 let text = self.info(sections, &inquiry.text, &inquiry.groups);
                 write::bulk(out, text.as_bytes());
             }
-            Form::LatencyHistogram => {
+            Form::LatencyHistogram(commands) => {
                 let client = self.requests[inquiry.request as usize].client;
                 let resp3 = self.clients.get(client as usize).is_some_and(|c| c.resp3);
-                self.latency_histogram(&inquiry.text, resp3, out);
+                self.latency_histogram(commands, &inquiry.text, resp3, out);
             }
         }
     }

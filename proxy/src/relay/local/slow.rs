@@ -85,14 +85,25 @@ impl Relay {
         }
     }
 
-    /// LATENCY HISTOGRAM: of all requests, from read to answered, and of the part that instances took.
-    pub(super) fn latency_histogram(&mut self, others: &str, resp3: bool, out: &mut Vec<u8>) {
+    /// LATENCY HISTOGRAM: of each command that was asked for, from read to answered; and, if none is named, of all requests,
+    /// and of the part that instances took.
+    pub(super) fn latency_histogram(&mut self, named: &[CommandId], others: &str, resp3: bool, out: &mut Vec<u8>) {
         let totals = self.totals(others);
+        let all = 0..command::count() as CommandId;
+        let wanted: Vec<CommandId> = if named.is_empty() { all.collect() } else { named.to_vec() };
+        let seen = |&id: &CommandId| totals.histogram_of_command(id).iter().any(|n| *n > 0);
+        let commands: Vec<CommandId> = wanted.into_iter().filter(seen).collect();
         let kinds = [("total", Histogram::Total), ("instance", Histogram::Instance)];
-        map(resp3, kinds.len(), out);
+        let kinds = if named.is_empty() { &kinds[..] } else { &[] };
+        map(resp3, kinds.len() + commands.len(), out);
         for (name, histogram) in kinds {
             write::bulk(out, name.as_bytes());
-            histogram_entry(&totals, histogram, resp3, out);
+            histogram_entry(by_powers(totals.histogram(*histogram)), resp3, out);
+        }
+        for id in commands {
+            write::bulk(out, command::get(id).name.as_bytes());
+            let buckets = totals.histogram_of_command(id).iter().enumerate();
+            histogram_entry(buckets.map(|(power, n)| (1 << power, *n)), resp3, out);
         }
     }
 
@@ -130,19 +141,42 @@ fn facts_of(entry: &Entry) -> Vec<String> {
     facts
 }
 
-/// `calls` and a cumulative histogram, by powers of two of microseconds, of what is not empty.
-fn histogram_entry(totals: &Stats, histogram: Histogram, resp3: bool, out: &mut Vec<u8>) {
-    let buckets = totals.histogram(histogram);
-    let (mut below, mut pairs, mut end_us) = (0, Vec::new(), 1);
-    for (i, &n) in buckets.iter().enumerate() {
-        below += n;
+/// Commands by their names; those that are none, or have subcommands of which none is named, stand for what they are.
+pub(super) fn commands_named(names: &[&[u8]]) -> Vec<CommandId> {
+    let known = |name: &&[u8]| {
+        let (parent, sub) =
+            name.iter().position(|b| *b == b'|').map_or((*name, None), |at| (&name[..at], Some(&name[at + 1..])));
+        let id = command::lookup(parent)?;
+        sub.map_or(Some(id), |sub| command::lookup_sub(id, sub))
+    };
+    let mut ids: Vec<CommandId> = names.iter().filter_map(known).collect();
+    if ids.is_empty() && !names.is_empty() {
+        // Nothing is asked for that there is; an empty list would be all.
+        ids.push(command::count() as CommandId);
+    }
+    ids
+}
+
+/// The fine buckets of a histogram as powers of two of microseconds.
+fn by_powers(buckets: &[u64]) -> impl Iterator<Item = (u64, u64)> {
+    let mut end_us = 1;
+    let mut sum = 0;
+    buckets.iter().enumerate().filter_map(move |(i, n)| {
+        sum += n;
         let whole = bucket_end(i) == end_us * 2 || i + 1 == buckets.len();
-        if whole {
+        whole.then(|| {
             end_us = bucket_end(i);
-            if pairs.last().map_or(below > 0, |&(_, before)| before < below) {
-                pairs.push((end_us, below));
-            }
-        }
+            (end_us, std::mem::take(&mut sum))
+        })
+    })
+}
+
+/// `calls` and a cumulative histogram of what is not empty: how many took less than so many microseconds.
+fn histogram_entry(buckets: impl Iterator<Item = (u64, u64)>, resp3: bool, out: &mut Vec<u8>) {
+    let (mut below, mut pairs) = (0, Vec::new());
+    for (end_us, n) in buckets.filter(|(_, n)| *n > 0) {
+        below += n;
+        pairs.push((end_us, below));
     }
     map(resp3, 2, out);
     write::bulk(out, b"calls");

@@ -1,0 +1,87 @@
+//! The verbs about what the cluster is asked for.
+
+use super::client::Client;
+use super::fault::Result;
+use super::show::{json, or_dash, say, table};
+use crate::http::words::{BigKey, BigKeys, HotKey, HotKeys};
+use clap::Args;
+use std::process::ExitCode;
+
+/// Which keys are asked for most, or are largest.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// So many keys.
+    #[arg(long, default_value_t = 20)]
+    count: usize,
+}
+
+pub(super) fn hot(client: &mut Client, as_json: bool, top: &Top) -> Result<ExitCode> {
+    let mut hot: HotKeys = client.get("/api/v1/hotkeys")?;
+    hot.keys.truncate(top.count);
+    if as_json {
+        json(&hot)?;
+    } else {
+        say(&with_silent(hot_table(&hot.keys), &hot.silent))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn big(client: &mut Client, as_json: bool, top: &Top) -> Result<ExitCode> {
+    let mut big: BigKeys = client.get("/api/v1/bigkeys")?;
+    big.keys.truncate(top.count);
+    if as_json {
+        json(&big)?;
+    } else {
+        say(&with_silent(big_table(&big.keys), &big.silent))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn with_silent(mut table: String, silent: &[String]) -> String {
+    for why in silent {
+        table = format!("{table}\n! {why}");
+    }
+    table
+}
+
+fn hot_table(keys: &[HotKey]) -> String {
+    let row = |k: &HotKey| {
+        let rate = format!("{:.1}", k.requests_per_s);
+        let error = if k.error_per_s > 0.0 { format!("-{:.1}", k.error_per_s) } else { "exact".to_owned() };
+        vec![rate, error, k.slot.to_string(), or_dash(k.group), k.key.clone()]
+    };
+    table(&["REQUESTS/S", "MAY BE", "SLOT", "GROUP", "KEY"], keys.iter().map(row))
+}
+
+fn big_table(keys: &[BigKey]) -> String {
+    let row = |k: &BigKey| {
+        let seen = format!("{} s ago", k.age_ms / 1000);
+        vec![size(k.bytes), k.command.clone(), seen, k.slot.to_string(), or_dash(k.group), k.key.clone()]
+    };
+    table(&["SIZE", "COMMAND", "SEEN", "SLOT", "GROUP", "KEY"], keys.iter().map(row))
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_listed_for_people() {
+        let hot = HotKey { key: "user:1".into(), slot: 17, group: Some(2), requests_per_s: 123.46, error_per_s: 1.0 };
+        let text = "REQUESTS/S  MAY BE  SLOT  GROUP  KEY\n123.5       -1.0    17    2      user:1";
+        assert_eq!(hot_table(&[hot]), text);
+        let big = BigKey { key: "b".into(), slot: 1, group: None, bytes: 3 << 20, command: "set".into(), age_ms: 5999 };
+        let text = "SIZE     COMMAND  SEEN     SLOT  GROUP  KEY\n3.0 MiB  set      5 s ago  1     -      b";
+        assert_eq!(with_silent(big_table(&[big]), &[]), text);
+        assert_eq!(with_silent(String::new(), &["p1: away".into()]), "\n! p1: away");
+        assert_eq!((size(5), size(2048)), ("5 B".to_owned(), "2.0 KiB".to_owned()));
+    }
+}
