@@ -11,6 +11,7 @@
 # make soak    primaries die RUNS=N times of each cause, under load; one JSON line a cause
 # make partitions   hosts cut off from each other, in network namespaces; needs root; one JSON line a cut
 # make soak-migration   slots move RUNS=N times under load; one JSON line a move
+# make bench-migration  how fast slots are copied; one JSON line a kind of value
 #
 # The whole picture, with an etcd of three: make up STORE=etcd CONFIGSVRS=3 PROXIES=2
 # UP holds further options, as in: make up UP='--base-port 7000 --groups 4'
@@ -23,7 +24,7 @@ SECONDS ?= 60
 RUNS ?= 20
 CTL := target/release/twemslotctl
 
-.PHONY: help up down status build deb test gates bench fuzz soak soak-migration partitions dashboards-test alerts-test ops-test fmt lint
+.PHONY: help up down status build deb test gates bench fuzz soak soak-migration partitions dashboards-test alerts-test ops-test bench-migration fmt lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -82,6 +83,10 @@ soak-migration:
 	@.ci/install run test
 	cargo build --workspace --bins
 	SOAK=$(RUNS) cargo test -p tests --test migration soak -- --nocapture
+
+bench-migration:
+	@.ci/install run test
+	MOVER_SOAK=1 cargo test --release -p tests --test mover soak -- --nocapture
 
 fmt:
 	cargo fmt --all

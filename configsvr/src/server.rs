@@ -234,6 +234,7 @@ impl Loop {
             Action::Move { job, goal } => self.movers.tell(job, goal),
             Action::Drop { task } => self.movers.drop_task(&task),
             Action::Sweep { deed, sweep } => self.begin("sweep", self.movers.sweep(deed, sweep)),
+            Action::Audit { deed, audit } => self.begin("audit", self.movers.audit(deed, audit)),
             Action::Tell(news) => self.tell(news),
         }
     }

@@ -323,7 +323,7 @@ impl World {
             }
             // Nobody looks at instances here: see simulation_failover.
             Action::Watch { .. } | Action::Poll | Action::Order { .. } | Action::Tell(_) => {}
-            Action::Move { .. } | Action::Drop { .. } | Action::Sweep { .. } => {}
+            Action::Move { .. } | Action::Drop { .. } | Action::Sweep { .. } | Action::Audit { .. } => {}
         }
     }
 

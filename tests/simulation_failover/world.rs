@@ -424,7 +424,7 @@ impl World {
         match action {
             Action::Write { deed, txn } => self.send(n, deed, txn),
             Action::Probe { .. } | Action::Follow { .. } | Action::AnswerBeat { .. } | Action::Tell(_) => {}
-            Action::Move { .. } | Action::Drop { .. } | Action::Sweep { .. } => {}
+            Action::Move { .. } | Action::Drop { .. } | Action::Sweep { .. } | Action::Audit { .. } => {}
             Action::Answer { outcome, .. } => _ = outcome,
             Action::Grant { deed, ttl } => {
                 let outcome = Ok(self.store.grant(self.now, ttl.as_millis() as u64));

@@ -1,7 +1,7 @@
 //! What control is told, and what it wants done. Control itself does nothing: `server` carries both ways.
 
 use super::command::{Answer, Beat, BeatAnswer, Refusal, Request, Seen};
-use super::job::{Goal, Job, Status, Sweep};
+use super::job::{Audit, Findings, Goal, Job, Status, Sweep};
 use super::layout::Token;
 use super::look::{Ballot, Info, Look};
 use crate::store::{Fault, LeaseId, Notice, Txn, Verdict};
@@ -89,6 +89,11 @@ pub enum Event {
     Swept {
         deed: DeedId,
         outcome: Result<u64, String>,
+    },
+    /// An audit came to its end.
+    Audited {
+        deed: DeedId,
+        outcome: Result<Findings, String>,
     },
     /// Time passed. At least every 100 ms, and when `deadline` asked for it.
     Tick,
@@ -213,6 +218,10 @@ pub enum Action {
     Sweep {
         deed: DeedId,
         sweep: Sweep,
+    },
+    Audit {
+        deed: DeedId,
+        audit: Audit,
     },
     /// For people, and for `GET /api/v1/events`.
     Tell(News),

@@ -105,3 +105,39 @@ pub struct Sweep {
     /// Keys a second; 0: no limit.
     pub keys_per_s: u64,
 }
+
+/// Whether the target holds what the source holds, key by key, after the slots changed hands and before the source's copies
+/// are removed. Both sides are only read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    pub task: String,
+    pub token: Token,
+    pub source: Side,
+    pub target: Side,
+    pub slots: Arc<[Slot]>,
+    pub slot_count: u16,
+    pub tag_rule: TagRule,
+    /// Keys a second; 0: no limit.
+    pub keys_per_s: u64,
+}
+
+/// What an audit found. Values are compared by a hash of their elements, read piece by piece, whatever their encoding.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Findings {
+    /// Keys of the source: the sum of the next four.
+    pub compared: u64,
+    pub equal: u64,
+    /// They differ, and were written at the target since the drain.
+    pub changed: u64,
+    /// The target does not have them, and nobody removed them.
+    pub missing: u64,
+    /// They differ, and nobody wrote them.
+    pub different: u64,
+    /// Keys of the target that the source does not have, and nobody wrote.
+    pub extra: u64,
+    /// Whether the target's writes since the drain are known. If not (another leader ran the job), whatever differs counts as
+    /// changed.
+    pub told_apart: bool,
+    /// Some of what is missing, different or extra.
+    pub examples: Vec<String>,
+}

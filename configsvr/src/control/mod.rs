@@ -245,6 +245,7 @@ impl Control {
             Event::Ordered { deed, outcome } => self.failovers.ordered(now, deed, outcome),
             Event::Moved { task, attempt, status } => self.migrations.moved(now, &task, attempt, status),
             Event::Swept { deed, outcome } => self.migrations.swept(now, deed, outcome),
+            Event::Audited { .. } => {}
         }
     }
 

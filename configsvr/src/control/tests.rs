@@ -183,7 +183,8 @@ impl World {
                 self.event(name, Event::KeptAlive { deed, outcome });
             }
             Action::Push { deed, proxy, epoch, .. } => _ = self.pushes.insert(proxy, (name.to_owned(), deed, epoch)),
-            Action::Watch { .. } | Action::Poll | Action::Move { .. } | Action::Drop { .. } | Action::Sweep { .. } => {}
+            Action::Watch { .. } | Action::Poll | Action::Move { .. } | Action::Drop { .. } => {}
+            Action::Sweep { .. } | Action::Audit { .. } => {}
             Action::Order { deed, .. } => {
                 let outcome = Err("connection refused".to_owned());
                 self.event(name, Event::Ordered { deed, outcome });

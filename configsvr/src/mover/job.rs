@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "a shell: reads the clock")]
 
 use super::attach::{self, Attached};
+use super::core::limits::{PIECE_BYTES, PIECE_FROM};
 use super::core::slots::Slots;
 use super::core::{Copier, Fault, Mark, Plan};
 use super::line::Line;
@@ -106,6 +107,8 @@ async fn prepare<'a>(ground: &'a Ground, name: &'a Name) -> Result<Run<'a>, Faul
         replid: attached.replid.clone(),
         offset: attached.offset,
         to_scan: found.keys,
+        piece_from: PIECE_FROM,
+        piece_bytes: PIECE_BYTES,
     });
     copier.stream_said(&attached.first);
     tracing::info!(task = job.task, attempt = job.attempt, at = %attached.addr, offset = attached.offset, "copying slots");

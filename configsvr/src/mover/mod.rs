@@ -6,6 +6,7 @@
 //! replica, and a `scout` that looks at the source's primary.
 
 mod job;
+mod audit;
 mod scout;
 mod preflight;
 mod attach;
@@ -17,7 +18,7 @@ pub mod core;
 use self::core::Mark;
 use crate::agent::link::Access;
 use crate::control::event::{DeedId, Event};
-use crate::control::job::{Goal, Job, Sweep};
+use crate::control::job::{Audit, Goal, Job, Sweep};
 use crate::control::layout::Token;
 use job::Ground;
 use std::collections::BTreeMap;
@@ -36,7 +37,12 @@ pub struct Movers {
     confirm: Confirm,
     outcomes: mpsc::Sender<Event>,
     jobs: BTreeMap<String, Running>,
+    /// Where targets were at the last drain, by task, for audits.
+    marks: BTreeMap<String, watch::Receiver<Option<Mark>>>,
 }
+
+/// Marks of so many tasks are kept.
+const MARKS_MAX: usize = 256;
 
 struct Running {
     attempt: (Token, u64),
@@ -54,7 +60,7 @@ impl Drop for Running {
 impl Movers {
     /// What jobs say goes to `outcomes`.
     pub fn new(access: Arc<Access>, confirm: Confirm, outcomes: mpsc::Sender<Event>) -> Self {
-        Self { access, confirm, outcomes, jobs: BTreeMap::new() }
+        Self { access, confirm, outcomes, jobs: BTreeMap::new(), marks: BTreeMap::new() }
     }
 
     /// Begins a job, or tells the one that runs how far it is to go. An older attempt of the same task ends.
@@ -67,7 +73,11 @@ impl Movers {
             Some(running) if running.attempt > attempt => {}
             _ => {
                 let (tell, goal) = watch::channel(goal);
-                let (mark, _) = watch::channel::<Option<Mark>>(None);
+                let (mark, marked) = watch::channel::<Option<Mark>>(None);
+                self.marks.insert(job.task.clone(), marked);
+                while self.marks.len() > MARKS_MAX {
+                    self.marks.pop_first(); // tasks are numbered: the oldest
+                }
                 let ground = Ground {
                     job: Arc::clone(&job),
                     access: Arc::clone(&self.access),
@@ -85,6 +95,20 @@ impl Movers {
     /// Ends a task's job; it says nothing any more.
     pub fn drop_task(&mut self, task: &str) {
         self.jobs.remove(task);
+    }
+
+    /// An audit, as a deed. Whoever wrote what is known only to the process that ran the job.
+    pub fn audit(&self, deed: DeedId, audit: Audit) -> impl Future<Output = (bool, Event)> + Send + 'static {
+        let access = Arc::clone(&self.access);
+        let mark = self.marks.get(&audit.task).and_then(|mark| mark.borrow().clone());
+        async move {
+            let outcome = audit::audit(&audit, mark, &access).await;
+            match &outcome {
+                Ok(found) => tracing::info!(task = audit.task, ?found, "audited"),
+                Err(why) => tracing::warn!(task = audit.task, why, "an audit failed"),
+            }
+            (outcome.is_ok(), Event::Audited { deed, outcome })
+        }
     }
 
     /// A sweep, as a deed: whether it went well, and the event that says so.

@@ -38,7 +38,10 @@ impl Copier {
                         self.fail(Fault::failed("a copy is older than the stream: the source broke its own order"));
                     }
                     if let Some(ready) = self.ready.pop_front() {
-                        self.send_copies(ready);
+                        match &ready.piece {
+                            Some(piece) => self.send_piece(piece),
+                            None => self.send_copies(ready),
+                        }
                     }
                     continue;
                 }
@@ -72,7 +75,7 @@ impl Copier {
         }
     }
 
-    fn note(&mut self, sent: Sent) {
+    pub(super) fn note(&mut self, sent: Sent) {
         self.sent_bytes += sent.bytes();
         self.sent.push_back(sent);
     }
@@ -101,6 +104,9 @@ impl Copier {
                 let other = self.db == Db::Other;
                 args.iter().skip(1).filter(|_| !other).for_each(|arg| self.touched(arg));
             }
+            // PERSIST and its like need not begin a large value anew.
+            Meaning::Copy { first, last, .. }
+                if first == last && self.db == Db::Ours && self.large_written(raw, &args, args[first]) => {}
             Meaning::Copy { first, last, step } => {
                 // In another database, too: MOVE brings keys from there.
                 args[first..=last].iter().step_by(step).for_each(|key| self.touched(key));
@@ -116,7 +122,7 @@ impl Copier {
     fn same(&mut self, raw: &[u8], args: &[&[u8]], first: usize, last: usize, step: usize) {
         let keys = || args[first..=last].iter().step_by(step);
         let ours = keys().filter(|key| self.plan.slots.hold(key)).count();
-        if ours == 0 {
+        if ours == 0 || (first == last && self.db == Db::Ours && self.large_written(raw, args, args[first])) {
             return;
         }
         let known = self.phase == Phase::Following && self.db == Db::Ours;
@@ -143,6 +149,7 @@ impl Copier {
 
     /// A key is to be copied again, unless it is on its way.
     fn touched(&mut self, key: &[u8]) {
+        self.large_broken(key);
         if self.plan.slots.hold(key) && !self.flying.contains_key(key) && !self.dirty.contains(key) {
             self.dirty.insert(key.into());
         }
@@ -187,6 +194,7 @@ impl Copier {
                 Sent::Barrier | Sent::Replication | Sent::Wait => {}
             }
         }
+        self.large_lost();
         self.drain_again();
     }
 

@@ -1,6 +1,7 @@
 //! What the source is asked for: keys (SCAN), how large they are, and their values, a block of them at a time, read together
 //! with the offset at which they are true.
 
+use super::large::{Piece, PieceAsk};
 use super::{Copier, Fault, Key, Phase, limits};
 use crate::control::job::Goal;
 use cluster::resp::reply::{Elements, integer, text};
@@ -23,6 +24,16 @@ pub(super) enum Ask {
     },
     /// The offset at which the pass ended.
     End,
+    /// The type of a large value.
+    Kind {
+        key: Key,
+        size: u64,
+    },
+    /// Names of a large hash's fields.
+    Names {
+        generation: u64,
+    },
+    Piece(PieceAsk),
 }
 
 /// Copies that came, to be sent when the stream is taken up to their offset.
@@ -32,6 +43,8 @@ pub(super) struct Ready {
     pub(super) keys: Vec<Key>,
     /// Commands for the target, one a key, in the order of the keys.
     pub(super) commands: Vec<u8>,
+    /// Or a piece of a large value.
+    pub(super) piece: Option<Piece>,
 }
 
 impl Copier {
@@ -49,6 +62,7 @@ impl Copier {
         while self.may_ask_block() && (urgent || self.pace.open(now)) {
             self.ask_block(now);
         }
+        self.fetch_large(now);
     }
 
     fn scan(&mut self) {
@@ -119,7 +133,7 @@ impl Copier {
 
     /// Whether something is asked for whose offset is not known: the stream must not be taken past it.
     pub(super) fn offset_awaited(&self) -> bool {
-        self.asks.iter().any(|a| matches!(a, Ask::Block { .. }))
+        self.asks.iter().any(|a| matches!(a, Ask::Block { .. } | Ask::Piece(_)))
     }
 
     fn ask_block(&mut self, now: u64) {
@@ -172,6 +186,13 @@ impl Copier {
                 None => self.block_came(std::mem::take(keys), raw).map(|()| true),
             },
             Ask::End => self.ended(raw),
+            Ask::Kind { key, size } => self.kind_came(Key::clone(key), *size, raw).map(|()| true),
+            Ask::Names { generation } => self.names_came(*generation, raw).map(|()| true),
+            Ask::Piece(piece) if piece.left > 0 => {
+                piece.left -= 1;
+                if raw.first() == Some(&b'-') { Err(said("a piece", &words(raw))) } else { Ok(false) }
+            }
+            Ask::Piece(piece) => self.piece_came(piece, raw).map(|()| true),
         };
         match done {
             Ok(true) => {}
@@ -188,6 +209,7 @@ impl Copier {
             let key = text(key).ok_or_else(odd)?;
             self.counts.scanned += 1;
             if self.plan.slots.hold(key) {
+                self.dirty.remove(key);
                 self.fly(key.into());
             }
         }
@@ -210,11 +232,13 @@ impl Copier {
             (Some(b'-'), _) => return Err(said("MEMORY USAGE", &words(raw))),
             (_, size) => size.unwrap_or(0).max(0) as u64,
         };
-        let most = self.plan.limits.value_bytes;
-        if most > 0 && size > most {
-            return Err(too_large(&key, size, most));
+        if size <= self.plan.piece_from {
+            self.sized.push_back((key, size));
+        } else if self.large.knows(&key) {
+            self.land(&key); // it is on its way already
+        } else {
+            self.large.wait(key, size);
         }
-        self.sized.push_back((key, size));
         Ok(())
     }
 
@@ -222,7 +246,6 @@ impl Copier {
         let odd = || Fault::failed("the source's reply to a block makes no sense");
         let parts: Vec<&[u8]> = Elements::new(raw).ok_or_else(|| said("copies", &words(raw)))?.collect();
         let [values @ .., time, role] = parts.as_slice() else { return Err(odd()) };
-        let now = millis(time).ok_or_else(odd)?;
         if values.len() != 2 * keys.len() {
             return Err(odd());
         }
@@ -230,20 +253,14 @@ impl Copier {
         let mut commands = Vec::with_capacity(raw.len() + 32 * keys.len());
         let mut bytes = 0;
         for (key, value) in keys.iter().zip(values.chunks_exact(2)) {
-            if value[1].first() == Some(&b'-') {
-                return Err(said(&format!("DUMP of {}", shown(key)), &words(value[1])));
+            if let Some(error) = value.iter().find(|raw| raw.first() == Some(&b'-')) {
+                return Err(said(&format!("a copy of {}", shown(key)), &words(error)));
             }
-            let lifetime = integer(value[0]).ok_or_else(odd)?;
             match text(value[1]) {
                 None => write::request(&mut commands, &[b"UNLINK", key]),
                 Some(payload) => {
                     bytes += payload.len() as u64;
-                    let until = match lifetime {
-                        ..0 => 0,
-                        at if absolute => at.max(1),
-                        left => now + left.max(1),
-                    };
-                    let until = until.to_string();
+                    let until = until(value[0], time, absolute).unwrap_or(0).to_string();
                     write::request(&mut commands, &[b"RESTORE", key, until.as_bytes(), payload, b"REPLACE", b"ABSTTL"]);
                 }
             }
@@ -255,7 +272,7 @@ impl Copier {
         if offset < self.journal.pos() {
             return Err(Fault::failed("the source's offset went back: it has lost its history"));
         }
-        self.ready.push_back(Ready { offset, keys, commands });
+        self.ready.push_back(Ready { offset, keys, commands, piece: None });
         Ok(())
     }
 
@@ -274,13 +291,16 @@ impl Copier {
                     write::request(&mut self.to_source, &[b"ROLE"]);
                     self.asks.push_back(Ask::End);
                 }
+                Ask::Kind { key, size } => self.large.wait(key, size),
+                Ask::Names { .. } | Ask::Piece(_) => {}
             }
         }
+        self.large.source_lost();
     }
 }
 
 /// The offset out of a reply to ROLE.
-fn offset(raw: &[u8]) -> Result<u64, Fault> {
+pub(super) fn offset(raw: &[u8]) -> Result<u64, Fault> {
     let parts: Vec<&[u8]> = Elements::new(raw).map(Iterator::collect).unwrap_or_default();
     let at = match parts.first().and_then(|role| text(role)) {
         Some(b"master") => parts.get(1),
@@ -289,6 +309,15 @@ fn offset(raw: &[u8]) -> Result<u64, Fault> {
     };
     let at = at.and_then(|at| integer(at)).and_then(|at| u64::try_from(at).ok());
     at.ok_or_else(|| Fault::failed("the source's replica has lost its primary"))
+}
+
+/// When a key ends, in milliseconds of the source's clock, by PEXPIRETIME or PTTL. None: never.
+pub(super) fn until(lifetime: &[u8], time: &[u8], absolute: bool) -> Option<i64> {
+    match integer(lifetime)? {
+        ..0 => None,
+        at if absolute => Some(at.max(1)),
+        left => Some(millis(time)? + left.max(1)),
+    }
 }
 
 /// The milliseconds of a reply to TIME.
@@ -303,19 +332,19 @@ pub(super) fn words(raw: &[u8]) -> String {
 }
 
 /// A key for people.
-pub(super) fn shown(key: &[u8]) -> String {
+pub(in crate::mover) fn shown(key: &[u8]) -> String {
     let cut = &key[..key.len().min(80)];
     format!("\"{}\"{}", cut.escape_ascii(), if cut.len() < key.len() { "..." } else { "" })
 }
 
 /// What the source said instead of doing it.
-fn said(what: &str, words: &str) -> Fault {
+pub(super) fn said(what: &str, words: &str) -> Fault {
     let why = format!("the source refuses {what}: {words}");
     let rights = ["NOPERM", "NOAUTH", "WRONGPASS"].iter().any(|word| words.starts_with(word));
     if rights || words.contains("unknown command") { Fault::hopeless(why) } else { Fault::failed(why) }
 }
 
-fn too_large(key: &[u8], size: u64, most: u64) -> Fault {
+pub(super) fn too_large(key: &[u8], size: u64, most: u64) -> Fault {
     Fault::hopeless(format!(
         "{} has {size} bytes and cannot be copied in pieces; at most {most} are allowed: raise value_bytes (both \
          sides stall meanwhile) or remove the key",

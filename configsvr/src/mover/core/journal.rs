@@ -7,7 +7,7 @@ const USED_MAX: usize = 1 << 20;
 
 /// Bytes of the stream that came, and how far they are taken.
 #[derive(Debug, Default)]
-pub struct Journal {
+pub(super) struct Journal {
     buf: Vec<u8>,
     /// Where the next command starts.
     at: usize,
@@ -18,11 +18,11 @@ pub struct Journal {
 
 impl Journal {
     /// What comes follows `offset`.
-    pub fn new(offset: u64) -> Self {
+    pub(super) fn new(offset: u64) -> Self {
         Self { pos: offset, ..Self::default() }
     }
 
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         if self.at == self.buf.len() || self.at > USED_MAX {
             self.buf.drain(..self.at);
             self.at = 0;
@@ -31,22 +31,22 @@ impl Journal {
     }
 
     /// The offset behind the last command taken.
-    pub fn pos(&self) -> u64 {
+    pub(super) fn pos(&self) -> u64 {
         self.pos
     }
 
     /// Bytes that came and are not taken.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.buf.len() - self.at
     }
 
     /// The offset behind the last byte that came.
-    pub fn received(&self) -> u64 {
+    pub(super) fn received(&self) -> u64 {
         self.pos + self.waiting() as u64
     }
 
     /// Takes the next whole command. An error: this is no stream of commands.
-    pub fn next(&mut self) -> Result<Option<&[u8]>, String> {
+    pub(super) fn next(&mut self) -> Result<Option<&[u8]>, String> {
         loop {
             let from = self.at;
             match self.frame.step(&self.buf[from..], &Ceilings::OPEN) {

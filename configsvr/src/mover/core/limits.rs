@@ -21,3 +21,9 @@ pub const UNACKED_BYTES_MAX: usize = 32 << 20;
 pub const JOURNAL_BYTES_MAX: usize = 512 << 20;
 /// How long the target's replicas may take to have it all, in milliseconds.
 pub const WAIT_MS: u64 = 500;
+/// Values of more bytes, as MEMORY USAGE has them, are copied in pieces.
+pub const PIECE_FROM: u64 = 256 << 10;
+/// A large value's copy begins anew so often; then it is copied as a whole, if that is allowed.
+pub const RESTARTS_MAX: u32 = 4;
+/// Bytes of a piece, about: a few milliseconds at either side.
+pub const PIECE_BYTES: usize = 256 << 10;

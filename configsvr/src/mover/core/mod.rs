@@ -20,7 +20,11 @@
 mod drain;
 mod apply;
 mod fetch;
+mod large;
+mod pieces;
 mod pace;
+pub mod touched;
+pub mod print;
 mod journal;
 pub mod inbox;
 pub mod table;
@@ -35,6 +39,7 @@ use drain::Drain;
 use fetch::{Ask, Ready};
 use inbox::Inbox;
 use journal::Journal;
+use large::Large;
 use pace::Pace;
 use slots::Slots;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -42,6 +47,7 @@ use std::sync::Arc;
 use table::Table;
 
 pub use drain::{Mark, Replication};
+pub(super) use fetch::shown;
 
 /// A key.
 pub type Key = Arc<[u8]>;
@@ -58,6 +64,10 @@ pub struct Plan {
     pub offset: u64,
     /// Keys of the source's database.
     pub to_scan: u64,
+    /// Values of more bytes are copied in pieces: `limits::PIECE_FROM`.
+    pub piece_from: u64,
+    /// Bytes of a piece, about: `limits::PIECE_BYTES`.
+    pub piece_bytes: usize,
 }
 
 /// Why it cannot go on.
@@ -125,6 +135,7 @@ pub struct Copier {
     /// How often a key is flying: a pass may meet it twice.
     flying: HashMap<Key, u32>,
     dirty: BTreeSet<Key>,
+    large: Large,
     sent: VecDeque<Sent>,
     sent_bytes: usize,
     pace: Pace,
@@ -162,6 +173,7 @@ impl Copier {
             sized: VecDeque::new(),
             flying: HashMap::new(),
             dirty: BTreeSet::new(),
+            large: Large::default(),
             sent: VecDeque::new(),
             sent_bytes: 0,
             pace: Pace::new(&plan.limits),
@@ -297,7 +309,8 @@ impl Copier {
             (None, Drain::Done { fence, offset, replicas }, _) => {
                 Stage::Drained { fence: *fence, offset: *offset, replicas: *replicas }
             }
-            (None, _, Phase::Following) => Stage::Tailing,
+            // While a large value is under way a fence would have to wait for it.
+            (None, _, Phase::Following) if self.large.is_empty() => Stage::Tailing,
             (None, ..) => Stage::Copying,
         }
     }

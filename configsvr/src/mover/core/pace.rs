@@ -9,7 +9,7 @@ const BURST_DIV: u64 = 10;
 
 /// Says when the next block may be asked for.
 #[derive(Debug)]
-pub struct Pace {
+pub(super) struct Pace {
     keys: Bucket,
     bytes: Bucket,
     latency_ms: u64,
@@ -55,7 +55,7 @@ impl Bucket {
 }
 
 impl Pace {
-    pub fn new(limits: &JobLimits) -> Self {
+    pub(super) fn new(limits: &JobLimits) -> Self {
         Self {
             keys: Bucket::new(limits.keys_per_s),
             bytes: Bucket::new(limits.bytes_per_s),
@@ -66,39 +66,34 @@ impl Pace {
     }
 
     /// Whether a block may be asked for at `now`.
-    pub fn open(&mut self, now: u64) -> bool {
+    pub(super) fn open(&mut self, now: u64) -> bool {
         // Both, so that both fill.
         let (keys, bytes) = (self.keys.open(now), self.bytes.open(now));
         now >= self.not_before && keys && bytes
     }
 
     /// How many keys the next block may hold at most: a low limit is kept by small blocks, not by long pauses.
-    pub fn keys_max(&self, most: usize) -> usize {
+    pub(super) fn keys_max(&self, most: usize) -> usize {
         if self.keys.per_s == 0 { most } else { most.min((self.keys.per_s / BURST_DIV).max(1) as usize) }
     }
 
     /// Keys were asked for.
-    pub fn asked(&mut self, now: u64, keys: u64) {
+    pub(super) fn asked(&mut self, now: u64, keys: u64) {
         self.keys.spend(keys);
         self.not_before = now + self.brake_ms;
     }
 
     /// Bytes of payload came.
-    pub fn came(&mut self, bytes: u64) {
+    pub(super) fn came(&mut self, bytes: u64) {
         self.bytes.spend(bytes);
     }
 
     /// A PING took so long.
-    pub fn pinged(&mut self, ms: u64) {
+    pub(super) fn pinged(&mut self, ms: u64) {
         if self.latency_ms > 0 {
             self.brake_ms =
                 if ms > self.latency_ms { (self.brake_ms * 2).clamp(2, BRAKE_MS_MAX) } else { self.brake_ms / 2 };
         }
-    }
-
-    /// Milliseconds that slow answers put between two blocks.
-    pub fn brake_ms(&self) -> u64 {
-        self.brake_ms
     }
 }
 
@@ -135,10 +130,10 @@ mod tests {
     fn slow_answers_slow_it_down_and_quick_ones_let_it_go() {
         let mut pace = Pace::new(&JobLimits { latency_ms: 5, ..JobLimits::default() });
         (0..20).for_each(|_| pace.pinged(6));
-        assert_eq!(pace.brake_ms(), BRAKE_MS_MAX);
+        assert_eq!(pace.brake_ms, BRAKE_MS_MAX);
         pace.asked(1000, 1);
         assert!(!pace.open(1000 + BRAKE_MS_MAX - 1) && pace.open(1000 + BRAKE_MS_MAX));
         (0..20).for_each(|_| pace.pinged(5));
-        assert_eq!(pace.brake_ms(), 0);
+        assert_eq!(pace.brake_ms, 0);
     }
 }

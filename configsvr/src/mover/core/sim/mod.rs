@@ -1,0 +1,249 @@
+//! The copy between two model servers, every step in any order, connections that break: at the end both hold the same.
+//!
+//! `MOVER_SEEDS=0..100000 cargo test -p configsvr --lib sim` tries more.
+
+mod server;
+
+use super::table::tests::sample;
+use super::{Copier, Plan, Position};
+use crate::control::job::{Goal, JobLimits, Stage};
+use crate::mover::core::slots::Slots;
+use cluster::slot::TagRule;
+use server::{Line, Server};
+
+const SLOTS: u16 = 4;
+const SEEDS: u64 = 200;
+const STEPS: u64 = 4000;
+
+/// Chance with a seed (splitmix).
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+struct World {
+    rng: Rng,
+    source: Server,
+    target: Server,
+    to_source: Line,
+    to_target: Line,
+    copier: Copier,
+    slots: Slots,
+    target_away: bool,
+    now: u64,
+    written: u64,
+    /// Requests for pieces of large values.
+    pieces: usize,
+}
+
+fn position(source: &Server) -> Position {
+    Position { replid: "r".to_owned(), offset: source.offset() }
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng(seed);
+        let mut source = Server { before: 1000, ..Server::default() };
+        for _ in 0..200 {
+            write(&mut source, &mut rng, 0);
+        }
+        let slots = Slots::new(&[0, 1, 2], TagRule::Redis, SLOTS);
+        let mut target = Server::default();
+        target.write(&[b"SET", own(&slots).as_bytes(), b"1"]);
+        let mut copier = Copier::new(Plan {
+            slots: slots.clone(),
+            table: sample(),
+            limits: JobLimits::default(),
+            replid: "r".to_owned(),
+            offset: source.offset(),
+            to_scan: 0,
+            piece_from: if rng.below(3) == 0 { 1 << 20 } else { 40 + rng.below(100) },
+            piece_bytes: 16,
+        });
+        copier.goal(Goal::Copy);
+        let (to_source, to_target) = (Line::default(), Line::default());
+        let mut world = Self {
+            rng,
+            source,
+            target,
+            to_source,
+            to_target,
+            copier,
+            slots,
+            target_away: false,
+            now: 0,
+            written: 0,
+            pieces: 0,
+        };
+        // Whoever attaches hears SELECT sooner or later.
+        cluster::resp::write::request(&mut world.source.stream, &[b"SELECT", b"0"]);
+        world
+    }
+
+    /// One step of anybody.
+    fn step(&mut self, writes: bool, faults: bool) {
+        self.now += 1;
+        match self.rng.below(24) {
+            0..6 if writes => {
+                self.written += 1;
+                write(&mut self.source, &mut self.rng, self.written);
+            }
+            6..10 => {
+                let from = (self.copier.received() - self.source.before) as usize;
+                let there = self.source.stream.len() - from;
+                let some = self.rng.below(there as u64 + 1) as usize;
+                self.copier.stream_said(&self.source.stream[from..from + some]);
+            }
+            10..13 => _ = self.source.serve(&mut self.to_source),
+            13..15 => {
+                let some = self.cut(self.to_source.replies.len());
+                self.copier.source_said(&self.to_source.replies.drain(..some).collect::<Vec<_>>());
+            }
+            15..18 => _ = self.target.serve(&mut self.to_target),
+            18..20 => {
+                let some = self.cut(self.to_target.replies.len());
+                self.copier.target_said(&self.to_target.replies.drain(..some).collect::<Vec<_>>());
+            }
+            20 if faults && self.rng.below(40) == 0 => self.fault(),
+            21 => self.copier.primary_said(position(&self.source), false),
+            _ => self.carry(),
+        }
+    }
+
+    fn cut(&mut self, len: usize) -> usize {
+        if self.rng.below(2) == 0 { len } else { self.rng.below(len as u64 + 1) as usize }
+    }
+
+    /// The shell's turn.
+    fn carry(&mut self) {
+        if self.target_away {
+            self.target_away = false;
+            self.copier.target_back();
+        }
+        self.copier.step(self.now);
+        if self.copier.asks_primary() {
+            self.copier.primary_said(position(&self.source), true);
+        }
+        let asked = [&b"\nLRANGE"[..], b"\nHSCAN", b"\nGETRANGE"];
+        self.pieces +=
+            asked.iter().filter(|name| self.copier.to_source.windows(name.len()).any(|w| w == **name)).count();
+        self.to_source.requests.append(&mut self.copier.to_source);
+        self.to_target.requests.append(&mut self.copier.to_target);
+    }
+
+    fn fault(&mut self) {
+        match self.rng.below(4) {
+            0 => {
+                self.to_source = Line::default();
+                self.copier.source_lost();
+            }
+            1 => {
+                // Some of what was sent is done though nobody hears of it.
+                for _ in 0..self.rng.below(4) {
+                    self.target.serve(&mut self.to_target);
+                }
+                self.to_target = Line::default();
+                self.copier.target_lost();
+                self.target_away = true;
+            }
+            2 => self.copier.goal(Goal::Pause),
+            _ => self.copier.goal(Goal::Copy),
+        }
+    }
+
+    fn run(&mut self) {
+        for _ in 0..STEPS {
+            self.step(true, true);
+            self.sane();
+        }
+        // A fence that is given up.
+        self.copier.goal(Goal::Drain { fence: 1 });
+        (0..200).for_each(|_| self.step(true, true));
+        self.copier.goal(Goal::Drain { fence: 2 });
+        let mut steps = 0;
+        while !matches!(self.copier.stage(), Stage::Drained { fence: 2, .. }) {
+            self.step(false, false);
+            self.sane();
+            steps += 1;
+            assert!(steps < 1_000_000, "no end: {:?}", self.copier.status());
+        }
+    }
+
+    fn sane(&self) {
+        assert_eq!(self.copier.fault(), None);
+    }
+
+    /// Both hold the same of the slots that move; of others the target has what it had.
+    fn compare(&self) {
+        let ours = |server: &Server| {
+            server
+                .data
+                .iter()
+                .filter(|(k, _)| self.slots.hold(k))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ours(&self.source), ours(&self.target));
+        let others: Vec<_> = self.target.data.keys().filter(|k| !self.slots.hold(k)).collect();
+        assert_eq!(others, [own(&self.slots).as_bytes()], "keys of other slots");
+    }
+}
+
+/// A key of the target's own.
+fn own(slots: &Slots) -> String {
+    (0..).map(|n| format!("own{n}")).find(|key| !slots.hold(key.as_bytes())).expect("a slot that stays")
+}
+
+/// One write of a client.
+fn write(source: &mut Server, rng: &mut Rng, n: u64) {
+    let key = |rng: &mut Rng, kind: &str| format!("{kind}{}", rng.below(12)).into_bytes();
+    let value = format!("v{n}");
+    let v = value.as_bytes();
+    let field = format!("f{}", rng.below(20));
+    let f = field.as_bytes();
+    let (text, list, hash) = (key(rng, "t"), key(rng, "l"), key(rng, "h"));
+    match rng.below(25) {
+        0 => source.write(&[b"SET", &text, v]),
+        1 | 2 => source.write(&[b"APPEND", &text, b"0123456789"]),
+        3 => source.write(&[b"SETRANGE", &text, rng.below(60).to_string().as_bytes(), v]),
+        4 | 5 => source.write(&[b"INCR", &key(rng, "c")]),
+        6..9 => source.write(&[b"RPUSH", &list, v, b"x"]),
+        9 | 10 => source.write(&[b"LPUSH", &list, v]),
+        11 => source.write(&[b"LPOP", &list]),
+        12 => source.write(&[b"RPOP", &list]),
+        13 => source.write(&[b"LTRIM", &list, b"0", rng.below(20).to_string().as_bytes()]),
+        14 => source.write(&[b"LSET", &list, rng.below(10).to_string().as_bytes(), v]),
+        15..18 => source.write(&[b"HSET", &hash, f, n.to_string().as_bytes()]),
+        18 => source.write(&[b"HINCRBY", &hash, f, b"1"]),
+        19 => source.write(&[b"HDEL", &hash, f]),
+        20 => source.write(&[b"DEL", &text, &list]),
+        21 => source.write(&[b"RENAME", &text, &key(rng, "t")]),
+        22 => source.write(&[b"RENAME", &hash, &key(rng, "h")]),
+        23 => source.write(&[b"RENAME", &list, &key(rng, "t")]),
+        _ => source.write(&[b"SET", &hash, b"5"]),
+    }
+}
+
+#[test]
+fn source_and_target_hold_the_same_at_the_end() {
+    let seeds = std::env::var("MOVER_SEEDS").ok().and_then(|s| -> Option<std::ops::Range<u64>> {
+        let (from, to) = s.split_once("..")?;
+        Some(from.parse().ok()?..to.parse().ok()?)
+    });
+    let (mut pieces, seeds) = (0, seeds.unwrap_or(0..SEEDS));
+    let least = (seeds.end - seeds.start) as usize;
+    for seed in seeds {
+        eprintln!("seed {seed}");
+        let mut world = World::new(seed);
+        world.run();
+        world.compare();
+        pieces += world.pieces;
+    }
+    assert!(pieces > least, "{pieces} pieces");
+}

@@ -1,0 +1,117 @@
+//! Two groups of a primary and a replica each, and nothing else.
+
+use crate::client::Client;
+use anyhow::{Context, Result, bail};
+use cluster::instance::Addr;
+use configsvr::control::job::Side;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A busy machine starts a server in a second.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
+    process: Child,
+    _dir: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
+
+impl Server {
+    /// `MOVER_SERVER` names another program than redis-server; `extra` are words of its command line.
+    pub(crate) fn start(primary: Option<SocketAddr>, extra: &[&str]) -> Result<Self> {
+        let program = std::env::var("MOVER_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+        Self::start_program(&program, primary, extra)
+    }
+
+    pub(crate) fn start_program(program: &str, primary: Option<SocketAddr>, extra: &[&str]) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let addr = free()?;
+        let mut command = Command::new(program);
+        command.args(["--bind", "127.0.0.1", "--port", &addr.port().to_string(), "--save", "", "--appendonly", "no"]);
+        command.args([
+            "--repl-diskless-sync-delay",
+            "0",
+            "--repl-diskless-sync",
+            "yes",
+            "--repl-ping-replica-period",
+            "1",
+        ]);
+        command.args(["--enable-debug-command", "local", "--dir"]).arg(dir.path());
+        if let Some(primary) = primary {
+            command.args(["--replicaof", "127.0.0.1", &primary.port().to_string()]);
+        }
+        command.args(extra).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().with_context(|| format!("cannot start {program}"))?;
+        let server = Self { addr, process, _dir: dir };
+        until("the server answers", || {
+            let mut client = Client::open(addr)?;
+            let linked = primary.is_none() || client.info("replication", "master_link_status")? == "up";
+            Ok(linked && client.say("PING")? == b"+PONG\r\n")
+        })?;
+        Ok(server)
+    }
+
+    pub(crate) fn client(&self) -> Result<Client> {
+        Client::open(self.addr)
+    }
+}
+
+/// Where the system gives us a port. Nobody else is given it while the server starts.
+fn free() -> Result<SocketAddr> {
+    let (from, to) = match std::env::var("TWEMSLOT_PORTS") {
+        Ok(range) => {
+            let (from, to) = range.split_once('-').context("TWEMSLOT_PORTS=FROM-TO")?;
+            (from.parse::<u16>()?, to.parse::<u16>()?)
+        }
+        Err(_) => return Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?),
+    };
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    for _ in from..to {
+        let port = from + NEXT.fetch_add(1, Ordering::Relaxed) % (to - from);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        }
+    }
+    bail!("no free port in {from}-{to}")
+}
+
+/// A primary and perhaps a replica.
+pub(crate) struct Pair {
+    pub(crate) primary: Server,
+    pub(crate) replica: Option<Server>,
+}
+
+impl Pair {
+    pub(crate) fn start(replica: bool, extra: &[&str]) -> Result<Self> {
+        let primary = Server::start(None, extra)?;
+        let replica = replica.then(|| Server::start(Some(primary.addr), extra)).transpose()?;
+        Ok(Self { primary, replica })
+    }
+
+    pub(crate) fn side(&self, group: u32) -> Side {
+        let replicas = self.replica.iter().map(|r| Addr::Tcp(r.addr)).collect();
+        Side { group, primary: Addr::Tcp(self.primary.addr), replicas }
+    }
+}
+
+/// Waits for something that takes milliseconds, on a busy machine seconds.
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + START_LIMIT;
+    loop {
+        match done() {
+            Ok(true) => return Ok(()),
+            outcome if Instant::now() > end => bail!("{what}: not within {START_LIMIT:?}: {outcome:?}"),
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
