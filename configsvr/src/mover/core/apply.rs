@@ -1,29 +1,10 @@
 //! What the target is told: copies, and the source's commands, in the order of the source's offsets, over one connection.
 
-use super::fetch::{Ready, words};
+use super::asked::{Ready, Sent, shown, words};
 use super::table::Meaning;
 use super::{Copier, Db, Fault, Key, Phase, limits};
 use cluster::resp::request::Args;
 use cluster::resp::write;
-
-/// What the target has not answered yet.
-#[derive(Debug)]
-pub(super) enum Sent {
-    Copy {
-        key: Key,
-        bytes: usize,
-    },
-    /// `must_hit`: the reply 0 says that the target has not what the source had.
-    Command {
-        keys: Vec<Key>,
-        bytes: usize,
-        must_hit: bool,
-    },
-    /// For `drain`.
-    Barrier,
-    Replication,
-    Wait,
-}
 
 impl Copier {
     /// Takes the stream as far as copies that are under way allow, and sends these where their offset is reached.
@@ -167,7 +148,7 @@ impl Copier {
         }
         match sent {
             Sent::Copy { key, .. } if error => {
-                let why = format!("the target refuses a copy of {}: {}", super::fetch::shown(&key), words(raw));
+                let why = format!("the target refuses a copy of {}: {}", shown(&key), words(raw));
                 self.fail(Fault::hopeless(why));
             }
             // The target had something else, or does not know the command: a copy settles it.
@@ -201,15 +182,6 @@ impl Copier {
     /// There is another connection to the target, and the old one is dead for sure.
     pub fn target_back(&mut self) {
         self.target_up = true;
-    }
-}
-
-impl Sent {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Copy { bytes, .. } | Self::Command { bytes, .. } => *bytes,
-            Self::Barrier | Self::Replication | Self::Wait => 0,
-        }
     }
 }
 

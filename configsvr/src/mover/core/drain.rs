@@ -1,7 +1,7 @@
 //! The end of a copy: nobody writes any more, everything up to the source's offset is applied, and the target's replicas
 //! have it.
 
-use super::apply::Sent;
+use super::asked::Sent;
 use super::{Copier, Fault, Phase, limits};
 use cluster::resp::reply::{integer, text};
 

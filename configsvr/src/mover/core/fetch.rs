@@ -1,51 +1,11 @@
 //! What the source is asked for: keys (SCAN), how large they are, and their values, a block of them at a time, read together
 //! with the offset at which they are true.
 
-use super::large::{Piece, PieceAsk};
+use super::asked::{Ask, Ready, offset, said, shown, until, words};
 use super::{Copier, Fault, Key, Phase, limits};
 use crate::control::job::Goal;
 use cluster::resp::reply::{Elements, integer, text};
 use cluster::resp::write;
-
-/// What was asked, and how much of the answer has come.
-#[derive(Debug)]
-pub(super) enum Ask {
-    Scan,
-    /// Answers come one by one.
-    Sizes {
-        keys: Vec<Key>,
-        answered: usize,
-    },
-    /// `left`: replies before that of EXEC.
-    Block {
-        keys: Vec<Key>,
-        left: usize,
-        refused: Option<String>,
-    },
-    /// The offset at which the pass ended.
-    End,
-    /// The type of a large value.
-    Kind {
-        key: Key,
-        size: u64,
-    },
-    /// Names of a large hash's fields.
-    Names {
-        generation: u64,
-    },
-    Piece(PieceAsk),
-}
-
-/// Copies that came, to be sent when the stream is taken up to their offset.
-#[derive(Debug)]
-pub(super) struct Ready {
-    pub(super) offset: u64,
-    pub(super) keys: Vec<Key>,
-    /// Commands for the target, one a key, in the order of the keys.
-    pub(super) commands: Vec<u8>,
-    /// Or a piece of a large value.
-    pub(super) piece: Option<Piece>,
-}
 
 impl Copier {
     /// Asks for more, as far as bounds and pace allow.
@@ -297,57 +257,4 @@ impl Copier {
         }
         self.large.source_lost();
     }
-}
-
-/// The offset out of a reply to ROLE.
-pub(super) fn offset(raw: &[u8]) -> Result<u64, Fault> {
-    let parts: Vec<&[u8]> = Elements::new(raw).map(Iterator::collect).unwrap_or_default();
-    let at = match parts.first().and_then(|role| text(role)) {
-        Some(b"master") => parts.get(1),
-        Some(b"slave") => parts.get(4),
-        _ => return Err(said("ROLE", &words(raw))),
-    };
-    let at = at.and_then(|at| integer(at)).and_then(|at| u64::try_from(at).ok());
-    at.ok_or_else(|| Fault::failed("the source's replica has lost its primary"))
-}
-
-/// When a key ends, in milliseconds of the source's clock, by PEXPIRETIME or PTTL. None: never.
-pub(super) fn until(lifetime: &[u8], time: &[u8], absolute: bool) -> Option<i64> {
-    match integer(lifetime)? {
-        ..0 => None,
-        at if absolute => Some(at.max(1)),
-        left => Some(millis(time)? + left.max(1)),
-    }
-}
-
-/// The milliseconds of a reply to TIME.
-fn millis(raw: &[u8]) -> Option<i64> {
-    let mut parts = Elements::new(raw)?.map(|part| std::str::from_utf8(text(part)?).ok()?.parse::<i64>().ok());
-    Some(parts.next()?? * 1000 + parts.next()?? / 1000)
-}
-
-/// An error reply in one line, or what there is instead of one.
-pub(super) fn words(raw: &[u8]) -> String {
-    String::from_utf8_lossy(&raw[..raw.len().min(200)]).trim_start_matches('-').trim_end().replace(['\r', '\n'], " ")
-}
-
-/// A key for people.
-pub(in crate::mover) fn shown(key: &[u8]) -> String {
-    let cut = &key[..key.len().min(80)];
-    format!("\"{}\"{}", cut.escape_ascii(), if cut.len() < key.len() { "..." } else { "" })
-}
-
-/// What the source said instead of doing it.
-pub(super) fn said(what: &str, words: &str) -> Fault {
-    let why = format!("the source refuses {what}: {words}");
-    let rights = ["NOPERM", "NOAUTH", "WRONGPASS"].iter().any(|word| words.starts_with(word));
-    if rights || words.contains("unknown command") { Fault::hopeless(why) } else { Fault::failed(why) }
-}
-
-pub(super) fn too_large(key: &[u8], size: u64, most: u64) -> Fault {
-    Fault::hopeless(format!(
-        "{} has {size} bytes and cannot be copied in pieces; at most {most} are allowed: raise value_bytes (both \
-         sides stall meanwhile) or remove the key",
-        shown(key)
-    ))
 }

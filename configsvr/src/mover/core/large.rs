@@ -1,7 +1,6 @@
 //! Values that are too large for a block: one after another, when the pass is over, in pieces.
 
-use super::apply::Sent;
-use super::fetch::{Ask, Ready, offset, said, shown, too_large, words};
+use super::asked::{Ask, Named, Piece, PieceAsk, Ready, Sent, offset, said, shown, too_large, until, words};
 use super::pieces::{Came, Effect, Kind, Value};
 use super::{Copier, Fault, Key, Phase, limits};
 use crate::control::job::Goal;
@@ -20,27 +19,6 @@ pub(super) struct Large {
     generation: u64,
     asked: bool,
     restarts: BTreeMap<Key, u32>,
-}
-
-/// A piece that came.
-#[derive(Debug)]
-pub(super) struct Piece {
-    generation: u64,
-    from: u64,
-    named: Named,
-    raw: Vec<u8>,
-}
-
-/// A cursor, and names of fields.
-pub(super) type Named = (Vec<u8>, Vec<Vec<u8>>);
-
-/// What is asked for a piece.
-#[derive(Debug)]
-pub(super) struct PieceAsk {
-    generation: u64,
-    from: u64,
-    named: Named,
-    pub(super) left: usize,
 }
 
 impl Large {
@@ -217,7 +195,7 @@ impl Copier {
             Ok(Came::More) => self.large.active = Some(value),
             Ok(Came::Whole) => {
                 let absolute = self.plan.table.has("PEXPIRETIME");
-                if let Some(until) = super::fetch::until(lifetime, time, absolute) {
+                if let Some(until) = until(lifetime, time, absolute) {
                     let mut command = Vec::new();
                     write::request(&mut command, &[b"PEXPIREAT", &key, until.to_string().as_bytes()]);
                     commands.push(command);

@@ -22,6 +22,7 @@ mod apply;
 mod fetch;
 mod large;
 mod pieces;
+mod asked;
 mod pace;
 pub mod touched;
 pub mod print;
@@ -34,9 +35,8 @@ pub mod limits;
 mod sim;
 
 use crate::control::job::{Goal, JobLimits, Stage, Status};
-use apply::Sent;
+use asked::{Ask, Ready, Sent};
 use drain::Drain;
-use fetch::{Ask, Ready};
 use inbox::Inbox;
 use journal::Journal;
 use large::Large;
@@ -46,8 +46,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use table::Table;
 
+pub(super) use asked::shown;
 pub use drain::{Mark, Replication};
-pub(super) use fetch::shown;
 
 /// A key.
 pub type Key = Arc<[u8]>;

@@ -6,7 +6,7 @@
 //! is skipped (a piece brings it), and one before it is applied. Anything else begins the value anew.
 
 use super::Key;
-use super::fetch::words;
+use super::asked::words;
 use cluster::resp::reply::{Elements, integer, text};
 use cluster::resp::write;
 
