@@ -370,7 +370,7 @@ impl Stats {
 
 /// Whether a word is said to other workers: not those of groups and slots.
 fn is_sparse(at: usize) -> bool {
-    at < GROUPS_AT || at >= OF_COMMANDS_AT
+    !(GROUPS_AT..OF_COMMANDS_AT).contains(&at)
 }
 
 /// Where a command's histogram stands in a page.

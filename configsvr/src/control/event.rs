@@ -24,6 +24,7 @@ pub enum Leadership {
 }
 
 /// What happened.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and it is not kept")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     Leadership(Leadership),

@@ -98,7 +98,7 @@ impl Line {
 
     pub(super) async fn reply(&mut self) -> Result<Vec<u8>, String> {
         loop {
-            if let Some(raw) = self.inbox.next().map_err(|_| format!("{}: is no Redis server", self.addr))? {
+            if let Some(raw) = self.inbox.pull().map_err(|_| format!("{}: is no Redis server", self.addr))? {
                 return Ok(raw.to_vec());
             }
             timeout(ANSWER, self.socket.ready(Interest::READABLE))

@@ -152,9 +152,8 @@ impl Scene {
     pub(crate) fn run_for(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
-            match self.hear(left)? {
-                Some(Stage::Failed { why } | Stage::Hopeless { why }) => bail!("{why}"),
-                _ => {}
+            if let Some(Stage::Failed { why } | Stage::Hopeless { why }) = self.hear(left)? {
+                bail!("{why}");
             }
         }
         Ok(())

@@ -29,7 +29,7 @@ impl Copier {
                 None if self.offset_awaited() => break,
                 _ => {}
             }
-            match journal.next() {
+            match journal.pull() {
                 Ok(Some(raw)) => self.command(raw),
                 Ok(None) => break,
                 Err(why) => self.fail(Fault::failed(why)),

@@ -31,7 +31,7 @@ impl Inbox {
     }
 
     /// The next whole reply.
-    pub fn next(&mut self) -> Result<Option<&[u8]>, NotResp> {
+    pub fn pull(&mut self) -> Result<Option<&[u8]>, NotResp> {
         if self.seen == self.buf.len() {
             return Ok(None);
         }
@@ -63,7 +63,7 @@ mod tests {
             let (mut inbox, mut found) = (Inbox::default(), Vec::new());
             for part in [&all[..cut], &all[cut..]] {
                 inbox.push(part);
-                while let Some(raw) = inbox.next().expect("RESP") {
+                while let Some(raw) = inbox.pull().expect("RESP") {
                     found.push(raw.to_vec());
                 }
             }
@@ -72,6 +72,6 @@ mod tests {
         }
         let mut inbox = Inbox::default();
         inbox.push(b"hello\r\n");
-        assert_eq!(inbox.next(), Err(NotResp));
+        assert_eq!(inbox.pull(), Err(NotResp));
     }
 }

@@ -46,7 +46,7 @@ impl Journal {
     }
 
     /// Takes the next whole command. An error: this is no stream of commands.
-    pub(super) fn next(&mut self) -> Result<Option<&[u8]>, String> {
+    pub(super) fn pull(&mut self) -> Result<Option<&[u8]>, String> {
         loop {
             let from = self.at;
             match self.frame.step(&self.buf[from..], &Ceilings::OPEN) {
@@ -78,13 +78,13 @@ mod tests {
         let (first, second) = (&b"*1\r\n$4\r\nPING\r\n"[..], &b"*2\r\n$3\r\nDEL\r\n$1\r\na\r\n"[..]);
         let mut journal = Journal::new(100);
         journal.push(&[first, &second[..9]].concat());
-        assert_eq!(journal.next(), Ok(Some(first)));
+        assert_eq!(journal.pull(), Ok(Some(first)));
         assert_eq!((journal.pos(), journal.received()), (114, 123));
-        assert_eq!(journal.next(), Ok(None));
+        assert_eq!(journal.pull(), Ok(None));
         journal.push(&second[9..]);
-        assert_eq!(journal.next(), Ok(Some(second)));
+        assert_eq!(journal.pull(), Ok(Some(second)));
         assert_eq!((journal.pos(), journal.waiting()), (100 + (first.len() + second.len()) as u64, 0));
         journal.push(b"$5\r\n");
-        assert!(journal.next().is_err());
+        assert!(journal.pull().is_err());
     }
 }

@@ -213,7 +213,7 @@ impl Copier {
         let mut inbox = std::mem::take(&mut self.from_source);
         inbox.push(bytes);
         loop {
-            match inbox.next() {
+            match inbox.pull() {
                 Ok(Some(raw)) => self.source_reply(raw),
                 Ok(None) => break,
                 Err(_) => return self.fail(Fault::failed("the source does not speak RESP")),
@@ -227,7 +227,7 @@ impl Copier {
         let mut inbox = std::mem::take(&mut self.from_target);
         inbox.push(bytes);
         loop {
-            match inbox.next() {
+            match inbox.pull() {
                 Ok(Some(raw)) => self.target_reply(raw),
                 Ok(None) => break,
                 Err(_) => return self.fail(Fault::failed("the target does not speak RESP")),

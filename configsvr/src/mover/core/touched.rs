@@ -26,7 +26,7 @@ impl Touched {
     /// Bytes of the stream came.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.journal.push(bytes);
-        while let Some(raw) = self.journal.next()? {
+        while let Some(raw) = self.journal.pull()? {
             let args: Vec<&[u8]> = Args::new(raw).collect();
             let places = match self.table.meaning(&args) {
                 Meaning::Nothing | Meaning::Select => continue,
