@@ -66,7 +66,19 @@ impl Scene {
         for n in 0..STILL {
             pipe.cmd("SET").arg(format!("still:{n}")).arg(format!("{n}")).ignore();
         }
-        Ok(pipe.query::<()>(&mut link)?)
+        pipe.query::<()>(&mut link)?;
+        // What is still on its way to a replica comes by the stream, and needs no copy: then nothing could be met in one.
+        until("the replicas have it", LIMIT, || {
+            for group in 1..=u32::from(self.groups) {
+                let sizes: Result<Vec<_>> =
+                    self.playground.group(group).map(|i| ask(i.server.addr(), &["DBSIZE"])).collect();
+                let sizes = sizes?;
+                if sizes.iter().any(|size| *size != sizes[0]) {
+                    return Ok(Err(format!("group {group}: {sizes:?}")));
+                }
+            }
+            Ok(Ok(()))
+        })
     }
 
     /// What the leader answers, once there is one.

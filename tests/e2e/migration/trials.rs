@@ -60,7 +60,7 @@ fn a_primary_dies_in_the_middle() -> Result<()> {
     for group in [1, 2] {
         let load = scene.load();
         let (id, old) =
-            (scene.begun("migrations start --from 1 --to 2 --count 8 --keys-per-s 1000")?[0], scene.primary(group)?);
+            (scene.begun("migrations start --from 1 --to 2 --count 8 --keys-per-s 200")?[0], scene.primary(group)?);
         scene.until_it(id, &["copying", "tailing"])?;
         scene.playground.kill_instance(old)?;
         until("another primary", LIMIT, || {
@@ -83,7 +83,7 @@ fn a_frozen_proxy_is_waited_for() -> Result<()> {
     let _turn = turn();
     let mut scene = Scene::begin(2, 1)?;
     let load = scene.load();
-    let id = scene.begun("migrations start --from 1 --to 2 --count 8 --keys-per-s 2000")?[0];
+    let id = scene.begun("migrations start --from 1 --to 2 --count 8 --keys-per-s 200")?[0];
     scene.until_it(id, &["copying", "tailing"])?;
     let pids: Vec<i32> = scene.playground.worker_pids(1)?.into_iter().chain([scene.playground.proxy_pid(1)?]).collect();
     let signal =
@@ -113,7 +113,8 @@ fn a_cancelled_one_leaves_nothing_behind() -> Result<()> {
     scene.until_it(id, &["copying", "tailing"])?;
     scene.operator(&format!("migrations pause {id}"))?;
     std::thread::sleep(Duration::from_millis(500)); // while clients write
-    ensure!(scene.migration(id)?["phase"] == "copy", "it goes on although it is paused");
+    let paused = scene.migration(id)?;
+    ensure!(paused["phase"] == "copy", "it goes on although it is paused: {paused}");
     scene.operator(&format!("migrations cancel {id}"))?;
     scene.until_it(id, &["cancelled"])?;
     let seen = scene.judge(load)?;
