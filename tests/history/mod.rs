@@ -73,15 +73,23 @@ pub struct Anomalies {
 }
 
 const EXAMPLES_MAX: usize = 10;
+const VERDICT: &str = "verdict of the checker";
 
 impl Anomalies {
     pub fn none(&self) -> bool {
         self.lost + self.duplicated + self.phantom + self.order + self.stale == 0
     }
 
-    /// Nothing but what asynchronous replication may lose: no duplicate, no phantom.
-    pub fn only_lost(&self) -> bool {
-        self.duplicated + self.phantom == 0
+    /// Fails unless there are none. `.ci/test` never tries again what failed with these words.
+    pub fn must_be_none(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.none(), "{VERDICT}: {self:?}");
+        Ok(())
+    }
+
+    /// Fails unless there is nothing but what asynchronous replication may lose: no duplicate, no phantom.
+    pub fn must_be_only_lost(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.duplicated + self.phantom == 0, "{VERDICT}: {self:?}");
+        Ok(())
     }
 
     fn note(&mut self, text: impl FnOnce() -> String) {

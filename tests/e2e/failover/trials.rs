@@ -23,7 +23,7 @@ fn is_replaced(fault: Fault, limit: Duration) -> Result<()> {
     let seen = Scene::begin()?.suffer(fault)?;
     say(fault, &seen);
     ensure!(seen.failovers == 1, "{fault:?}: {:?}", seen.records);
-    ensure!(seen.found.only_lost(), "{fault:?}: {:?}", seen.found);
+    seen.found.must_be_only_lost()?;
     ensure!(seen.gap < limit, "{fault:?}: {:?} without a write; {:?}", seen.gap, seen.records);
     Ok(())
 }
@@ -45,10 +45,12 @@ fn a_frozen_primary_is_replaced_and_demoted_when_it_wakes() -> Result<()> {
     let mut scene = Scene::begin()?;
     let seen = scene.suffer(Fault::Freeze(1_000))?;
     say(Fault::Freeze(1_000), &seen);
+    seen.found.must_be_only_lost()?;
     ensure!(seen.failovers == 0 && seen.found.none(), "a pause of a second: {:?}, {:?}", seen.records, seen.found);
     let seen = scene.suffer(Fault::Freeze(5_000))?;
     say(Fault::Freeze(5_000), &seen);
-    ensure!(seen.failovers == 1 && seen.found.only_lost(), "{:?}, {:?}", seen.records, seen.found);
+    seen.found.must_be_only_lost()?;
+    ensure!(seen.failovers == 1, "{:?}, {:?}", seen.records, seen.found);
     ensure!(seen.gap < SOON, "{:?} without a write; {:?}", seen.gap, seen.records);
     ensure!(seen.demoted.is_some_and(|took| took < Duration::from_secs(2)), "demoted after {:?}", seen.demoted);
     Ok(())
@@ -65,7 +67,8 @@ fn a_primary_that_restarts_empty_wipes_nobody() -> Result<()> {
     let after = scene.keys_of(scene.primary()?)?;
     ensure!(seen.failovers == 1, "{:?}, {:?}", seen.records, seen.found);
     // Its successor lacks at most what was on its way at the end; the empty one was given nothing, and asked for nothing.
-    ensure!(seen.found.only_lost() && seen.found.lost <= 8, "{:?}", seen.found);
+    seen.found.must_be_only_lost()?;
+    ensure!(seen.found.lost <= 8, "{:?}", seen.found);
     ensure!(before > 0 && after >= before, "{before} keys, then {after}");
     Ok(())
 }
@@ -78,7 +81,7 @@ fn a_switchover_loses_nothing() -> Result<()> {
         let seen = scene.suffer(Fault::Switchover)?;
         say(Fault::Switchover, &seen);
         ensure!(seen.failovers == 1 && seen.records[0]["kind"] == "switchover", "{:?}", seen.records);
-        ensure!(seen.found.none(), "{:?}", seen.found);
+        seen.found.must_be_none()?;
         ensure!(seen.gap < SOON, "{:?} without a write; {:?}", seen.gap, seen.records);
     }
     Ok(())

@@ -24,7 +24,7 @@ fn soak() -> Result<()> {
                 "longest_ms": seen.longest_ms, "fences": done["fences"], "tally": done["tally"],
             })
         );
-        ensure!(seen.found.none(), "{:?}", seen.found);
+        seen.found.must_be_none()?;
         scene.nothing_astray()?;
     }
     Ok(())

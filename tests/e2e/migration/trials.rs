@@ -22,7 +22,8 @@ fn slots_move_while_clients_write() -> Result<()> {
     let all = scene.get("/api/v1/migrations")?;
     let pauses: Vec<&Value> = all.as_array().into_iter().flatten().map(|m| &m["tally"]["pause_ms"]).collect();
     eprintln!("    {} acknowledged, longest {} ms, pauses {pauses:?}", seen.acked, seen.longest_ms);
-    ensure!(seen.found.none() && seen.failed == 0, "{:?}, {} failed", seen.found, seen.failed);
+    seen.found.must_be_none()?;
+    ensure!(seen.failed == 0, "{} failed", seen.failed);
     for group in 1..=3 {
         let owned = scene.owned(group)?;
         ensure!(owned.abs_diff(usize::from(SLOTS) / 3) <= 1, "group {group} owns {owned} slots");
@@ -45,7 +46,8 @@ fn the_next_leader_goes_on_from_wherever_it_stood() -> Result<()> {
         scene.playground.start_configsvr(leader)?;
         scene.until_it(id, &["done"])?;
         let seen = scene.judge(load)?;
-        ensure!(seen.found.none() && seen.failed == 0, "{phases:?}: {:?}, {} failed", seen.found, seen.failed);
+        seen.found.must_be_none()?;
+        ensure!(seen.failed == 0, "{phases:?}: {} failed", seen.failed);
         scene.nothing_astray()?;
         scene.operator(&format!("migrations reverse {id} --wait --yes"))?;
     }
@@ -70,7 +72,7 @@ fn a_primary_dies_in_the_middle() -> Result<()> {
         scene.playground.start_instance(old)?;
         scene.until_it(id, &["done"])?;
         let seen = scene.judge(load)?;
-        ensure!(seen.found.only_lost(), "group {group}: {:?}", seen.found);
+        seen.found.must_be_only_lost()?;
         scene.nothing_astray()?;
         scene.operator(&format!("migrations reverse {id} --wait --yes"))?;
     }
@@ -100,7 +102,7 @@ fn a_frozen_proxy_is_waited_for() -> Result<()> {
     let done = scene.until_it(id, &["done"])?;
     ensure!(done["fences"].as_u64() > Some(1), "{done}");
     let seen = scene.judge(load)?;
-    ensure!(seen.found.none(), "{:?}", seen.found);
+    seen.found.must_be_none()?;
     scene.nothing_astray()
 }
 
@@ -118,7 +120,8 @@ fn a_cancelled_one_leaves_nothing_behind() -> Result<()> {
     scene.operator(&format!("migrations cancel {id}"))?;
     scene.until_it(id, &["cancelled"])?;
     let seen = scene.judge(load)?;
-    ensure!(seen.found.none() && seen.failed == 0, "{:?}, {} failed", seen.found, seen.failed);
+    seen.found.must_be_none()?;
+    ensure!(seen.failed == 0, "{} failed", seen.failed);
     ensure!(scene.owned(1)? == usize::from(SLOTS) / 2, "group 1 owns {} slots", scene.owned(1)?);
     scene.nothing_astray()
 }
