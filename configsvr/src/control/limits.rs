@@ -203,8 +203,11 @@ pub const FENCE_AGAIN_MS: u64 = 1_000;
 /// A proxy that has not confirmed the new owner for so long is somebody's business.
 pub const CLEAN_ALARM_MS: u64 = 10_000;
 
-/// A sweep that failed begins again after this.
+/// A sweep or an audit that failed begins again after this.
 pub const SWEEP_AGAIN_MS: u64 = 2_000;
+
+/// So many audits in a row that failed are somebody's business: nothing is removed without one.
+pub const AUDITS_MAX: u32 = 5;
 
 /// Migrations that are remembered; half of them may be under way or wait.
 pub const TASKS_MAX: usize = 200;

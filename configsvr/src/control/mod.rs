@@ -245,7 +245,7 @@ impl Control {
             Event::Ordered { deed, outcome } => self.failovers.ordered(now, deed, outcome),
             Event::Moved { task, attempt, status } => self.migrations.moved(now, &task, attempt, status),
             Event::Swept { deed, outcome } => self.migrations.swept(now, deed, outcome),
-            Event::Audited { .. } => {}
+            Event::Audited { deed, outcome } => self.migrations.audited(now, deed, outcome),
         }
     }
 
