@@ -113,6 +113,11 @@ impl Fleet {
             let message = format!("proxy id {:?} is used by the proxy at {}", beat.id, last.admin_addr);
             return Err(refusal(Kind::Conflict, "id_taken", message, "give each proxy its own id"));
         }
+        // Another process, or one that went back to an older topology: what was confirmed says nothing of it.
+        let other = known.beat.as_ref().is_some_and(|(last, _)| last.started_at != beat.started_at);
+        if other || beat.epoch < known.confirmed {
+            known.confirmed = 0;
+        }
         known.serves = beat.epoch;
         known.due = true;
         // It lives: no reason to wait.
@@ -186,8 +191,9 @@ impl Fleet {
                 known.serves = epoch;
                 known.due = true;
                 if epoch >= pushed {
+                    // Of what it serves beyond that, nothing was asked.
                     if known.quiet || !known.held {
-                        known.confirmed = epoch;
+                        known.confirmed = known.confirmed.max(pushed);
                     }
                     known.failures = 0;
                     known.push_fault = None;
@@ -400,7 +406,9 @@ impl Known {
         };
         let lease = self.lease.filter(|l| l.ttl_s.is_none_or(|of| of == ttl_s));
         let held = |i: &&Item<Proxy>| i.lease.is_some() && i.lease == lease.map(|l| l.id);
-        if item.filter(held).is_some_and(|i| i.value == wanted) {
+        let there = state.roster.get(&wanted.id).is_some_and(|i| i.value.admin_addr == wanted.admin_addr);
+        let listed = there != wanted.left;
+        if listed && item.filter(held).is_some_and(|i| i.value == wanted) {
             self.due = false;
             return false;
         }
@@ -412,10 +420,16 @@ impl Known {
         };
         let key = layout::proxy_key(&wanted.id);
         let value = serde_json::to_string(&wanted).unwrap_or_default();
-        let compares = vec![fence.compare.clone(), state.as_it_is(&key)];
+        let mut compares = vec![fence.compare.clone(), state.as_it_is(&key)];
         self.registering = Registering::Writing(deed, now);
-        let txn = Txn { compares, ops: vec![Op::Put { key, value, lease: Some(lease.id) }] };
-        out.push(Action::Write { deed, txn });
+        let mut ops = vec![Op::Put { key, value: value.clone(), lease: Some(lease.id) }];
+        if !listed {
+            // With the registration, or there would be a moment in which nobody would miss it.
+            let key = layout::roster_key(&wanted.id);
+            compares.push(state.as_it_is(&key));
+            ops.push(if wanted.left { Op::Delete { key } } else { Op::Put { key, value, lease: None } });
+        }
+        out.push(Action::Write { deed, txn: Txn { compares, ops } });
         true
     }
 

@@ -52,7 +52,8 @@ pub enum Goal {
     /// Keep up with the source's writes, copy nothing more.
     Pause,
     /// Nobody writes to these slots any more. Read the source's offset now, apply everything up to it, empty the dirty set,
-    /// wait for the target's replicas, then say `Drained` with this number.
+    /// wait for the target's replicas, then say `Drained` with this number. From then on nothing is changed at the target
+    /// until another goal is told: it may own the slots by then, and the stream brings their removal at the source.
     Drain { fence: u64 },
 }
 

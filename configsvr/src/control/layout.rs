@@ -361,6 +361,9 @@ pub const LEADER: &str = "leader";
 pub const SLOTS: &str = "slot-to-group-mapping/slot";
 pub const GROUPS: &str = "group-instances/";
 pub const PROXIES: &str = "proxies/";
+/// Followed by an id: its proxy was registered, and neither said goodbye nor was removed. Not under a lease: it stays when
+/// the registration ends by itself, since the proxy may then be dead, or cut off from here and at work: nobody can tell.
+pub const ROSTER: &str = "roster/";
 pub const AUDIT: &str = "audit/";
 pub const GUARDS: &str = "guards/";
 pub const FAILOVERS: &str = "failovers/";
@@ -388,6 +391,10 @@ pub fn failover_id(epoch: u64) -> String {
 
 pub fn proxy_key(id: &str) -> String {
     format!("{PROXIES}{id}")
+}
+
+pub fn roster_key(id: &str) -> String {
+    format!("{ROSTER}{id}")
 }
 
 pub fn audit_key(revision: u64) -> String {

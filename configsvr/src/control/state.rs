@@ -81,12 +81,14 @@ pub(super) struct State {
     pub(super) groups: BTreeMap<GroupId, Item<Group>>,
     pub(super) slots: BTreeMap<Slot, Item<SlotEntry>>,
     pub(super) proxies: BTreeMap<String, Item<Proxy>>,
+    /// Proxies that should be there.
+    pub(super) roster: BTreeMap<String, Item<Proxy>>,
     pub(super) guards: BTreeMap<GroupId, Item<Guard>>,
     /// By id, which is by the time of their decision.
     pub(super) failovers: BTreeMap<String, Item<Failover>>,
     /// Migrations, by id, which is by the time of the wish.
     pub(super) tasks: BTreeMap<u64, Item<Task>>,
-    /// Proxies whose registration ran out while this member watched.
+    /// Proxies whose registration ran out: those of the roster, and those that left while this member watched.
     pub(super) lost: BTreeMap<String, Proxy>,
     pub(super) audit: Arc<Vec<(Revision, Audit)>>,
     /// Keys that cannot be read: when written, and why not.
@@ -103,6 +105,7 @@ enum Key {
     Group(GroupId),
     Slot(Slot),
     Proxy(String),
+    Roster(String),
     Guard(GroupId),
     Failover(String),
     Task(u64),
@@ -131,6 +134,9 @@ impl Key {
         }
         if let Some(id) = key.strip_prefix(layout::PROXIES) {
             return Self::Proxy(id.to_owned());
+        }
+        if let Some(id) = key.strip_prefix(layout::ROSTER) {
+            return Self::Roster(id.to_owned());
         }
         if let Some(id) = key.strip_prefix(layout::GUARDS) {
             return number(id).map_or(Self::Other, Self::Guard);
@@ -238,6 +244,17 @@ impl State {
         for proxy in &changes.lost {
             self.lost.insert(proxy.id.clone(), proxy.clone());
         }
+        // Whoever watched when they went: they are missed.
+        let missed = self.roster.values().filter(|item| !self.lost.contains_key(&item.value.id));
+        let missed: Vec<Proxy> =
+            missed.map(|i| i.value.clone()).filter(|p| !self.proxies.contains_key(&p.id)).collect();
+        for proxy in missed {
+            changes.lost.push(proxy.clone());
+            self.lost.insert(proxy.id.clone(), proxy);
+        }
+        // Removed while nobody here watched.
+        let roster = &self.roster;
+        self.lost.retain(|id, proxy| proxy.left || roster.contains_key(id));
         while self.lost.len() > LOST_MAX {
             self.lost.pop_first();
         }
@@ -263,6 +280,10 @@ impl State {
             Key::Proxy(id) => {
                 let other = |p: &Proxy| (p.id != *id).then(|| format!("says id {:?}", p.id));
                 read(&entry, other).map(|item| _ = self.proxies.insert(id.clone(), item))
+            }
+            Key::Roster(id) => {
+                let other = |p: &Proxy| (p.id != *id).then(|| format!("says id {:?}", p.id));
+                read(&entry, other).map(|item| _ = self.roster.insert(id.clone(), item))
             }
             Key::Guard(id) => {
                 let other = |g: &Guard| (g.group_id != *id).then(|| format!("says group_id {}", g.group_id));
@@ -314,6 +335,7 @@ impl State {
             Key::Group(id) => _ = self.groups.remove(id),
             Key::Slot(slot) => _ = self.slots.remove(slot),
             Key::Proxy(id) => _ = self.proxies.remove(id),
+            Key::Roster(id) => _ = self.roster.remove(id),
             Key::Guard(id) => _ = self.guards.remove(id),
             Key::Failover(id) => _ = self.failovers.remove(id),
             Key::Task(id) => _ = self.tasks.remove(id),
@@ -332,6 +354,7 @@ impl State {
             Key::Group(id) => self.groups.get(&id).map(|i| i.modified),
             Key::Slot(slot) => self.slots.get(&slot).map(|i| i.modified),
             Key::Proxy(id) => self.proxies.get(&id).map(|i| i.modified),
+            Key::Roster(id) => self.roster.get(&id).map(|i| i.modified),
             Key::Guard(id) => self.guards.get(&id).map(|i| i.modified),
             Key::Failover(id) => self.failovers.get(&id).map(|i| i.modified),
             Key::Task(id) => self.tasks.get(&id).map(|i| i.modified),
@@ -391,6 +414,11 @@ impl State {
     /// Nothing is to be done by itself.
     pub(super) fn automation_paused(&self) -> bool {
         self.settings.as_ref().is_some_and(|s| s.value.automation_paused)
+    }
+
+    /// A proxy that should be there and is not registered: it may be cut off from here, and still send to instances.
+    pub(super) fn missed(&self) -> Option<&str> {
+        self.roster.keys().find(|id| !self.proxies.contains_key(*id)).map(String::as_str)
     }
 
     fn holds(&self, group: GroupId) -> bool {

@@ -12,7 +12,7 @@ use super::extract::{Said, Terms};
 use super::problem::{ChangeProblems, Problem};
 use super::words::{Answer, DryRun, EXPORT_FORMAT, Export, IdempotencyKey};
 use crate::control::layout::{
-    self, AUDIT, Audit, EPOCH, Epoch, FAILOVERS, GROUPS, GUARDS, LEADER, PROXIES, SETTINGS, SLOTS, Settings, SlotEntry,
+    self, AUDIT, Audit, EPOCH, Epoch, FAILOVERS, GROUPS, GUARDS, LEADER, PROXIES, ROSTER, SETTINGS, SLOTS, Settings, SlotEntry,
 };
 use crate::control::task::TASKS;
 use crate::store::{Compare, Op, Snapshot, TXN_MAX, Txn, Verdict};
@@ -180,7 +180,7 @@ fn known(key: &str) -> bool {
 }
 
 fn of_the_control_plane(key: &str) -> bool {
-    key == LEADER || [PROXIES, AUDIT, GUARDS, FAILOVERS, TASKS, "members/"].iter().any(|prefix| key.starts_with(prefix))
+    key == LEADER || [PROXIES, ROSTER, AUDIT, GUARDS, FAILOVERS, TASKS, "members/"].iter().any(|prefix| key.starts_with(prefix))
 }
 
 /// The topology that it would be, or what is wrong with it.

@@ -6,7 +6,7 @@ use crate::control::layout::{Failover, Guard};
 use crate::control::lead::Fence;
 use crate::control::state::{Standing, State};
 use cluster::group::Group;
-use cluster::instance::{Addr, Instance};
+use cluster::instance::Addr;
 use cluster::topology::Topology;
 use std::sync::Arc;
 
@@ -65,13 +65,9 @@ impl<'a> Scene<'a> {
             && group.primary().is_some_and(|p| self.verdict(group, &p.addr) == Verdict::Up)
     }
 
-    pub(in crate::control) fn is_replicating(&self, replica: &Instance) -> bool {
-        self.info(&replica.addr).is_some_and(|info| info.link_up)
-    }
-
     /// A proxy that was there and went without a word: it may be cut off from here, and still send to instances.
     pub(in crate::control) fn absent_proxies(&self) -> Option<String> {
-        self.state.lost.values().find(|proxy| !proxy.left).map(|proxy| proxy.id.clone())
+        self.state.missed().map(str::to_owned)
     }
 
     /// Every proxy that is known serves at least the epoch of the decision.

@@ -46,6 +46,15 @@ impl Migrations {
             }
             return;
         }
+        if let Some(slot) = stranger(scene, task) {
+            // By somebody's hand. What is copied over it may be served from there already.
+            self.drop_run(task, out);
+            if !task.paused && self.writer.is_idle() {
+                let why = format!("slot {slot} is not group {}'s any more: cancel this migration", task.from);
+                self.writer.write(scene.now, record::given_up(scene, task, &why), out);
+            }
+            return;
+        }
         let ready = is_ready(scene, task) && at_peace(scene, groups).is_ok();
         if !self.keep_running(scene, task, groups, ready, out, board) {
             return;
@@ -126,10 +135,6 @@ impl Migrations {
     fn attempt(&mut self, scene: &Scene, task: &Task, groups: (&Group, &Group), out: &mut Out) {
         let (Some(source), Some(target), Some(known)) = (side(groups.0), side(groups.1), scene.known()) else { return };
         let slots: Arc<[Slot]> = task.slots().collect();
-        // A copy is purged first: never where somebody is served from.
-        if !slots.iter().all(|slot| known.slots()[usize::from(*slot)].group == Some(task.from)) {
-            return;
-        }
         self.attempts += 1;
         let job = Arc::new(Job {
             task: task.id.to_string(),
@@ -160,6 +165,12 @@ impl Migrations {
 /// People and the clock let it go on.
 fn is_ready(scene: &Scene, task: &Task) -> bool {
     !task.paused && !scene.state.automation_paused() && task.window.is_none_or(|window| window.is_open(scene.wall))
+}
+
+/// A slot of it that the source does not own.
+fn stranger(scene: &Scene, task: &Task) -> Option<Slot> {
+    let known = scene.known()?;
+    task.slots().find(|slot| known.slots().get(usize::from(*slot)).is_none_or(|owner| owner.group != Some(task.from)))
 }
 
 fn side(group: &Group) -> Option<Side> {

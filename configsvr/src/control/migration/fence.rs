@@ -71,10 +71,11 @@ impl Migrations {
         run.tell(scene.now, Goal::Drain { fence: epoch }, out);
         match run.stage() {
             Some(Stage::Drained { fence, replicas, .. }) if *fence == epoch => {
-                let live = groups.1.replicas().filter(|r| scene.is_replicating(r)).count();
-                match *replicas >= live.min(1) {
+                // Also where none is there at this moment: one that comes back without it may be promoted, and what was safe
+                // at the source for years would be gone.
+                match *replicas >= groups.1.replicas().count().min(1) {
                     true => Ok(true),
-                    false => Err("no replica of the target confirmed in time that it has everything".to_owned()),
+                    false => Err(format!("no replica of group {} confirmed in time that it has everything", task.to)),
                 }
             }
             Some(Stage::Failed { why } | Stage::Hopeless { why }) => Err(why.clone()),

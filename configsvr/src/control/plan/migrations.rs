@@ -86,6 +86,11 @@ pub(super) fn reverse(there: &There, id: u64, wall: u64) -> Result<Plan, Refusal
     let named: Vec<Span> = if task.phase == TaskPhase::Clean {
         let slots = task.slots().collect();
         still_its(there, task.to, &slots)?;
+        let twin = |t: &&Task| t.id != id && !t.phase.is_over() && t.slots().any(|slot| slots.contains(&slot));
+        if let Some(twin) = there.state.all_tasks().find(twin) {
+            let message = format!("migration {} moves these slots on already", twin.id);
+            return Err(refusal(Kind::Conflict, "slot_moving", message, "let it end, or cancel it"));
+        }
         task.slots.clone()
     } else {
         spans(chosen(there, task.to, task.from, &task.slots, None, &taken)?)

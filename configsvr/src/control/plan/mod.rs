@@ -424,8 +424,10 @@ fn remove_proxy(there: &There, id: &str) -> Result<Plan, Refusal> {
     let record = there.state.proxies.get(id).map(|item| &item.value).or_else(|| there.state.lost.get(id));
     let record = record.ok_or_else(|| no_proxy(there, id))?;
     let mut plan = there.same();
-    plan.ops.push(Op::Delete { key: layout::proxy_key(id) });
-    plan.compares.push(there.state.as_it_is(&layout::proxy_key(id)));
+    for key in [layout::proxy_key(id), layout::roster_key(id)] {
+        plan.compares.push(there.state.as_it_is(&key));
+        plan.ops.push(Op::Delete { key });
+    }
     (plan.before, plan.result) = (json!(record), json!({ "removed": id }));
     Ok(plan)
 }

@@ -250,7 +250,10 @@ impl Copier {
 
     /// Does what can be done.
     pub fn step(&mut self, now: u64) {
-        if self.fault.is_none() {
+        // Drained: the target may own the slots at any moment, and what the stream brings from then on is their removal at
+        // the source. Only another goal says that it did not come to that.
+        let drained = matches!(self.drain, Drain::Done { .. });
+        if self.fault.is_none() && !drained {
             self.advance();
             self.fetch(now);
             self.drain();
