@@ -25,7 +25,8 @@ impl Migrations {
             return self.writer.write(scene.now, record::ended(scene, task, TaskPhase::Cancelled), out);
         }
         let near = |other: &Task| [other.from, other.to].iter().any(|g| [task.from, task.to].contains(g));
-        let first = |other: &Task| other.phase.works() || (other.id < task.id && is_ready(scene, other));
+        let earlier = |other: &Task| other.phase == TaskPhase::Waiting && other.id < task.id && is_ready(scene, other);
+        let first = |other: &Task| other.phase.works() || earlier(other);
         let busy = scene.state.all_tasks().any(|other| other.id != task.id && near(other) && first(other));
         if !busy && is_ready(scene, task) {
             self.writer.write(scene.now, record::begun(scene, task), out);
