@@ -27,6 +27,9 @@ pub const SLOTS_AT_ONCE: usize = 100;
 /// to be seen.
 pub const GROUPS_AT_ONCE: usize = 100;
 
+/// A load of a store (`store import`) takes less: calls of that kind end after two minutes. What is older was given up.
+pub const RESTORE_MS: u64 = 180_000;
+
 /// Groups that get slots and must still be there when the change is done: what is left of `store::TXN_MAX` comparisons
 /// beside those of `GROUPS_AT_ONCE`. With more of them, the deletion of one by hand at that very moment is seen afterwards.
 pub const OWNERS_COMPARED: usize = 20;

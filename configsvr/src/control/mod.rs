@@ -31,7 +31,7 @@ pub mod limits;
 mod tests;
 
 pub use lead::Member;
-pub use state::{for_proxies, sum_of};
+pub use state::{for_proxies, ranges, sum_of};
 
 use board::Board;
 use changes::{Changes, Ground};

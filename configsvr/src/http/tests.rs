@@ -42,7 +42,8 @@ impl FakeStore {
         let mut all = self.0.lock().await;
         let holds = |compare: &Compare| match compare {
             Compare::Absent { key } => !all.contains_key(key),
-            Compare::ModifiedAt { .. } | Compare::UnwrittenSince { .. } => false,
+            Compare::ModifiedAt { .. } => false,
+            Compare::UnwrittenSince { .. } => true,
             Compare::ValueIs { key, value } => all.get(key) == Some(value),
         };
         if !txn.compares.iter().all(holds) {
