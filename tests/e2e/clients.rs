@@ -2,14 +2,15 @@
 //! model, round-trips binary and 50 MB values, meets errors, and loses its connection. The scripts: tests/clients.
 
 mod redis_rs;
+mod redis_rs_cluster;
 mod script;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use configsvr::playground::{Options, Playground};
 use script::{ours, run};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Several times what the slowest takes on two busy cores.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -108,22 +109,17 @@ fn phpredis() -> Result<()> {
     client(Command::new("php"), "phpredis.php", &[])
 }
 
-/// Two proxies that say that they are a Redis Cluster of two, and a client that believes it.
-fn cluster_client(mut program: Command, script: &str, more: &[&str]) -> Result<()> {
+/// Two proxies that say that they are a Redis Cluster of two, and the addresses they say.
+fn two_emulate() -> Result<(Playground, Vec<String>)> {
     let mut playground = Playground::start(Options { replicas: 0, proxies: 2, ..Options::default() })?;
     let addrs: Vec<String> = playground.proxies().iter().map(|p| p.addr().to_string()).collect();
-    let conf = format!("cluster_mode: emulate\ncluster_nodes: [{}]\n", addrs.join(", "));
-    for i in 0..addrs.len() {
-        playground.reload(i, &conf)?;
-    }
-    for addr in &addrs {
-        let mut connection = redis::Client::open(format!("redis://{addr}/"))?.get_connection()?;
-        let deadline = Instant::now() + LIMIT;
-        while redis::cmd("CLUSTER").arg("SLOTS").query::<Vec<redis::Value>>(&mut connection).map_or(0, |s| s.len()) != 2
-        {
-            ensure!(Instant::now() < deadline, "{addr} does not emulate a cluster");
-        }
-    }
+    redis_rs_cluster::emulate(&mut playground, &[0, 1], &addrs)?;
+    Ok((playground, addrs))
+}
+
+/// A client that believes them.
+fn cluster_client(mut program: Command, script: &str, more: &[&str]) -> Result<()> {
+    let (playground, _) = two_emulate()?;
     let addr = playground.proxy_addr()?;
     program.arg(ours("tests/clients").join(script));
     program.args([&addr.ip().to_string(), &addr.port().to_string()]).args(more);
@@ -155,5 +151,12 @@ fn ioredis_cluster() -> Result<()> {
 fn redis_rs() -> Result<()> {
     let playground = playground()?;
     redis_rs::check(playground.proxy_addr()?)?;
+    playground.stop()
+}
+
+#[test]
+fn redis_rs_cluster() -> Result<()> {
+    let (mut playground, addrs) = two_emulate()?;
+    redis_rs_cluster::check(&mut playground, &addrs)?;
     playground.stop()
 }

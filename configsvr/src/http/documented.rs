@@ -105,6 +105,8 @@ pub(super) struct BeatAnswerWord {
     /// The epoch in force; a proxy that serves an older one fetches the topology.
     pub epoch: u64,
     pub draining: bool,
+    /// It is on record: from now on no slot changes hands without it. Before, a proxy serves nothing.
+    pub registered: bool,
     /// When to say the next one, in milliseconds.
     pub next_ms: u64,
 }

@@ -139,7 +139,12 @@ async fn serve(member: &str, tokens: &[(&str, Role)], view: View, judge: Judge) 
             match call {
                 Call::Change(request, answer) => drop(answer.send(judge(request))),
                 Call::Beat(beat, answer) => {
-                    drop(answer.send(Ok(BeatAnswer { epoch: beat.epoch + 1, draining: false, next_ms: 1000 })));
+                    drop(answer.send(Ok(BeatAnswer {
+                        epoch: beat.epoch + 1,
+                        draining: false,
+                        registered: true,
+                        next_ms: 1000,
+                    })));
                 }
             }
         }
@@ -675,7 +680,7 @@ fn documented_words_are_the_words() {
         ("Answer", json!(answer)),
         ("Beat", json!(beat)),
         ("Sight", json!(beat.instances[0])),
-        ("BeatAnswer", json!(BeatAnswer { epoch: 1, draining: true, next_ms: 1 })),
+        ("BeatAnswer", json!(BeatAnswer { epoch: 1, draining: true, registered: true, next_ms: 1 })),
         ("Problem", json_of(r#"{"error":{}}"#)),
     ] {
         assert_eq!(properties(name), keys(&value), "{name}");
