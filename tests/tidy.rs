@@ -10,7 +10,7 @@ const LINES_MAX: usize = 700;
 const SKIPPED: [&str; 9] =
     ["target", ".git", "node_modules", "corpus", "artifacts", "found", ".playground", "__pycache__", "Cargo.lock"];
 /// Decisions without a world: bytes and time come in as arguments, so that any run can be repeated.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "cluster/src/",
     "configsvr/src/control/",
     "configsvr/src/mover/core/",
@@ -21,10 +21,16 @@ const PURE: [&str; 10] = [
     "tests/simulation/",
     "tests/simulation_control/",
     "tests/simulation_failover/",
+    "tests/simulation_migration/",
 ];
 /// Spread seeds over threads; each seed's run is pure.
-const SEEDS: [&str; 3] =
-    ["tests/simulation/main.rs", "tests/simulation_control/main.rs", "tests/simulation_failover/main.rs"];
+const SEEDS: [&str; 5] = [
+    "tests/simulation/main.rs",
+    "tests/simulation_control/main.rs",
+    "tests/simulation_failover/main.rs",
+    "tests/simulation_migration/main.rs",
+    "tests/simulation_migration/scripts.rs",
+];
 const WORLD: [&str; 13] = [
     "TcpStream",
     "TcpListener",

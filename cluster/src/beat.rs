@@ -47,6 +47,9 @@ pub struct BeatAnswer {
     /// The epoch in force; a proxy that serves an older one fetches the topology.
     pub epoch: u64,
     pub draining: bool,
+    /// It is on record: from now on no slot changes hands without it, whoever leads. Before, a proxy serves nothing.
+    #[serde(default)]
+    pub registered: bool,
     /// When to say the next one, in milliseconds.
     pub next_ms: u64,
 }

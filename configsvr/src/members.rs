@@ -1,6 +1,6 @@
 //! What the API can do with the members of the control plane.
 
-use crate::consensus::{Consensus, MemberView, Rank};
+use crate::consensus::{Consensus, MemberView, Need, Rank};
 use crate::control::command::{Kind, Refusal};
 use crate::http::Members;
 use crate::http::words::{Member, NewMember};
@@ -30,8 +30,8 @@ impl Members for Quorum {
     fn promote(&self, who: String, name: String, dry_run: bool) -> BoxFuture<'_, Result<Vec<Member>, Refusal>> {
         Box::pin(async move {
             let id = self.named(&name).await?;
-            self.reachable(&name).await?;
-            if !dry_run {
+            let need = self.0.may_promote(id).await.map_err(refuse)?;
+            if !dry_run && need == Need::Change {
                 tracing::info!(who, member = name, "a member is given a vote");
                 self.0.promote(id).await.map_err(refuse)?;
             }
@@ -58,18 +58,6 @@ impl Quorum {
         let views = self.0.members().await;
         let last = views.iter().filter_map(|v| v.last_log).max();
         views.into_iter().map(|view| show(view, last)).collect()
-    }
-
-    /// A member that nobody hears from would have a vote and never use it.
-    async fn reachable(&self, name: &str) -> Result<(), Refusal> {
-        let views = self.0.members().await;
-        match views.iter().find(|v| v.name == name) {
-            Some(view) if !view.reachable => {
-                let message = format!("{name} does not answer at {}", view.addr);
-                Err(refusal(Kind::Conflict, "unreachable", message, "start it with `join: true`, then promote it"))
-            }
-            _ => Ok(()),
-        }
     }
 
     async fn named(&self, name: &str) -> Result<u64, Refusal> {

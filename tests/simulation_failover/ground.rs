@@ -1,33 +1,13 @@
-//! The ground: instances replicate, clients write, orders arrive.
+//! The ground: clients write, orders arrive.
 
 use crate::plant::{Plant, lie};
 use crate::truth::Truth;
 use crate::world::{Due, Errand, GROUPS, World};
-use cluster::instance::Addr;
 use configsvr::control::event::{Event, Order, Report};
 use configsvr::control::health::may_lead;
 use configsvr::control::limits;
 
 impl World {
-    pub(crate) fn replicate(&mut self) {
-        self.after(10, Due::Replicate);
-        let now = self.now;
-        let all: Vec<Addr> = self.instances.keys().cloned().collect();
-        for addr in all {
-            let follows = self.instances.get(&addr).and_then(|i| i.follows.clone());
-            let primary = follows.and_then(|p| self.instances.get(&p)).filter(|p| p.answers(now)).cloned();
-            let open = primary.as_ref().is_some_and(|p| self.reaches(&addr.to_string(), &p.addr.to_string()));
-            let gone = primary.as_ref().is_none_or(|p| !p.alive);
-            let Some(replica) = self.instances.get_mut(&addr).filter(|i| i.answers(now)) else { continue };
-            match primary.filter(|_| open) {
-                Some(primary) => replica.replicate(&primary, now, &mut self.rng),
-                // A frozen one keeps its connections; a dead one's are closed.
-                None if gone => (replica.link_up, replica.sync_until) = (false, None),
-                None => {}
-            }
-        }
-    }
-
     pub(crate) fn client_writes(&mut self, at: usize) {
         self.after(15, Due::Write(at));
         let (now, group) = (self.now, 1 + self.rng.below(GROUPS as usize) as u32);

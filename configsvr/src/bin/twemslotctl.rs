@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use configsvr::ctl;
-use configsvr::playground::{self, Options, Playground, Status, StoreKind};
+use configsvr::playground::{self, Instance, Options, Playground, Status, StoreKind};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::{Path, PathBuf};
@@ -137,9 +137,9 @@ fn complete(shell: Shell) -> Result<ExitCode> {
 }
 
 fn start(dir: &Path, up: Up) -> Result<ExitCode> {
-    let detach = up.detach;
+    let (detach, bare) = (up.detach, up.bare);
     let playground = Playground::start(options(dir, up)?)?;
-    println!("\n{}", what_next(&playground, dir));
+    println!("\n{}", what_next(&playground, dir, bare));
     if detach {
         playground.detach()?;
     } else {
@@ -175,9 +175,10 @@ fn options(dir: &Path, up: Up) -> Result<Options> {
     })
 }
 
-fn what_next(playground: &Playground, dir: &Path) -> String {
+fn what_next(playground: &Playground, dir: &Path, bare: bool) -> String {
     let mut lines = vec!["Try:".to_owned()];
     match playground.proxies().first() {
+        _ if bare => {}
         Some(proxy) => {
             lines.push(format!("  redis-cli -p {} set hello world", proxy.addr().port()));
             lines.extend(proxy.admin_addr().map(|admin| format!("  curl http://{admin}/api/v1/topology")));
@@ -190,6 +191,16 @@ fn what_next(playground: &Playground, dir: &Path) -> String {
     }
     // With TWEMSLOT_STATE_DIR set it is needed no less: another terminal may not have it.
     let at = if dir == Path::new(DEFAULT_DIR) { String::new() } else { format!(" --state-dir {}", dir.display()) };
+    if bare {
+        lines.push(format!("  twemslotctl{at} cluster create --name shop"));
+        for primary in playground.instances().iter().filter(|i| i.primary.is_none()) {
+            let of = |i: &&Instance| i.primary == Some(primary.server.addr());
+            let replicas = playground.instances().iter().filter(of).map(|i| format!(" --replica {}", i.server.addr()));
+            let replicas: String = replicas.collect();
+            lines.push(format!("  twemslotctl{at} groups add --primary {}{replicas}", primary.server.addr()));
+        }
+        lines.push(format!("  twemslotctl{at} slots spread"));
+    }
     if !playground.configsvrs().is_empty() {
         lines.push(format!("  twemslotctl{at} status"));
         lines.push(format!("  twemslotctl{at} slots list"));

@@ -145,6 +145,22 @@ impl Consensus {
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
     }
 
+    /// Whether `promote` could be done, as far as is known before: it is a member, and can be reached. How far it is behind
+    /// is not judged: `promote` waits for it.
+    pub async fn may_promote(&self, id: MemberId) -> Result<Need, Fault> {
+        self.may_change()?;
+        let members = self.members().await;
+        match members.iter().find(|member| member.id == id) {
+            None => Err(Fault::Invalid(format!("there is no member {id}: add it first"))),
+            Some(member) if member.rank == Rank::Voter => Ok(Need::Nothing),
+            Some(member) if !member.reachable => Err(Fault::Invalid(format!(
+                "{} does not answer at {}: start it with `join: true`, then promote it",
+                member.name, member.addr
+            ))),
+            Some(_) => Ok(Need::Change),
+        }
+    }
+
     /// Takes a member out. Refused where the rest could not decide anything. Welcome also when there is no such member.
     pub async fn remove(&self, id: MemberId) -> Result<(), Fault> {
         match self.may_remove(id).await? {

@@ -17,7 +17,7 @@ mod machine;
 mod log;
 mod types;
 
-pub use membership::{MemberView, Rank};
+pub use membership::{MemberView, Need, Rank};
 pub use types::{Command, MemberId, Peer, Place, Reply};
 
 use crate::control::event::Leadership;

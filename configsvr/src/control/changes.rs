@@ -15,7 +15,7 @@ use super::command::{Answer, Kind, Refusal, Request, Seen};
 use super::event::{Action, CallId, DeedId};
 use super::layout::{self, Audit, Epoch};
 use super::lead::Fence;
-use super::limits::{ANSWER_MS, ATTEMPTS_MAX, AUDIT_MAX, AUDIT_TRIM, ID_MAX, QUEUE_MAX, WRITE_AGAIN_MS};
+use super::limits::{ANSWER_MS, ATTEMPTS_MAX, AUDIT_MAX, AUDIT_TRIM, ID_MAX, QUEUE_MAX, RESTORE_MS, WRITE_AGAIN_MS};
 use super::out::{Out, refusal};
 use super::plan::{self, Plan, shortened};
 use super::state::{Standing, State};
@@ -35,6 +35,8 @@ enum Job {
     Adopt,
     /// Write slots to their own keys.
     Fold,
+    /// Remove what a load of the store that was given up has left.
+    Clear,
     /// Write the epoch as it is, so that what somebody was told is unknown is done by now or never.
     Seal,
 }
@@ -227,7 +229,7 @@ impl Changes {
     /// True: there may be more to do at once.
     fn step(&mut self, now: u64, wall: u64, ground: &Ground, out: &mut Out) -> bool {
         let Some(work) = &mut self.work else {
-            self.work = self.next(now, ground);
+            self.work = self.next(now, wall, ground);
             return self.work.is_some();
         };
         match &work.stage {
@@ -293,10 +295,10 @@ impl Changes {
     }
 
     /// Upkeep goes first: a change is made on settled ground.
-    fn next(&mut self, now: u64, ground: &Ground) -> Option<Work> {
-        ground.fence?;
+    fn next(&mut self, now: u64, wall: u64, ground: &Ground) -> Option<Work> {
+        let fence = ground.fence?;
         if ground.state.store_fault.is_none()
-            && let Some(job) = self.upkeep(ground.state)
+            && let Some(job) = self.upkeep(wall, ground.state, fence)
         {
             return Some(Work::new(job, now));
         }
@@ -319,7 +321,7 @@ impl Changes {
             );
             return true;
         }
-        let upkeep = self.upkeep(state);
+        let upkeep = self.upkeep(wall, state, fence);
         let Some(work) = &mut self.work else { return false };
         if matches!(work.job, Job::Asked { .. }) && upkeep.is_some() {
             self.queue.extend(self.work.take());
@@ -354,7 +356,7 @@ impl Changes {
     }
 
     /// What must be done before the next change is decided.
-    fn upkeep(&mut self, state: &State) -> Option<Job> {
+    fn upkeep(&mut self, wall: u64, state: &State, fence: &Fence) -> Option<Job> {
         let open = |doubt: &[Compare; 2]| {
             [layout::LEADER, layout::EPOCH].iter().zip(doubt).all(|(key, compare)| state.as_it_is(key) == *compare)
         };
@@ -364,6 +366,7 @@ impl Changes {
             Standing::Edited { .. } => Some(Job::Adopt),
             Standing::Valid if epoch.is_some_and(|e| !e.unfolded.is_empty()) => Some(Job::Fold),
             Standing::Valid if self.doubt.is_some() => Some(Job::Seal),
+            Standing::Empty if is_given_up(state, fence, wall) => Some(Job::Clear),
             _ => None,
         }
     }
@@ -404,6 +407,12 @@ fn is_done(sent: &Sent, state: &State) -> bool {
     at.is_ok_and(|at| state.audit[at].1 == *audit)
 }
 
+/// A load of the store that nobody goes on with: its leader is another one's predecessor, or it takes longer than any may.
+fn is_given_up(state: &State, fence: &Fence, wall: u64) -> bool {
+    let Some(restoring) = state.restoring.as_ref().map(|item| &item.value) else { return false };
+    restoring.given_up || restoring.token != fence.token || wall.abs_diff(restoring.begun) > RESTORE_MS
+}
+
 enum Decision {
     End(Result<Answer, Refusal>),
     Probe(Vec<Addr>),
@@ -439,6 +448,11 @@ impl Work {
                 Some((ops, epoch)) => Decision::Write(Box::new(fold(ops, &epoch, state, fence))),
                 None => Decision::End(Ok(nothing(state))),
             },
+            Job::Clear => {
+                let txn = plan::clearing(state, fence);
+                let (fence, answer) = (fence.compare.clone(), nothing(state));
+                Decision::Write(Box::new(Sent { txn, fence, audit: None, answer, unsure: false }))
+            }
             Job::Seal => match &state.epoch {
                 Some(epoch) => Decision::Write(Box::new(fold(Vec::new(), &epoch.value, state, fence))),
                 None => Decision::End(Ok(nothing(state))),

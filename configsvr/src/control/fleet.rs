@@ -125,9 +125,11 @@ impl Fleet {
             known.pushing = Pushing::Paused(now);
         }
         let draining = state.proxies.get(&beat.id).is_some_and(|p| p.value.draining);
+        let listed = state.roster.get(&beat.id).is_some_and(|i| i.value.admin_addr == beat.admin_addr);
+        let registered = listed && !beat.leaving;
         known.beat = Some((beat, now));
         let next_ms = BEAT_MS.min(state.proxy_ttl_s() * 1000 / 3);
-        Ok(BeatAnswer { epoch: state.epoch_in_force(), draining, next_ms })
+        Ok(BeatAnswer { epoch: state.epoch_in_force(), draining, registered, next_ms })
     }
 
     /// Registrations that the watch showed to be gone: only a new heartbeat brings them back.

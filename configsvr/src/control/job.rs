@@ -124,6 +124,7 @@ pub struct Audit {
 
 /// What an audit found. Values are compared by a hash of their elements, read piece by piece, whatever their encoding.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Findings {
     /// Keys of the source: the sum of the next four.
     pub compared: u64,
@@ -141,4 +142,11 @@ pub struct Findings {
     pub told_apart: bool,
     /// Some of what is missing, different or extra.
     pub examples: Vec<String>,
+}
+
+impl Findings {
+    /// The source's copies are needed: the target lacks something, or has it wrong.
+    pub fn is_bad(&self) -> bool {
+        self.missing + self.different > 0
+    }
 }

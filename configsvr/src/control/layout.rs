@@ -70,6 +70,20 @@ pub struct Leader {
     pub addr: String,
 }
 
+/// `restoring`: a store is being loaded, in more than one transaction. As long as this is there and `settings` is not, what
+/// lies under groups and slots is no cluster: nobody has to make sense of a part of it. The last transaction takes it away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restoring {
+    /// Of the leader that does it. Another one removes what it finds.
+    pub token: Token,
+    /// Milliseconds since 1970.
+    pub begun: u64,
+    /// It was given up: what lies there is being removed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub given_up: bool,
+}
+
 /// A leader's fencing token: raft's term and the member's id. The term alone is not one, since openraft allows two
 /// leaders in one term. As text, 16 hex digits each, so that text and number sort alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -358,6 +372,7 @@ pub struct Audit {
 pub const SETTINGS: &str = "settings";
 pub const EPOCH: &str = "epoch";
 pub const LEADER: &str = "leader";
+pub const RESTORING: &str = "restoring";
 pub const SLOTS: &str = "slot-to-group-mapping/slot";
 pub const GROUPS: &str = "group-instances/";
 pub const PROXIES: &str = "proxies/";

@@ -27,6 +27,9 @@ pub const SLOTS_AT_ONCE: usize = 100;
 /// to be seen.
 pub const GROUPS_AT_ONCE: usize = 100;
 
+/// A load of a store (`store import`) takes less: calls of that kind end after two minutes. What is older was given up.
+pub const RESTORE_MS: u64 = 180_000;
+
 /// Groups that get slots and must still be there when the change is done: what is left of `store::TXN_MAX` comparisons
 /// beside those of `GROUPS_AT_ONCE`. With more of them, the deletion of one by hand at that very moment is seen afterwards.
 pub const OWNERS_COMPARED: usize = 20;
@@ -200,8 +203,11 @@ pub const FENCE_AGAIN_MS: u64 = 1_000;
 /// A proxy that has not confirmed the new owner for so long is somebody's business.
 pub const CLEAN_ALARM_MS: u64 = 10_000;
 
-/// A sweep that failed begins again after this.
+/// A sweep or an audit that failed begins again after this.
 pub const SWEEP_AGAIN_MS: u64 = 2_000;
+
+/// So many audits in a row that failed are somebody's business: nothing is removed without one.
+pub const AUDITS_MAX: u32 = 5;
 
 /// Migrations that are remembered; half of them may be under way or wait.
 pub const TASKS_MAX: usize = 200;

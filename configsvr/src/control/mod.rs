@@ -31,7 +31,7 @@ pub mod limits;
 mod tests;
 
 pub use lead::Member;
-pub use state::{for_proxies, sum_of};
+pub use state::{for_proxies, ranges, sum_of};
 
 use board::Board;
 use changes::{Changes, Ground};
@@ -245,7 +245,7 @@ impl Control {
             Event::Ordered { deed, outcome } => self.failovers.ordered(now, deed, outcome),
             Event::Moved { task, attempt, status } => self.migrations.moved(now, &task, attempt, status),
             Event::Swept { deed, outcome } => self.migrations.swept(now, deed, outcome),
-            Event::Audited { .. } => {}
+            Event::Audited { deed, outcome } => self.migrations.audited(now, deed, outcome),
         }
     }
 

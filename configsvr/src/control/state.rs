@@ -3,7 +3,9 @@
 //! A store that makes no sense (somebody edited it) leaves the last topology that did in force. One that makes sense but
 //! differs from what its epoch stands for was edited too: it becomes the topology once the leader gave it an epoch.
 
-use super::layout::{self, Audit, Epoch, Failover, Group, Guard, Leader, Proxy, Settings, SlotEntry, SlotRange};
+use super::layout::{
+    self, Audit, Epoch, Failover, Group, Guard, Leader, Proxy, Restoring, Settings, SlotEntry, SlotRange,
+};
 use super::limits::{EPOCH_MAX, FAULTS_MAX, LOST_MAX};
 use super::task::{TASKS, Task, TaskPhase};
 use super::view::GroupView;
@@ -79,6 +81,8 @@ pub(super) struct State {
     pub(super) settings: Option<Item<Settings>>,
     pub(super) epoch: Option<Item<Epoch>>,
     pub(super) leader: Option<Item<Leader>>,
+    /// A store that is being loaded, or was not to the end.
+    pub(super) restoring: Option<Item<Restoring>>,
     pub(super) groups: BTreeMap<GroupId, Item<Group>>,
     pub(super) slots: BTreeMap<Slot, Item<SlotEntry>>,
     pub(super) proxies: BTreeMap<String, Item<Proxy>>,
@@ -103,6 +107,7 @@ enum Key {
     Settings,
     Epoch,
     Leader,
+    Restoring,
     Group(GroupId),
     Slot(Slot),
     Proxy(String),
@@ -124,6 +129,7 @@ impl Key {
             layout::SETTINGS => return Self::Settings,
             layout::EPOCH => return Self::Epoch,
             layout::LEADER => return Self::Leader,
+            layout::RESTORING => return Self::Restoring,
             _ => {}
         }
         if let Some(id) = key.strip_prefix(layout::GROUPS) {
@@ -161,6 +167,7 @@ impl Key {
             self,
             Self::Settings
                 | Self::Epoch
+                | Self::Restoring
                 | Self::Group(_)
                 | Self::Slot(_)
                 | Self::Failover(_)
@@ -269,6 +276,7 @@ impl State {
             Key::Settings => read(&entry, |_: &Settings| None).map(|item| self.settings = Some(item)),
             Key::Epoch => read(&entry, |_: &Epoch| None).map(|item| self.epoch = Some(item)),
             Key::Leader => read(&entry, |_: &Leader| None).map(|item| self.leader = Some(item)),
+            Key::Restoring => read(&entry, |_: &Restoring| None).map(|item| self.restoring = Some(item)),
             Key::Group(id) => {
                 let other = |g: &Group| (g.group_id != *id).then(|| format!("says group_id {}", g.group_id));
                 read(&entry, other).map(|item| _ = self.groups.insert(*id, item))
@@ -333,6 +341,7 @@ impl State {
             Key::Settings => self.settings = None,
             Key::Epoch => self.epoch = None,
             Key::Leader => self.leader = None,
+            Key::Restoring => self.restoring = None,
             Key::Group(id) => _ = self.groups.remove(id),
             Key::Slot(slot) => _ = self.slots.remove(slot),
             Key::Proxy(id) => _ = self.proxies.remove(id),
@@ -352,6 +361,7 @@ impl State {
             Key::Settings => self.settings.as_ref().map(|i| i.modified),
             Key::Epoch => self.epoch.as_ref().map(|i| i.modified),
             Key::Leader => self.leader.as_ref().map(|i| i.modified),
+            Key::Restoring => self.restoring.as_ref().map(|i| i.modified),
             Key::Group(id) => self.groups.get(&id).map(|i| i.modified),
             Key::Slot(slot) => self.slots.get(&slot).map(|i| i.modified),
             Key::Proxy(id) => self.proxies.get(&id).map(|i| i.modified),
@@ -370,6 +380,13 @@ impl State {
             Some(revision) => Compare::ModifiedAt { key: key.to_owned(), revision },
             None => Compare::Absent { key: key.to_owned() },
         }
+    }
+
+    /// Keys of groups and slots, readable or not.
+    pub(super) fn topology_keys(&self) -> impl Iterator<Item = String> {
+        let unread = self.unread.keys().filter(|k| k.starts_with(layout::SLOTS) || k.starts_with(layout::GROUPS));
+        let groups = self.groups.keys().map(|id| layout::group_key(*id));
+        groups.chain(self.slots.keys().map(|slot| layout::slot_key(*slot))).chain(unread.cloned())
     }
 
     /// Faults to be shown: those that keep the topology from being replaced, and keys that cannot be read.
@@ -473,6 +490,9 @@ impl State {
 
     /// The topology as it is stored; None: there is none.
     fn read_topology(&self) -> Result<Option<Topology>, Vec<String>> {
+        if self.restoring.is_some() && self.settings.is_none() && self.epoch.is_none() {
+            return Ok(None);
+        }
         let unread = self.unread.iter().filter(|(key, _)| Key::of(key).is_topology());
         let mut faults: Vec<String> = unread.map(|(key, (_, why))| format!("{key}: {why}")).collect();
         let nothing =
@@ -647,7 +667,7 @@ pub(super) fn slot_list(topology: &Topology) -> Vec<SlotRange> {
 }
 
 /// Slots and their owners, in the fewest ranges. Ascending.
-pub(super) fn ranges(slots: impl IntoIterator<Item = (Slot, Option<GroupId>)>) -> Vec<SlotRange> {
+pub fn ranges(slots: impl IntoIterator<Item = (Slot, Option<GroupId>)>) -> Vec<SlotRange> {
     let mut list: Vec<SlotRange> = Vec::new();
     for (slot, group) in slots {
         match list.last_mut() {

@@ -70,7 +70,8 @@ pub(super) struct Reached {
 }
 
 /// Why one call to one member gave nothing.
-enum Miss {
+#[derive(Debug)]
+pub(super) enum Miss {
     /// Nobody was there, or nobody leads: somebody else may know, or the same one soon.
     Later(Fault),
     /// That is the answer.
@@ -195,23 +196,23 @@ impl Client {
     }
 
     /// A stream of lines without end, from the first member that gives it.
-    pub(super) fn listen(&mut self, path: &str) -> Result<impl Read + use<>> {
+    pub(super) fn listen(&mut self, path: &str) -> std::result::Result<impl Read + Send + use<>, Miss> {
         let mut last = Fault::new("nobody was asked", "");
         for member in &self.members {
             let url = format!("{member}{path}");
             match self.send(&self.listener, &url, &Ask::get(path), None) {
                 Ok(answer) if answer.status() == 200 => return Ok(answer.into_body().into_reader()),
                 Ok(mut answer) => {
-                    last = refused(
-                        answer.status().as_u16(),
-                        &answer.body_mut().read_to_string().unwrap_or_default(),
-                        &url,
-                    );
+                    let status = answer.status().as_u16();
+                    last = refused(status, &answer.body_mut().read_to_string().unwrap_or_default(), &url);
+                    if !matches!(status, 429 | 502..=504) {
+                        return Err(Miss::Final(last));
+                    }
                 }
                 Err(e) => last = unreachable(&url, &e),
             }
         }
-        Err(last)
+        Err(Miss::Later(last))
     }
 }
 

@@ -407,6 +407,13 @@ fn story(m: &TaskView) -> String {
             .push(format!("copied     {} keys, {} bytes; {} commands applied", tally.keys, tally.bytes, tally.applied));
         lines.push(format!("removed    {} keys at the source", tally.removed));
     }
+    if let Some(found) = &t.audit {
+        let wrong = format!("{} missing, {} different, {} extra", found.missing, found.different, found.extra);
+        let all = format!("{} keys compared, {} equal, {} written since", found.compared, found.equal, found.changed);
+        let apart = if found.told_apart { "" } else { " (or not: another leader ran the copy)" };
+        lines.push(format!("audit      {all}{apart}; {wrong}"));
+        lines.extend(found.examples.iter().map(|example| format!("           {example}")));
+    }
     let after = |at: u64| format!("{} ms after it was asked for", at.saturating_sub(t.times.created));
     let times = [("begun", t.times.begun), ("committed", t.times.committed), ("ended", t.times.ended)];
     lines.extend(times.iter().filter_map(|(word, at)| Some(format!("{word:<10} {}", after((*at)?)))));

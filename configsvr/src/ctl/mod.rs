@@ -90,7 +90,7 @@ pub enum Verb {
     Bigkeys(traffic::Top),
     /// Who changed what, the latest first.
     Audit(records::Audit),
-    /// The news as they happen, until Ctrl-C.
+    /// The news as they happen, until Ctrl-C. Listens again when a member goes away.
     Events,
     /// Take in a whole topology: a topology file, or a Codis 3.x config dump.
     Import(records::Import),

@@ -1,8 +1,8 @@
 //! The verbs for what is written down: the audit trail, the news, whole topologies, whole stores.
-#![expect(clippy::disallowed_methods, reason = "a shell: reads and writes files")]
+#![expect(clippy::disallowed_methods, reason = "a shell: reads and writes files, waits")]
 
 use super::change::{Change, Terms, change};
-use super::client::{Ask, Client};
+use super::client::{Ask, Client, Miss};
 use super::codis::{self, Converted};
 use super::fault::{Fault, Result};
 use super::show::{brief, json, say, table, time};
@@ -11,9 +11,11 @@ use clap::{Args, Subcommand};
 use cluster::wire::Message;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub struct Audit {
@@ -75,19 +77,65 @@ pub(super) fn audit(client: &mut Client, as_json: bool, audit: &Audit) -> Result
     Ok(ExitCode::SUCCESS)
 }
 
-/// Until somebody ends it, or the member goes away.
+/// A member says something at least every 15 s (`http::limits::KEEP_ALIVE`): one that is silent for so long is gone.
+const SILENT_MAX: Duration = Duration::from_secs(40);
+/// Between two tries to listen again: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+/// Until somebody ends it: when the member that was listened to goes away, another one is asked, or the same one again.
 pub(super) fn events(client: &mut Client, as_json: bool) -> Result<ExitCode> {
-    let lines = BufReader::new(client.listen("/api/v1/events?leader=true")?).lines();
+    listen(client, SILENT_MAX, &mut |kind, data| say(&news(kind, data, as_json)))
+}
+
+/// `hear` is given the kind and the data of each; its error ends it.
+fn listen(
+    client: &mut Client,
+    silent_max: Duration,
+    hear: &mut dyn FnMut(&str, &str) -> Result<()>,
+) -> Result<ExitCode> {
+    let mut pause = PAUSES.0;
+    let mut heard = false;
+    loop {
+        match client.listen("/api/v1/events?leader=true") {
+            Ok(stream) => {
+                if heard {
+                    eprintln!("twemslotctl: listening again; first come the alarms of now, then the news");
+                }
+                (heard, pause) = (true, PAUSES.0);
+                let why = follow(stream, silent_max, hear)?;
+                eprintln!("twemslotctl: {why}: news may be missed until this listens again");
+            }
+            // Whoever has listened once is patient; whoever has not learns what is wrong.
+            Err(Miss::Later(_)) if heard => pause = (pause * 2).min(PAUSES.1),
+            Err(Miss::Later(fault) | Miss::Final(fault)) => return Err(fault),
+        }
+        std::thread::sleep(pause);
+    }
+}
+
+/// Reads one stream to its end; why it ended.
+fn follow(
+    stream: impl Read + Send + 'static,
+    silent_max: Duration,
+    hear: &mut dyn FnMut(&str, &str) -> Result<()>,
+) -> Result<String> {
+    // A thread of its own, so that a machine that vanished without a word is noticed. Bounded: a slow reader is told by
+    // the API what it missed.
+    let (send, lines) = mpsc::sync_channel(64);
+    std::thread::spawn(move || BufReader::new(stream).lines().try_for_each(|line| send.send(line)));
     let mut kind = String::new();
-    for line in lines {
-        let line = line.map_err(|e| Fault::new(format!("the stream broke: {e}"), "start it again"))?;
-        if let Some(named) = line.strip_prefix("event:") {
-            kind = named.trim().to_owned();
-        } else if let Some(data) = line.strip_prefix("data:") {
-            say(&news(&kind, data.trim(), as_json))?;
+    loop {
+        match lines.recv_timeout(silent_max) {
+            Ok(Ok(line)) => match (line.strip_prefix("event:"), line.strip_prefix("data:")) {
+                (Some(named), _) => named.trim().clone_into(&mut kind),
+                (_, Some(data)) => hear(&kind, data.trim())?,
+                _ => {} // a sign of life, or an empty line
+            },
+            Ok(Err(e)) => return Ok(format!("the stream broke ({e})")),
+            Err(RecvTimeoutError::Disconnected) => return Ok("the member closed the stream".to_owned()),
+            Err(RecvTimeoutError::Timeout) => return Ok(format!("the member said nothing for {silent_max:?}")),
         }
     }
-    Err(Fault::new("the member closed the stream", "start it again"))
 }
 
 fn news(kind: &str, data: &str, as_json: bool) -> String {
@@ -223,7 +271,9 @@ fn differences(a: &Export, b: &Export) -> BTreeMap<String, (Option<String>, Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ctl::client::Reach;
     use crate::http::words::Exported;
+    use std::io::Write;
 
     fn export(entries: &[(&str, &str)]) -> Export {
         let entry = |(key, value): &(&str, &str)| Exported { key: (*key).to_owned(), value: (*value).to_owned() };
@@ -261,6 +311,51 @@ mod tests {
         assert_eq!((converted.message.epoch, converted.message.name.as_str()), (1, "shop"));
         let fault = topology(Path::new("f"), r#"{"epoch":1,"groups":[{"id":1,"instances":[]}],"slots":[]}"#, "shop");
         assert!(fault.expect_err("no primary").what.contains("f: group 1: 0 primaries"));
+    }
+
+    /// A member that serves one listener after another: each hears one piece of news, and the stream closes, falls silent,
+    /// or is refused.
+    fn member(ends: &'static [&'static str]) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let addr = listener.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            for (n, (end, stream)) in ends.iter().zip(listener.incoming()).enumerate() {
+                let mut stream = stream.expect("a listener");
+                let mut head = BufReader::new(stream.try_clone().expect("ours")).lines();
+                while head.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+                let answer = match *end {
+                    "refuses" => "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n".to_owned(),
+                    "is busy" => "HTTP/1.1 503 Unavailable\r\ncontent-length: 0\r\n\r\n".to_owned(),
+                    _ => {
+                        format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nevent: e{n}\ndata: {n}\n\n")
+                    }
+                };
+                stream.write_all(answer.as_bytes()).expect("sent");
+                if *end == "falls silent" {
+                    held.push(stream);
+                }
+            }
+        });
+        format!("http://{addr}")
+    }
+
+    #[test]
+    fn events_are_listened_to_again() {
+        let api = member(&["closes", "is busy", "falls silent", "closes", "refuses"]);
+        let reach = Reach { api: Some(api), ..Reach::default() };
+        let mut client = Client::find(&reach).expect("an address");
+        let mut heard = Vec::new();
+        let ended = listen(&mut client, Duration::from_millis(300), &mut |kind, data| {
+            heard.push(format!("{kind}={data}"));
+            Ok(())
+        });
+        assert!(ended.expect_err("refused").what.contains("401"));
+        assert_eq!(heard, ["e0=0", "e2=2", "e3=3"]);
+        // Who never listened is told at once.
+        let nobody = Reach { api: Some("127.0.0.1:1".to_owned()), ..Reach::default() };
+        let mut client = Client::find(&nobody).expect("an address");
+        assert!(listen(&mut client, SILENT_MAX, &mut |_, _| Ok(())).is_err());
     }
 
     #[test]

@@ -105,6 +105,8 @@ pub(super) struct BeatAnswerWord {
     /// The epoch in force; a proxy that serves an older one fetches the topology.
     pub epoch: u64,
     pub draining: bool,
+    /// It is on record: from now on no slot changes hands without it. Before, a proxy serves nothing.
+    pub registered: bool,
     /// When to say the next one, in milliseconds.
     pub next_ms: u64,
 }
@@ -288,6 +290,7 @@ pub(super) struct MigrationWord {
     pub fences: u32,
     pub times: TaskTimesWord,
     pub tally: Option<TallyWord>,
+    pub audit: Option<FindingsWord>,
     /// The migration whose slots this one brings back.
     pub reverses: Option<u64>,
     pub note: Option<String>,
@@ -329,6 +332,22 @@ pub(super) struct TallyWord {
     /// From the decision to hold the slots to the transaction that gave them to the target.
     pub pause_ms: u64,
     pub removed: u64,
+}
+
+/// What comparing source and target brought, key by key, before the source's keys were removed.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Findings)]
+pub(super) struct FindingsWord {
+    pub compared: u64,
+    pub equal: u64,
+    /// They differ, and were written at the target since.
+    pub changed: u64,
+    pub missing: u64,
+    pub different: u64,
+    pub extra: u64,
+    /// Whether the target's writes since then are known; if not, whatever differs counts as changed.
+    pub told_apart: bool,
+    pub examples: Vec<String>,
 }
 
 /// How far a copy is.

@@ -1,26 +1,31 @@
 //! `store/import`: a whole store at once, from what `store/export` gave, into a store without a cluster. So a cluster moves
 //! from one back end to another, and comes back from a backup.
 //!
-//! `settings` is written last: until then there is no cluster, whatever else lies there. What belongs to the control plane
-//! that was exported (its leader, its members, the proxies it heard of) stays out, and so does its audit trail: its keys
-//! are revisions of another store.
+//! All of it is seen at once, or nothing: where one transaction takes it all, it is one (slots go into `epoch` as
+//! `unfolded`, as with any change of many). Otherwise the first puts the mark `restoring`, under which nobody takes groups
+//! for a cluster, and the last takes it away; if this member dies in between, the next leader removes what is there.
+//!
+//! What belongs to the control plane that was exported (its leader, its members, the proxies it heard of) stays out, and so
+//! does its audit trail: its keys are revisions of another store.
 
 use super::Api;
 use super::clock::time_ms;
 use super::documented::AnswerWord;
 use super::extract::{Said, Terms};
+use super::limits::IMPORT_LIMIT;
 use super::problem::{ChangeProblems, Problem};
 use super::words::{Answer, DryRun, EXPORT_FORMAT, Export, IdempotencyKey};
 use crate::control::layout::{
-    self, AUDIT, Audit, EPOCH, Epoch, FAILOVERS, GROUPS, GUARDS, LEADER, PROXIES, ROSTER, SETTINGS, SLOTS, Settings,
-    SlotEntry,
+    self, AUDIT, Audit, EPOCH, Epoch, FAILOVERS, GROUPS, GUARDS, LEADER, PROXIES, RESTORING, ROSTER, Restoring,
+    SETTINGS, SLOTS, Settings, SlotEntry, Token,
 };
+use crate::control::ranges;
 use crate::control::task::TASKS;
 use crate::store::{Compare, Op, Snapshot, TXN_MAX, Txn, Verdict};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use cluster::group::Group;
+use cluster::group::{Group, GroupId};
 use cluster::instance::{Instance, Role};
 use cluster::slot::Slot;
 use cluster::wire::{self, Message};
@@ -28,6 +33,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::time::timeout;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -60,12 +66,23 @@ async fn restore(
     let answer = plan.answer();
     if !terms.dry_run {
         tracing::info!(who = terms.who, epoch = answer.epoch, "a store is imported");
+        let token = fence.token;
         let audit = plan.audit(terms, &export, &answer);
-        for txn in plan.transactions(&fence, &there, &audit) {
-            write(&api, txn).await?;
-        }
+        let txns = plan.transactions(&fence, &there, &audit, Restoring { token, begun: time_ms(), given_up: false });
+        // Not ended by a caller that goes away.
+        let written = tokio::spawn(timeout(IMPORT_LIMIT, write_all(api, txns))).await;
+        let slow =
+            || Problem::unavailable("too_slow", "the store takes too long", "look at the store, and import again");
+        written.map_err(|_| slow())?.map_err(|_| slow())??;
     }
     Ok(Json(answer))
+}
+
+async fn write_all(api: Arc<Api>, txns: Vec<Txn>) -> Result<(), Problem> {
+    for txn in txns {
+        write(&api, txn).await?;
+    }
+    Ok(())
 }
 
 /// The answer that this very call was given before.
@@ -78,7 +95,12 @@ fn done_before(api: &Api, terms: &Terms) -> Option<Answer> {
 }
 
 /// What must be true for each write: that this member leads.
-async fn fence(api: &Api) -> Result<Compare, Problem> {
+struct Fence {
+    token: Token,
+    compare: Compare,
+}
+
+async fn fence(api: &Api) -> Result<Fence, Problem> {
     let nobody = || Problem::unavailable("no_leader", "this member does not lead any more", "try again in a second");
     let token = api.desk.view.borrow().token.ok_or_else(nobody)?;
     let entry = api.store.get(LEADER).await?.ok_or_else(nobody)?;
@@ -86,7 +108,7 @@ async fn fence(api: &Api) -> Result<Compare, Problem> {
     if leader.is_none_or(|l| l.token != token) {
         return Err(nobody());
     }
-    Ok(Compare::ValueIs { key: LEADER.to_owned(), value: entry.value })
+    Ok(Fence { token, compare: Compare::ValueIs { key: LEADER.to_owned(), value: entry.value } })
 }
 
 async fn write(api: &Api, txn: Txn) -> Result<(), Problem> {
@@ -132,7 +154,8 @@ impl Plan {
 
     fn answer(&self) -> Answer {
         let keys = self.rest.len() + 2;
-        let notes = vec!["the audit trail, members and proxies of the exported control plane were left out".to_owned()];
+        let left_out = "its leader, members and proxies, guards, failovers, migrations and audit trail were left out";
+        let notes = vec![left_out.to_owned()];
         Answer { epoch: self.epoch.epoch, result: json!({ "keys": keys }), notes, repeated: false }
     }
 
@@ -151,20 +174,65 @@ impl Plan {
         }
     }
 
-    /// Each holds only while this member leads and there is no cluster. What an import that was cut short has left goes.
-    fn transactions(&self, fence: &Compare, there: &Snapshot, audit: &Audit) -> Vec<Txn> {
-        let compares = vec![fence.clone(), Compare::Absent { key: SETTINGS.to_owned() }];
-        let put = |key: &str, value: &str| Op::Put { key: key.to_owned(), value: value.to_owned(), lease: None };
-        let stale = there.entries.iter().map(|e| &e.key).filter(|k| known(k) && !self.rest.contains_key(*k));
-        let mut ops: Vec<Op> = stale.map(|key| Op::Delete { key: key.clone() }).collect();
-        ops.extend(self.rest.iter().map(|(key, value)| put(key, value)));
-        let mut txns: Vec<Txn> =
-            ops.chunks(TXN_MAX).map(|ops| Txn { compares: compares.clone(), ops: ops.to_vec() }).collect();
-        let audit = put(&layout::audit_key(there.revision), &json!(audit).to_string());
-        let last = vec![audit, put(EPOCH, &json!(self.epoch).to_string()), put(SETTINGS, &self.settings)];
-        txns.push(Txn { compares, ops: last });
+    /// Each holds only while this member leads and there is no cluster. Only the last makes one.
+    fn transactions(&self, fence: &Fence, there: &Snapshot, audit: &Audit, mark: Restoring) -> Vec<Txn> {
+        let compares = [fence.compare.clone(), absent(SETTINGS), absent(EPOCH)];
+        let groups = self.rest.iter().filter(|(key, _)| key.starts_with(GROUPS));
+        let groups: Vec<Op> = groups.map(|(key, value)| put(key, value)).collect();
+        let stale = there.entries.iter().map(|e| &e.key).filter(|key| known(key));
+        let stale: Vec<Op> = stale.map(|key| Op::Delete { key: key.clone() }).collect();
+        let last = vec![
+            put(&layout::audit_key(there.revision), &json!(audit).to_string()),
+            put(EPOCH, &json!(self.all_unfolded()).to_string()),
+            put(SETTINGS, &self.settings),
+        ];
+        let marked = there.entries.iter().find(|e| e.key == RESTORING);
+        if marked.is_none() && stale.is_empty() {
+            let unwritten =
+                [SLOTS, GROUPS].map(|p| Compare::UnwrittenSince { prefix: p.to_owned(), revision: there.revision });
+            let compares = [&compares[..], &unwritten, &[absent(RESTORING)]].concat();
+            let whole = Txn { compares, ops: [&groups[..], &last].concat() };
+            if whole.check().is_ok() {
+                return vec![whole];
+            }
+        }
+        // The mark goes from hand to hand: of two that load at once, one gets on.
+        let mark = json!(mark).to_string();
+        let was = marked.map_or_else(|| absent(RESTORING), |e| value_is(RESTORING, &e.value));
+        let mut txns = vec![Txn { compares: [&compares[..], &[was]].concat(), ops: vec![put(RESTORING, &mark)] }];
+        let compares = [&compares[..], &[value_is(RESTORING, &mark)]].concat();
+        let with = |ops: Vec<Op>| Txn { compares: compares.clone(), ops };
+        // A group has 16 instances at most: so many of them are never too much for one transaction.
+        txns.extend(stale.chunks(TXN_MAX).chain(groups.chunks(TXN_MAX)).map(|ops| with(ops.to_vec())));
+        txns.push(with([&last[..], &[Op::Delete { key: RESTORING.to_owned() }]].concat()));
         txns
     }
+
+    /// The epoch's record with all slots in it; the leader writes them to their own keys afterwards.
+    fn all_unfolded(&self) -> Epoch {
+        let mut owners: BTreeMap<Slot, Option<GroupId>> = BTreeMap::new();
+        for (key, value) in self.rest.iter().filter(|(key, _)| key.starts_with(SLOTS)) {
+            let Ok(entry) = parse::<SlotEntry>(key, value) else { continue }; // was read before
+            let slot = entry.slot_id.checked_sub(1).and_then(|s| Slot::try_from(s).ok());
+            owners.extend(slot.map(|slot| (slot, (entry.group_id != 0).then_some(entry.group_id))));
+        }
+        for range in &self.epoch.unfolded {
+            owners.extend((range.from..=range.to).map(|slot| (slot, range.group)));
+        }
+        Epoch { unfolded: ranges(owners), ..self.epoch.clone() }
+    }
+}
+
+fn put(key: &str, value: &str) -> Op {
+    Op::Put { key: key.to_owned(), value: value.to_owned(), lease: None }
+}
+
+fn absent(key: &str) -> Compare {
+    Compare::Absent { key: key.to_owned() }
+}
+
+fn value_is(key: &str, value: &str) -> Compare {
+    Compare::ValueIs { key: key.to_owned(), value: value.to_owned() }
 }
 
 fn unfit(message: impl Into<String>) -> Problem {
@@ -182,6 +250,7 @@ fn known(key: &str) -> bool {
 
 fn of_the_control_plane(key: &str) -> bool {
     key == LEADER
+        || key == RESTORING
         || [PROXIES, ROSTER, AUDIT, GUARDS, FAILOVERS, TASKS, "members/"].iter().any(|prefix| key.starts_with(prefix))
 }
 
@@ -232,7 +301,14 @@ fn group(key: &str, group: layout::Group) -> Result<Group, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::event::{Action, Event, Leadership};
+    use crate::control::layout::Leader;
+    use crate::control::limits::RESTORE_MS;
+    use crate::control::{Control, Member};
     use crate::http::words::Exported;
+    use crate::store::memory::Memory;
+    use crate::store::{Entry, Notice, Store};
+    use std::collections::VecDeque;
 
     fn export(change: impl Fn(&mut BTreeMap<String, String>)) -> Export {
         let mut all = BTreeMap::from(
@@ -257,32 +333,132 @@ mod tests {
         Export { format: EXPORT_FORMAT.to_owned(), revision: 9, store: "x".to_owned(), entries }
     }
 
-    #[test]
-    fn settings_come_last_and_every_write_is_fenced() {
-        let plan = Plan::read(&export(|_| ())).expect("fit");
-        let fence = Compare::ValueIs { key: LEADER.to_owned(), value: "me".to_owned() };
+    fn fence() -> Fence {
+        let leader = Leader { token: TOKEN, member: "m".to_owned(), addr: "127.0.0.1:1".to_owned() };
+        Fence { token: TOKEN, compare: value_is(LEADER, &json!(leader).to_string()) }
+    }
+
+    fn made(export: &Export, there: &Snapshot) -> Vec<Txn> {
+        let plan = Plan::read(export).expect("fit");
         let terms = Terms { who: "ann".to_owned(), dry_run: false, idempotency_key: Some("k".to_owned()) };
-        let audit = plan.audit(terms, &export(|_| ()), &plan.answer());
-        let left =
-            crate::store::Entry { key: "group-instances/9".to_owned(), value: String::new(), modified: 1, lease: None };
-        let own = crate::store::Entry { key: LEADER.to_owned(), ..left.clone() };
-        let txns = plan.transactions(&fence, &Snapshot { revision: 3, entries: vec![left, own] }, &audit);
-        assert!(txns.iter().all(|t| t.ops.len() <= TXN_MAX));
-        assert!(txns.iter().all(|t| t.compares == [fence.clone(), Compare::Absent { key: SETTINGS.to_owned() }]));
-        let key = |op: &Op| match op {
-            Op::Put { key, .. } | Op::Delete { key } => key.clone(),
-        };
-        let keys: Vec<String> = txns.iter().flat_map(|t| &t.ops).map(key).collect();
-        assert_eq!(keys.len(), 1 + 300 + 2 + 3);
-        assert_eq!(
-            (keys[0].as_str(), &keys[keys.len() - 2..]),
-            ("group-instances/9", ["epoch".to_owned(), "settings".to_owned()].as_slice())
-        );
-        let ours: Vec<&String> = keys.iter().filter(|k| of_the_control_plane(k)).collect();
-        assert_eq!(ours, ["audit/00000000000000000003"], "this import's own");
-        let last = txns.last().expect("some").ops[1].clone();
-        let Op::Put { value, .. } = last else { panic!("{last:?}") };
-        assert!(value.starts_with(r#"{"epoch":7,"unfolded":[{"#), "{value}");
+        let audit = plan.audit(terms, export, &plan.answer());
+        plan.transactions(&fence(), there, &audit, Restoring { token: TOKEN, begun: 1_000, given_up: false })
+    }
+
+    fn keys(txns: &[Txn]) -> Vec<&str> {
+        txns.iter().flat_map(|t| &t.ops).map(Op::key).collect()
+    }
+
+    const TOKEN: Token = Token { term: 1, member: 1 };
+
+    #[test]
+    fn what_one_transaction_takes_is_one() {
+        let own = Entry { key: LEADER.to_owned(), value: String::new(), modified: 1, lease: None };
+        let txns = made(&export(|_| ()), &Snapshot { revision: 3, entries: vec![own] });
+        let all = ["group-instances/1", "group-instances/2", "audit/00000000000000000003", "epoch", "settings"];
+        assert_eq!((txns.len(), keys(&txns)), (1, all.to_vec()));
+        let Op::Put { value, .. } = &txns[0].ops[3] else { panic!("{txns:?}") };
+        let written: Epoch = serde_json::from_str(value).expect("an epoch");
+        let range = |from, to, group| layout::SlotRange { from, to, group: Some(group) };
+        assert_eq!((written.epoch, written.unfolded), (7, vec![range(0, 1, 2), range(2, 299, 1)]));
+        assert!(txns[0].compares.contains(&fence().compare) && txns[0].compares.contains(&absent(SETTINGS)));
+    }
+
+    /// Some 500 groups of 2000 slots.
+    fn large() -> Export {
+        export(|all| {
+            all.insert("settings".to_owned(), r#"{"name":"shop","slot_count":2000}"#.to_owned());
+            all.extend((1..=500).map(|n| {
+                let at = format!("10.1.{}.{}:1", n / 250, n % 250);
+                (format!("{GROUPS}{n}"), format!(r#"{{"group_id":{n},"primary":"{at}"}}"#))
+            }));
+            all.extend((1..=2000).map(|n| {
+                let group = n % 500 + 1;
+                (format!("{SLOTS}{n}"), format!(r#"{{"slot_id":{n},"group_id":{group},"action":{{}}}}"#))
+            }));
+        })
+    }
+
+    /// A member and the store it writes to; what the member wants written is done at once.
+    struct World {
+        store: Memory,
+        control: Control,
+        now: u64,
+    }
+
+    impl World {
+        async fn snapshot(&self) -> Snapshot {
+            self.store.range("").await.expect("an answer")
+        }
+
+        async fn tell(&mut self, event: Event) {
+            let mut events = VecDeque::from([event]);
+            while let Some(event) = events.pop_front() {
+                for action in self.control.step(self.now, self.now, event) {
+                    let Action::Write { deed, txn } = action else { continue };
+                    let outcome = self.store.commit(txn).await;
+                    events.push_back(Event::Committed(Notice::Listed(self.snapshot().await)));
+                    events.push_back(Event::Wrote { deed, outcome });
+                }
+            }
+        }
+    }
+
+    /// The leader has written so much of it when another takes over.
+    async fn cut_short(txns: &[Txn], leader: Token) -> World {
+        let store = Memory::new();
+        let Compare::ValueIs { key, value } = fence().compare else { panic!("a value") };
+        store.commit(Txn { compares: vec![], ops: vec![put(&key, &value)] }).await.expect("done");
+        for txn in txns {
+            assert!(matches!(store.commit(txn.clone()).await, Ok(Verdict::Done(_))), "{txn:?}");
+        }
+        let control = Control::new(Member { name: "n".to_owned(), addr: "127.0.0.1:2".to_owned() }, 7);
+        let mut world = World { store, control, now: 2_000 };
+        world.tell(Event::Committed(Notice::Listed(world.snapshot().await))).await;
+        assert_eq!(world.control.view(0).invalid, Vec::<String>::new(), "after {} transactions", txns.len());
+        assert!(world.control.view(0).topology.is_none());
+        world.tell(Event::Leadership(Leadership::Leading(leader))).await;
+        world
+    }
+
+    /// Wherever it is cut short: nobody sees a part of it, and nothing of it stays.
+    #[tokio::test]
+    async fn no_part_is_ever_seen() {
+        let empty = Snapshot { revision: 1, entries: vec![] };
+        let txns = made(&large(), &empty);
+        assert!(txns.len() > 4 && txns.iter().all(|t| t.check().is_ok()), "{}", txns.len());
+        for done in 0..txns.len() {
+            let world = cut_short(&txns[..done], Token { term: 2, member: 2 }).await;
+            let left = world.snapshot().await.entries;
+            assert_eq!(left.iter().map(|e| e.key.as_str()).collect::<Vec<_>>(), [LEADER], "after {done}");
+            // What the first leader still sends is in vain.
+            for late in &txns[done..] {
+                assert!(matches!(world.store.commit(late.clone()).await, Ok(Verdict::Refused(_))));
+            }
+        }
+        let world = cut_short(&txns, Token { term: 2, member: 2 }).await;
+        let topology = world.control.view(0).topology.expect("a cluster");
+        assert_eq!((topology.groups().len(), topology.epoch()), (500, 8), "edited: its sum is not in the export");
+        let all = world.snapshot().await.entries;
+        assert_eq!(all.iter().filter(|e| e.key.starts_with(SLOTS)).count(), 2000, "all are at their own keys");
+        assert!(!all.iter().any(|e| e.key == RESTORING));
+    }
+
+    /// The same leader goes on: nothing is removed under the hands of whoever writes, until nobody can be.
+    #[tokio::test]
+    async fn a_load_under_way_is_left_alone() {
+        let txns = made(&large(), &Snapshot { revision: 1, entries: vec![] });
+        let mut world = cut_short(&txns[..3], TOKEN).await;
+        let there = world.snapshot().await;
+        world.tell(Event::Tick).await;
+        assert_eq!(world.snapshot().await.entries.len(), there.entries.len());
+        // Begun anew, it removes what is there first.
+        let again = made(&large(), &there);
+        assert_eq!(keys(&again).len(), keys(&txns).len() + there.entries.len() - 2);
+        world.now += RESTORE_MS + 1_000;
+        world.tell(Event::Tick).await;
+        assert_eq!(world.snapshot().await.entries.len(), 1);
+        assert!(matches!(world.store.commit(txns[3].clone()).await, Ok(Verdict::Refused(_))));
     }
 
     #[test]

@@ -42,7 +42,8 @@ impl FakeStore {
         let mut all = self.0.lock().await;
         let holds = |compare: &Compare| match compare {
             Compare::Absent { key } => !all.contains_key(key),
-            Compare::ModifiedAt { .. } | Compare::UnwrittenSince { .. } => false,
+            Compare::ModifiedAt { .. } => false,
+            Compare::UnwrittenSince { .. } => true,
             Compare::ValueIs { key, value } => all.get(key) == Some(value),
         };
         if !txn.compares.iter().all(holds) {
@@ -138,7 +139,12 @@ async fn serve(member: &str, tokens: &[(&str, Role)], view: View, judge: Judge) 
             match call {
                 Call::Change(request, answer) => drop(answer.send(judge(request))),
                 Call::Beat(beat, answer) => {
-                    drop(answer.send(Ok(BeatAnswer { epoch: beat.epoch + 1, draining: false, next_ms: 1000 })));
+                    drop(answer.send(Ok(BeatAnswer {
+                        epoch: beat.epoch + 1,
+                        draining: false,
+                        registered: true,
+                        next_ms: 1000,
+                    })));
                 }
             }
         }
@@ -674,7 +680,7 @@ fn documented_words_are_the_words() {
         ("Answer", json!(answer)),
         ("Beat", json!(beat)),
         ("Sight", json!(beat.instances[0])),
-        ("BeatAnswer", json!(BeatAnswer { epoch: 1, draining: true, next_ms: 1 })),
+        ("BeatAnswer", json!(BeatAnswer { epoch: 1, draining: true, registered: true, next_ms: 1 })),
         ("Problem", json_of(r#"{"error":{}}"#)),
     ] {
         assert_eq!(properties(name), keys(&value), "{name}");

@@ -151,12 +151,16 @@ impl Playground {
         for i in 0..self.proxies.len() {
             self.await_proxy(i)?;
             let (name, addr, admin) = (self.proxies[i].name(), plan.proxies[i].0, plan.proxies[i].1);
-            self.say(&format!("{name}: clients {addr}, admin {admin}, ready"));
+            let state = if self.options.bare { "up, with nothing to serve yet" } else { "ready" };
+            self.say(&format!("{name}: clients {addr}, admin {admin}, {state}"));
         }
         self.up = true;
         self.record()?;
         let (slots, groups, took) = (self.options.slots, plan.groups.len(), start.elapsed().as_secs_f32());
-        self.say(&format!("{slots} slots over {groups} groups, all up after {took:.1} s"));
+        match self.options.bare {
+            true => self.say(&format!("no cluster yet, all up after {took:.1} s")),
+            false => self.say(&format!("{slots} slots over {groups} groups, all up after {took:.1} s")),
+        }
         Ok(())
     }
 
@@ -230,10 +234,11 @@ impl Playground {
         let server = &mut self.proxies[i];
         let Some(admin) = server.admin_addr else { return Ok(()) };
         let what = format!("{}: ready (log: {})", server.name(), self.dir.log(server.name()).display());
+        let bare = self.options.bare; // then there is no topology yet
         until(&what, START_LIMIT, || {
             server.must_run(&self.dir)?;
             Ok(match http::get(admin, "/readyz") {
-                Ok(answer) if answer.status == 200 => Ok(()),
+                Ok(answer) if answer.status == 200 || bare && answer.status == 503 => Ok(()),
                 Ok(answer) => Err(format!("/readyz says {}: {}", answer.status, answer.body.trim())),
                 Err(e) => Err(format!("{e:#}")),
             })

@@ -103,6 +103,10 @@ impl Options {
             self.configsvrs > 0 || self.store == StoreKind::Embedded,
             "etcd without a configsvr: nobody would use it; add --configsvrs N"
         );
+        ensure!(
+            self.configsvrs > 0 || !self.bare,
+            "bare without a configsvr: there is nothing that a cluster could be made with; add --configsvrs N"
+        );
         ensure!(self.workers != Some(0), "0 workers: at least 1, or auto");
         Ok(())
     }
@@ -248,6 +252,7 @@ mod tests {
             Options { replicas: 16, ..Options::default() },
             Options { slots: 16385, ..Options::default() },
             Options { workers: Some(0), ..Options::default() },
+            Options { bare: true, ..Options::default() },
         ];
         assert!(bad.iter().all(|o| o.check().is_err()));
         assert!(Plan::new(&Options::default(), 65530).is_err());

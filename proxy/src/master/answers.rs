@@ -100,19 +100,19 @@ impl Master {
     }
 
     pub(super) fn install(&mut self, topology: Topology) -> Result<(), Problem> {
-        let current = self.topology.as_deref();
+        let current = self.topology.as_deref().or(self.membership.kept_back.as_deref());
         wire::may_follow(current, &topology).map_err(|refusal| {
             let hint = "read the topology that is served, and send a change of it with a larger epoch";
             Problem::new(409, "conflict", refusal.to_string(), hint)
         })?;
         let epoch = topology.epoch();
-        if current != Some(&topology) {
+        if self.topology.as_deref() != Some(&topology) {
             store::save(&self.topology_path, &topology).map_err(|e| {
                 let message = format!("epoch {epoch} cannot be written to {}: {e}", self.topology_path.display());
                 Problem::new(500, "not_stored", message, "nothing was changed; make room, or mend the permissions")
             })?;
             tracing::info!(epoch, groups = topology.groups().len(), holds = topology.holds_any(), "topology");
-            self.topology = Some(Arc::new(topology));
+            (self.topology, self.membership.kept_back) = (Some(Arc::new(topology)), None);
             self.step(fleet::Event::Topology { epoch });
         } else if self.fleet.progress(epoch).behind.iter().any(|b| b.why.is_some()) {
             self.step(fleet::Event::Topology { epoch }); // whoever refused it may try again
@@ -147,6 +147,7 @@ impl Master {
                 return Problem::new(503, "draining", "draining: the control plane wants no new clients here", hint)
                     .into();
             }
+            None if self.membership.kept_back.is_some() => "waits for a configsvr: slots may have moved since it ended",
             None => "no topology was given yet",
             Some(_) if !self.fleet.serves() => "no worker serves the topology yet",
             Some(_) => return Answer::Json(json!({"ready": true, "epoch": self.epoch()})),

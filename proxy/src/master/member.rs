@@ -3,17 +3,20 @@
 use super::event::{News, Standing};
 use super::metrics::MembershipNow;
 use super::process::Process;
-use super::registration::{First, first_topology, say_goodbye};
-use super::{Master, clock};
+use super::registration::{First, first_contact, say_goodbye};
+use super::{Master, clock, fleet, store};
 use crate::stats::{OfGroup, Stats};
 use cluster::beat::{Beat, Sight};
 use cluster::topology::Topology;
+use std::sync::Arc;
 
 /// How the control plane and this proxy get on.
 #[derive(Debug, Default)]
 pub(super) struct Membership {
     /// The topology came from the disk because no member answered.
     pub(super) from_disk: bool,
+    /// The disk's topology, not served before we are registered: we said goodbye, so slots may have moved since.
+    pub(super) kept_back: Option<Arc<Topology>>,
     /// No new clients, says the control plane. It stands until it says otherwise.
     pub(super) draining: bool,
     reachable: bool,
@@ -29,7 +32,20 @@ impl Master {
         if self.config.control.configsvrs.is_empty() || !self.processes.is_empty() {
             return;
         }
-        match first_topology(&self.config.control) {
+        let start = first_contact(&self.standing());
+        if start.registered {
+            self.come_back();
+        } else if store::has_left(&self.topology_path) {
+            self.membership.kept_back = self.topology.take();
+            let (path, hint) = (store::left_path(&self.topology_path), "to serve it anyway: remove this file, restart");
+            tracing::warn!(
+                path = %path.display(), hint,
+                "this proxy said goodbye when it ended, and slots may have moved since: it serves nothing before a \
+                 configsvr has registered it"
+            );
+            return;
+        }
+        match start.first {
             First::NoneYet => tracing::info!("the control plane has no topology yet"),
             First::NobodyAnswers(why) => {
                 self.membership.from_disk = self.topology.is_some();
@@ -53,7 +69,25 @@ impl Master {
         }
     }
 
+    /// Registered: what is on disk may be served, and is as before should nobody answer the next time.
+    fn come_back(&mut self) {
+        self.membership.reachable = true;
+        if let Err(e) = store::come_back(&self.topology_path) {
+            let path = store::left_path(&self.topology_path);
+            tracing::warn!(path = %path.display(), error = %e, "cannot be removed");
+        }
+        if let Some(topology) = self.membership.kept_back.take() {
+            let epoch = topology.epoch();
+            self.topology = Some(topology);
+            self.step(fleet::Event::Topology { epoch });
+        }
+    }
+
     pub(super) fn note_news(&mut self, news: &News) {
+        let registered = news.heard.as_ref().is_some_and(|answer| answer.registered);
+        if registered && self.membership.kept_back.is_some() {
+            self.come_back();
+        }
         let (now_us, epoch) = (self.now_us(), self.epoch().unwrap_or(0));
         if self.membership.note(news, now_us, epoch) {
             tracing::info!(draining = self.membership.draining, "the control plane has decided about new clients");
@@ -78,8 +112,16 @@ impl Master {
         Standing { control, beat, epoch: self.epoch().unwrap_or(0) }
     }
 
-    /// At the end, when no worker is left: what nobody waits for need not be looked for.
+    /// At the end, when no worker is left: what nobody waits for need not be looked for. That it was said is written down
+    /// first: from then on slots may move without us. Who cannot be heard is missed, which is safe.
     pub(super) fn take_leave(&self) {
+        if !self.membership.reachable {
+            return;
+        }
+        if let Err(e) = store::leave(&self.topology_path) {
+            tracing::warn!(error = %e, "no goodbye: it could not be written down");
+            return;
+        }
         let mut standing = self.standing();
         standing.beat.leaving = true;
         say_goodbye(&standing);
@@ -143,7 +185,7 @@ mod tests {
     use cluster::wire;
 
     fn heard(epoch: u64, draining: bool) -> News {
-        News { heard: Some(BeatAnswer { epoch, draining, next_ms: 1000 }) }
+        News { heard: Some(BeatAnswer { epoch, draining, registered: true, next_ms: 1000 }) }
     }
 
     #[test]

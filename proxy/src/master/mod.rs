@@ -225,10 +225,10 @@ impl Master {
             Ok(Some(topology)) => self.topology = Some(Arc::new(topology)),
             Err(why) => tracing::error!(%path, why, "the stored topology is refused: the proxy starts without one"),
         }
+        self.ask_control_plane();
         if let Some(epoch) = self.epoch() {
             self.step(fleet::Event::Topology { epoch });
         }
-        self.ask_control_plane();
         self.reap();
         self.step(fleet::Event::Layout(self.layout()));
         tracing::info!(

@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// At the start all members together have this long; then the disk's topology is served.
 const START_PATIENCE: Duration = Duration::from_secs(2);
 const START_PATIENCE_EACH: Duration = Duration::from_millis(700);
+/// Until the registration is on record, it is asked for again this soon.
+const REGISTER_EVERY: Duration = Duration::from_millis(50);
 /// At the end each of a few members has this long: somebody waits for this process to be gone.
 const GOODBYE_PATIENCE: Duration = Duration::from_millis(300);
 /// With no member named: looked at again this often, for a reload may name some.
@@ -70,6 +72,13 @@ impl Course {
 
 /// What was heard at the start.
 #[derive(Debug, PartialEq)]
+pub(super) struct Start {
+    /// No slot changes hands without us.
+    pub(super) registered: bool,
+    pub(super) first: First,
+}
+
+#[derive(Debug, PartialEq)]
 pub(super) enum First {
     Topology(Box<Topology>),
     /// A member answers, and has none.
@@ -78,12 +87,36 @@ pub(super) enum First {
     NobodyAnswers(String),
 }
 
-/// Asks the members in turn for the topology, before anything is served.
-pub(super) fn first_topology(control: &Control) -> First {
+/// Registers, and asks the members in turn for the topology, before anything is served.
+pub(super) fn first_contact(standing: &Standing) -> Start {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(ask_in_turn(control)),
-        Err(e) => First::NobodyAnswers(e.to_string()),
+        Ok(runtime) => runtime.block_on(async {
+            let registered = register(standing, Instant::now() + START_PATIENCE / 2).await;
+            Start { registered, first: ask_in_turn(&standing.control).await }
+        }),
+        Err(e) => Start { registered: false, first: First::NobodyAnswers(e.to_string()) },
+    }
+}
+
+/// Beats until the leader has us on record. A topology that is asked for afterwards is safe to serve: whoever wants to
+/// change it has to wait for us.
+async fn register(standing: &Standing, until: Instant) -> bool {
+    loop {
+        let mut heard = false;
+        for member in &standing.control.configsvrs {
+            let patience = until.saturating_duration_since(Instant::now()).min(START_PATIENCE_EACH);
+            match timeout(patience, beat(member, standing)).await {
+                Ok(Ok(answer)) if answer.registered => return true,
+                Ok(Ok(_)) => heard = true,
+                Ok(Err(_)) | Err(_) => continue, // the next one; `ask_in_turn` says why
+            }
+            break;
+        }
+        if !heard || Instant::now() + REGISTER_EVERY > until {
+            return false;
+        }
+        sleep(REGISTER_EVERY).await;
     }
 }
 
@@ -183,6 +216,9 @@ async fn turn(events: &Sender<Event>, course: &mut Course, standing: &Standing, 
             }
             // An error: the master is gone, which `standing` will notice.
             _ = events.send(Event::News(News { heard: Some(answer.clone()) }));
+            if !answer.registered {
+                return REGISTER_EVERY; // what is served before may change hands without us
+            }
             if answer.epoch > standing.epoch {
                 follow(events, course, member, standing, answer.epoch).await;
             }
@@ -314,7 +350,7 @@ mod tests {
         move |call| match call.split(' ').nth(1) {
             Some(LEADERS | ANYBODYS) => (200, topology(epoch)),
             Some(path) if path.ends_with("/beat") => {
-                (200, format!(r#"{{"epoch":{epoch},"draining":{draining},"next_ms":100}}"#))
+                (200, format!(r#"{{"epoch":{epoch},"draining":{draining},"registered":true,"next_ms":100}}"#))
             }
             _ => (404, String::new()),
         }
@@ -377,8 +413,11 @@ mod tests {
     #[test]
     fn the_start_asks_each_member_until_one_answers() {
         let (addr, asked) = configsvr(of_epoch(9, false));
-        let First::Topology(found) = first_topology(&control(&[nobody(), addr])) else { panic!("nothing found") };
+        let start = first_contact(&standing_of(control(&[nobody(), addr]), 0));
+        let Start { registered: true, first: First::Topology(found) } = start else { panic!("{start:?}") };
         assert_eq!(found.epoch(), 9);
+        let beat = asked.recv_timeout(SOON).expect("asked");
+        assert!(beat.starts_with("POST /api/v1/proxies/px-1/beat "), "{beat}");
         let call = asked.recv_timeout(SOON).expect("asked").to_lowercase();
         assert!(
             call.starts_with("get /api/v1/topology?leader=true ") && call.contains("authorization: bearer s3cret"),
@@ -389,10 +428,26 @@ mod tests {
             true => (503, "no leader".into()),
             false => (200, topology(8)),
         });
-        let First::Topology(found) = first_topology(&control(&[addr])) else { panic!("nothing found") };
+        let start = first_contact(&standing_of(control(&[addr]), 0));
+        let Start { registered: false, first: First::Topology(found) } = start else { panic!("{start:?}") };
         assert_eq!(found.epoch(), 8);
         let (empty, _asked) = configsvr(|_| (404, String::new()));
-        assert_eq!(first_topology(&control(&[empty])), First::NoneYet);
+        let start = first_contact(&standing_of(control(&[empty]), 0));
+        assert_eq!(start, Start { registered: false, first: First::NoneYet });
+    }
+
+    #[test]
+    fn nothing_is_asked_for_before_the_registration_is_on_record() {
+        let beats = std::sync::atomic::AtomicU32::new(0);
+        let answers = of_epoch(9, false);
+        let (addr, asked) = configsvr(move |call| {
+            let early = call.contains("/beat") && beats.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 3;
+            if early { (200, r#"{"epoch":9,"draining":false,"next_ms":100}"#.into()) } else { answers(call) }
+        });
+        let start = first_contact(&standing_of(control(&[addr]), 0));
+        assert!(start.registered && matches!(start.first, First::Topology(_)), "{start:?}");
+        let calls: Vec<bool> = (0..5).map(|_| asked.recv_timeout(SOON).expect("asked").starts_with("POST")).collect();
+        assert_eq!(calls, [true, true, true, true, false]);
     }
 
     #[test]

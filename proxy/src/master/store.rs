@@ -5,7 +5,7 @@ use cluster::topology::Topology;
 use cluster::wire;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Writes the topology so that a crash leaves the old file or the new one, whole.
 pub(super) fn save(path: &Path, topology: &Topology) -> io::Result<()> {
@@ -17,6 +17,27 @@ pub(super) fn save(path: &Path, topology: &Topology) -> io::Result<()> {
     match path.parent() {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+/// A file that is there from a goodbye to the control plane on until it knows this proxy again.
+pub(super) fn left_path(path: &Path) -> PathBuf {
+    path.with_extension("left")
+}
+
+pub(super) fn has_left(path: &Path) -> bool {
+    left_path(path).exists()
+}
+
+pub(super) fn leave(path: &Path) -> io::Result<()> {
+    let file = File::create(left_path(path))?;
+    file.sync_all()
+}
+
+pub(super) fn come_back(path: &Path) -> io::Result<()> {
+    match fs::remove_file(left_path(path)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
 }
 
@@ -33,6 +54,17 @@ pub(super) fn load(path: &Path) -> Result<Option<Topology>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_left_comes_back() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("topology.json");
+        come_back(&path).expect("nothing to do");
+        leave(&path).expect("written");
+        assert!(has_left(&path));
+        come_back(&path).expect("removed");
+        assert!(!has_left(&path));
+    }
 
     #[test]
     fn what_is_saved_is_loaded_and_what_is_broken_is_refused() {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Longer than an election and the lease of a proxy.
 const FROZEN: Duration = Duration::from_secs(3);
-/// How long all of etcd is gone; `TWEMSLOT_LONG=1` makes it the minute that production must survive.
-const ETCD_GONE: Duration = Duration::from_secs(8);
+/// How long all of etcd is gone: what production must survive.
+const ETCD_GONE: Duration = Duration::from_secs(60);
 
 #[test]
 fn configsvrs_are_killed_and_frozen() -> Result<()> {
@@ -41,7 +41,7 @@ fn configsvrs_are_killed_and_frozen() -> Result<()> {
 
 #[test]
 fn etcd_is_killed_and_goes_away() -> Result<()> {
-    let _turn = turn();
+    let this_turn = turn();
     let mut scene = Scene::begin(whole(StoreKind::Etcd))?;
     for i in 0..3 {
         let since = Instant::now();
@@ -58,8 +58,8 @@ fn etcd_is_killed_and_goes_away() -> Result<()> {
     ready(&scene.playground, i)?;
 
     (0..3).try_for_each(|i| scene.playground.kill_etcd(i))?;
-    let gone = if std::env::var_os("TWEMSLOT_LONG").is_some() { Duration::from_secs(60) } else { ETCD_GONE };
-    std::thread::sleep(gone); // how long it is away
+    drop(this_turn); // the rest takes a minute, and most of it is waiting: other trials go on beside it
+    std::thread::sleep(ETCD_GONE);
     let refused =
         http::call("PATCH", members(&scene.playground)[0], "/api/v1/groups/2", &[], "{\"name\":\"x\"}", LIMIT)?;
     ensure!(
@@ -71,6 +71,6 @@ fn etcd_is_killed_and_goes_away() -> Result<()> {
     (0..3).try_for_each(|i| scene.playground.start_etcd(i))?;
     let since = Instant::now();
     let took = changes_go_on(&scene.playground, since)?;
-    say(&format!("all of etcd was gone for {gone:?}: the next change {took:?} after it was started"));
+    say(&format!("all of etcd was gone for {ETCD_GONE:?}: the next change {took:?} after it was started"));
     scene.end("etcd")
 }

@@ -200,7 +200,7 @@ fn a_cluster_moves_from_store_to_store() -> Result<()> {
     let first = Playground::start(Options { groups: 2, ..small() })?;
     good(first.configsvrs()[0].addr(), &["groups", "rename", "2", "moved"])?;
     let dir = tempfile::tempdir()?;
-    let bare = |store| Options { bare: true, proxies: 0, store, ..small() };
+    let bare = |store| Options { bare: true, store, ..small() };
     let mut from = first.configsvrs()[0].addr();
     let mut held = Vec::new(); // each is the next one's source
     let topology = |api: SocketAddr| http::get(api, "/api/v1/topology")?.json();
@@ -215,6 +215,7 @@ fn a_cluster_moves_from_store_to_store() -> Result<()> {
             let now = topology(to)?;
             Ok(if now == original { Ok(()) } else { Err(format!("{now} is not {original}")) })
         })?;
+        all_serve(&next, original["epoch"].as_u64().context("epoch")?)?; // the proxy that had nothing to serve
         refused(to, &["store", "import", &file, "--yes"], &["hint"])?;
         from = to;
         held.push(next);

@@ -4,6 +4,7 @@
 mod chaos;
 mod trials;
 mod fleet;
+mod flood;
 mod life;
 mod api;
 

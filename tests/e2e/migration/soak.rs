@@ -1,7 +1,7 @@
 //! Slots move many times; one JSON line a run. `SOAK=20`: so often.
 
 use crate::scene::{Scene, turn};
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::json;
 
 #[test]

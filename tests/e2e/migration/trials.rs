@@ -22,6 +22,10 @@ fn slots_move_while_clients_write() -> Result<()> {
     let all = scene.get("/api/v1/migrations")?;
     let pauses: Vec<&Value> = all.as_array().into_iter().flatten().map(|m| &m["tally"]["pause_ms"]).collect();
     eprintln!("    {} acknowledged, longest {} ms, pauses {pauses:?}", seen.acked, seen.longest_ms);
+    for one in all.as_array().into_iter().flatten() {
+        let found = |what: &str| one["audit"][what].as_u64();
+        ensure!(found("compared") > Some(0) && found("missing") == Some(0) && found("different") == Some(0), "{one}");
+    }
     seen.found.must_be_none()?;
     ensure!(seen.failed == 0, "{} failed", seen.failed);
     for group in 1..=3 {

@@ -237,22 +237,38 @@ async fn a_watch_tells_all_in_order(store: &dyn Store) {
     }
 }
 
+/// Ten thousand changes. Of one who reads nothing meanwhile, no more than so many notices wait; then it ends with exactly
+/// what there is. So does one who reads all the time.
 async fn a_slow_reader_ends_where_the_store_is(store: &dyn Store) {
-    let mut notices = store.watch();
+    const EACH: usize = 8;
+    let (mut slow, mut swift) = (store.watch(), store.watch());
     let mut reader = Reader::default();
-    reader.until(&mut notices, "the list", |r| r.listed == 1).await;
+    reader.until(&mut slow, "the list", |r| r.listed == 1).await;
+    let reading = tokio::spawn(async move {
+        let mut reader = Reader::default();
+        while reader.value("slow/end").is_none() {
+            reader.take(swift.recv().await.expect("a watch does not end by itself"));
+        }
+        reader
+    });
     let rounds: Vec<usize> = (0..NOTICES_MAX * 5 / 4).collect();
-    let mut last = 0;
     for rounds in rounds.chunks(32) {
-        let write = |n: &usize| done(store, vec![put(&format!("slow/{}", n % 7), &n.to_string())]);
-        last = join_all(rounds.iter().map(write)).await.into_iter().max().expect("some");
+        let write = |n: &usize| {
+            let key = |i: usize| format!("slow/{:02}", (n * EACH + i) % 97);
+            let puts = (0..EACH).map(|i| put(&key(i), &format!("{n}.{i}")));
+            done(store, puts.chain([delete(&key(EACH))]).collect())
+        };
+        join_all(rounds.iter().map(write)).await;
     }
-    reader.until(&mut notices, "all", |r| r.revision >= last).await;
+    let last = done(store, vec![put("slow/end", "1")]).await;
+    assert!(slow.len() <= NOTICES_MAX, "{} notices wait", slow.len());
+    reader.until(&mut slow, "all", |r| r.revision >= last).await;
+    let swift = within(PATIENCE, "the end", reading).await.expect("no panic");
     let all = store.range("slow/").await.expect("an answer").entries;
-    assert_eq!(
-        reader.known.range("slow/".to_owned().."slow0".to_owned()).map(|(_, e)| e.clone()).collect::<Vec<_>>(),
-        all
-    );
+    for reader in [reader, swift] {
+        let known = reader.known.range("slow/".to_owned().."slow0".to_owned()).map(|(_, entry)| entry.clone());
+        assert_eq!(known.collect::<Vec<_>>(), all);
+    }
 }
 
 async fn a_lease_ends_unless_it_is_kept_alive(store: &dyn Store) {

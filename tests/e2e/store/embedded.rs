@@ -4,7 +4,7 @@ use crate::contract::{self, Reader, done, increment, put, txn, value};
 use crate::members::{Member, PATIENCE, Site, peer};
 use crate::site::{eventually, within};
 use crate::writers::{Stores, Writer, check};
-use configsvr::consensus::{MemberId, Peer, Rank};
+use configsvr::consensus::{MemberId, Need, Peer, Rank};
 use configsvr::control::event::Leadership;
 use configsvr::store::{Fault, Store};
 use std::sync::Arc;
@@ -236,11 +236,18 @@ async fn members_come_and_go_under_load() {
     let began = Instant::now();
     for id in [4, 5] {
         let Peer { id, name, addr } = peer(id);
+        // What is asked before is answered as it is done.
+        assert_eq!(consensus.may_add(id, &name, &addr), Ok(Need::Change));
+        assert!(matches!(consensus.may_promote(id).await, Err(Fault::Invalid(why)) if why.contains("add it first")));
         consensus.add_learner(id, &name, &addr).await.expect("added");
+        assert_eq!(consensus.may_add(id, &name, &addr), Ok(Need::Nothing));
+        assert!(matches!(consensus.may_promote(id).await, Err(Fault::Invalid(why)) if why.contains("does not answer")));
         consensus.add_learner(id, &name, &addr).await.expect("welcome again");
         assert!(matches!(consensus.add_learner(id, &name, "127.0.0.1:1").await, Err(Fault::Invalid(_))));
         site.join(Peer { id, name, addr });
+        eventually(PATIENCE, "it answers", async || consensus.may_promote(id).await == Ok(Need::Change)).await;
         consensus.promote(id).await.expect("promoted");
+        assert_eq!(consensus.may_promote(id).await, Ok(Need::Nothing));
         consensus.promote(id).await.expect("welcome again");
         list.lock().await.push(Arc::new(site.member(id).store.clone()));
     }

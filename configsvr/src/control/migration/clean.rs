@@ -1,12 +1,13 @@
 //! What is left behind: the source's keys after the slots changed hands, the target's copy when they did not.
 
-use super::run::Sweeping;
+use super::copy::side;
+use super::run::{Auditing, Sweeping};
 use super::{Migrations, STUCK, record};
 use crate::control::board::Board;
 use crate::control::event::Action;
 use crate::control::failover::Scene;
-use crate::control::job::Sweep;
-use crate::control::limits::{CLEAN_ALARM_MS, SWEEP_AGAIN_MS};
+use crate::control::job::{Audit, Findings, Sweep};
+use crate::control::limits::{AUDITS_MAX, CLEAN_ALARM_MS, SWEEP_AGAIN_MS};
 use crate::control::out::Out;
 use crate::control::task::{Task, TaskPhase};
 use cluster::group::Group;
@@ -14,8 +15,15 @@ use cluster::slot::Slot;
 use std::sync::Arc;
 
 impl Migrations {
-    /// Nothing is removed before every proxy sends to the new owner.
-    pub(super) fn clean(&mut self, scene: &Scene, task: &Task, from: &Group, out: &mut Out, board: &mut Board) {
+    /// Nothing is removed before every proxy sends to the new owner, and both sides were compared.
+    pub(super) fn clean(
+        &mut self,
+        scene: &Scene,
+        task: &Task,
+        groups: (&Group, &Group),
+        out: &mut Out,
+        board: &mut Board,
+    ) {
         self.drop_run(task, out);
         let Some(epoch) = task.epoch else { return };
         let behind = scene.fleet.behind(epoch).first().map(|id| (*id).to_owned());
@@ -30,12 +38,67 @@ impl Migrations {
             }
             return;
         }
+        if task.paused {
+            return; // by an audit, whose alarm stands, or by somebody
+        }
         board.settle(out, STUCK, &task.id.to_string(), "it went on");
-        if let Some(removed) = self.swept_at(scene, task, from, out)
-            && self.writer.is_idle()
-        {
+        if !self.writer.is_idle() {
+            return;
+        }
+        if task.audit.is_none() {
+            if let Some((found, doubt)) = self.compared(scene, task, groups, out) {
+                if let Some(doubt) = &doubt {
+                    let message = format!("migration {}: {doubt}", task.id);
+                    board.raise(out, STUCK, &task.id.to_string(), epoch, message);
+                }
+                self.writer.write(scene.now, record::audited(scene, task, &found, doubt), out);
+            }
+        } else if let Some(removed) = self.swept_at(scene, task, groups.0, out) {
             self.writer.write(scene.now, record::cleaned(scene, task, removed), out);
         }
+    }
+
+    /// What comparing both sides brought, once it is over, and what people should look at first.
+    fn compared(
+        &mut self,
+        scene: &Scene,
+        task: &Task,
+        groups: (&Group, &Group),
+        out: &mut Out,
+    ) -> Option<(Findings, Option<String>)> {
+        let (source, target) = (side(groups.0)?, side(groups.1)?);
+        let at = (source.primary.clone(), target.primary.clone());
+        let last = self.audits.get(&task.id);
+        let mut failures = last.map_or(0, |last| last.failures);
+        if let Some(auditing) = last.filter(|last| last.at == at) {
+            match auditing.outcome.as_ref()? {
+                (Ok(found), _) => return Some((found.clone(), doubt(task, found))),
+                (Err(why), _) if failures + 1 >= AUDITS_MAX => {
+                    let doubt = format!("both sides could not be compared: {why}; {}", kept(task));
+                    return Some((Findings::default(), Some(doubt)));
+                }
+                (Err(_), ended) if scene.now < ended + SWEEP_AGAIN_MS => return None,
+                (Err(_), _) => failures += 1,
+            }
+        }
+        let known = scene.known()?;
+        if !scene.is_well(groups.0) || !scene.is_well(groups.1) {
+            return None;
+        }
+        let deed = out.deed();
+        let audit = Audit {
+            task: task.id.to_string(),
+            token: scene.fence.token,
+            source,
+            target,
+            slots: task.slots().collect(),
+            slot_count: known.slot_count(),
+            tag_rule: known.tag_rule(),
+            keys_per_s: task.limits.keys_per_s,
+        };
+        out.push(Action::Audit { deed, audit });
+        self.audits.insert(task.id, Auditing { deed, at, outcome: None, failures });
+        None
     }
 
     pub(super) fn undo(&mut self, scene: &Scene, task: &Task, to: &Group, out: &mut Out) {
@@ -79,4 +142,17 @@ impl Migrations {
         self.sweeps.insert(task.id, Sweeping { deed, at: primary.clone(), outcome: None });
         None
     }
+}
+
+fn doubt(task: &Task, found: &Findings) -> Option<String> {
+    let Findings { missing, different, examples, .. } = found;
+    found.is_bad().then(|| {
+        let first = examples.first().map(|e| format!(", as {e}")).unwrap_or_default();
+        format!("group {} lacks {missing} keys and has {different} that differ{first}; {}", task.to, kept(task))
+    })
+}
+
+fn kept(task: &Task) -> String {
+    let Task { id, from, .. } = task;
+    format!("group {from} keeps its copies until somebody has looked: twemslotctl migrations resume {id} removes them")
 }

@@ -174,7 +174,7 @@ fn stranger(scene: &Scene, task: &Task) -> Option<Slot> {
     task.slots().find(|slot| known.slots().get(usize::from(*slot)).is_none_or(|owner| owner.group != Some(task.from)))
 }
 
-fn side(group: &Group) -> Option<Side> {
+pub(super) fn side(group: &Group) -> Option<Side> {
     let primary = group.primary()?.addr.clone();
     Some(Side { group: group.id, primary, replicas: group.replicas().map(|r| r.addr.clone()).collect() })
 }

@@ -7,7 +7,7 @@
 //! fence     one transaction holds the slots; proxies confirm that nothing is in flight; the mover drains the rest
 //!           -> back to copy when anything is late or in doubt: the source never stopped owning them
 //!           -> one transaction gives them to the target: there is no way back from here, and none before
-//! clean     proxies are told; when all are, the source's keys are removed
+//! clean     proxies are told; when all are, both sides are compared, and the source's keys are removed
 //! undo      cancelled before that: the target's copy is removed
 //! ```
 //! What is decided is in the store (`record`). What is in memory here may be lost at any moment: a new leader begins a copy
@@ -22,12 +22,12 @@ mod run;
 use super::board::Board;
 use super::event::{Action, DeedId};
 use super::failover::{Scene, Writer};
-use super::job::Status;
+use super::job::{Findings, Status};
 use super::out::Out;
 use super::task::{Task, TaskPhase, TaskView};
 use crate::store::{Fault, Verdict};
 use cluster::group::Group;
-use run::{Run, Sweeping};
+use run::{Auditing, Run, Sweeping};
 use std::collections::BTreeMap;
 
 /// Alarms that only a leader raises.
@@ -40,6 +40,7 @@ const STUCK: &str = "migration_stuck";
 pub(super) struct Migrations {
     writer: Writer,
     runs: BTreeMap<u64, Run>,
+    audits: BTreeMap<u64, Auditing>,
     sweeps: BTreeMap<u64, Sweeping>,
     /// Of the last attempt, of any task.
     attempts: u64,
@@ -67,6 +68,12 @@ impl Migrations {
         }
     }
 
+    pub(super) fn audited(&mut self, now: u64, deed: DeedId, outcome: Result<Findings, String>) {
+        if let Some(auditing) = self.audits.values_mut().find(|a| a.deed == deed) {
+            auditing.outcome = Some((outcome, now));
+        }
+    }
+
     pub(super) fn swept(&mut self, now: u64, deed: DeedId, outcome: Result<u64, String>) {
         if let Some(sweeping) = self.sweeps.values_mut().find(|s| s.deed == deed) {
             sweeping.outcome = Some((outcome, now));
@@ -91,7 +98,7 @@ impl Migrations {
             TaskPhase::Waiting => self.begin(scene, task, out),
             TaskPhase::Copy => self.copy(scene, task, (from, to), out, board),
             TaskPhase::Fence => self.fence(scene, task, (from, to), out),
-            TaskPhase::Clean => self.clean(scene, task, from, out, board),
+            TaskPhase::Clean => self.clean(scene, task, (from, to), out, board),
             TaskPhase::Undo => self.undo(scene, task, to, out),
             TaskPhase::Done | TaskPhase::Cancelled => {}
         }
@@ -107,6 +114,7 @@ impl Migrations {
             }
             wanted
         });
+        self.audits.retain(|id, _| phase(id) == Some(TaskPhase::Clean));
         self.sweeps.retain(|id, _| matches!(phase(id), Some(TaskPhase::Clean | TaskPhase::Undo)));
         for task in scene.state.all_tasks().filter(|t| t.phase.is_over()) {
             board.settle(out, STUCK, &task.id.to_string(), "it is over");

@@ -4,7 +4,7 @@
 //! the target) also compare the epoch, and both groups: one decision an epoch.
 
 use crate::control::failover::{Scene, next_epoch, put};
-use crate::control::job::Status;
+use crate::control::job::{Findings, Status};
 use crate::control::layout::{self, Epoch, SlotAction, SlotEntry, SlotRange};
 use crate::control::limits::SLOTS_AT_ONCE;
 use crate::control::state::{for_proxies, sum_of};
@@ -68,6 +68,15 @@ pub(super) fn committed(scene: &Scene, task: &Task, status: &Status) -> Option<T
         }));
     }
     Some(txn)
+}
+
+/// Both sides were compared. Not well: people are to look before anything is removed.
+pub(super) fn audited(scene: &Scene, task: &Task, found: &Findings, doubt: Option<String>) -> Txn {
+    let mut next = Task { audit: Some(found.clone()), ..task.clone() };
+    if doubt.is_some() {
+        (next.paused, next.note) = (true, doubt);
+    }
+    noted(scene, &next)
 }
 
 /// All that was left behind is gone.

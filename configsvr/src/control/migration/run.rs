@@ -1,7 +1,7 @@
 //! What a leader remembers of one task, and what people see of it.
 
 use crate::control::event::{Action, DeedId};
-use crate::control::job::{Goal, Job, Stage, Status};
+use crate::control::job::{Findings, Goal, Job, Stage, Status};
 use crate::control::limits::JOB_AGAIN_MAX_MS;
 use crate::control::out::Out;
 use crate::control::task::{Progress, Task, TaskView};
@@ -30,6 +30,17 @@ pub(super) struct Fence {
     /// Those that were opened again, and when the next may be closed.
     pub(super) failures: u32,
     pub(super) again_at: u64,
+}
+
+/// Both sides being compared.
+#[derive(Debug)]
+pub(super) struct Auditing {
+    pub(super) deed: DeedId,
+    /// The primaries of then: source, target.
+    pub(super) at: (Addr, Addr),
+    pub(super) outcome: Option<(Result<Findings, String>, u64)>,
+    /// Audits that failed one after the other.
+    pub(super) failures: u32,
 }
 
 /// Keys being removed.

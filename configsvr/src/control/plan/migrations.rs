@@ -40,6 +40,7 @@ pub(super) fn start(there: &There, new: &NewMoves, wall: u64) -> Result<Plan, Re
             fences: 0,
             times: TaskTimes { created: wall, ..TaskTimes::default() },
             tally: None,
+            audit: None,
             reverses: None,
             note: None,
         });
@@ -106,6 +107,7 @@ pub(super) fn reverse(there: &There, id: u64, wall: u64) -> Result<Plan, Refusal
         fences: 0,
         times: TaskTimes { created: wall, ..TaskTimes::default() },
         tally: None,
+        audit: None,
         reverses: Some(id),
         note: None,
         ..task.at(TaskPhase::Waiting)

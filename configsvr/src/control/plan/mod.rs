@@ -9,11 +9,12 @@ pub(super) use there::{Plan, shortened};
 use super::command::{Command, Kind, NewInstance, Refusal};
 use super::failover::{self, Begin};
 use super::fitness::{self, Fit, Sightings, Wanted};
-use super::layout::{self, Epoch, FailoverKind, Guard, Settings, SlotRange};
+use super::layout::{self, Epoch, FailoverKind, Guard, Restoring, Settings, SlotRange};
+use super::lead::Fence;
 use super::limits::{EPOCH_MAX, HANG_RANGE_MS, ID_MAX, PROXY_TTL_S, SLOTS_AT_ONCE};
 use super::out::refusal;
 use super::state::{Standing, State, ranges};
-use crate::store::Op;
+use crate::store::{Op, Txn};
 use cluster::change::{self, Assignment, Change};
 use cluster::group::{Group, GroupId};
 use cluster::instance::{Addr, Instance, Role};
@@ -129,6 +130,11 @@ fn create(state: &State, name: &str, slot_count: u16, tag_rule: TagRule) -> Resu
 /// The first topology of a store.
 fn begin(state: &State, message: wire::Message) -> Result<Plan, Refusal> {
     is_sound(state)?;
+    if state.restoring.is_some() {
+        let message = "a store is being loaded (twemslotctl store import), or was not loaded to its end";
+        let hint = "let it end, or load it again; what was given up is removed by itself within three minutes";
+        return Err(refusal(Kind::Conflict, "restoring", message, hint));
+    }
     if state.standing != Standing::Empty {
         let name = state.settings.as_ref().map_or("", |s| s.value.name.as_str());
         let hint = "use it, or say that it is to be replaced (import), or another store prefix";
@@ -456,4 +462,19 @@ pub(super) fn folding(state: &State) -> Option<(Vec<Op>, Epoch)> {
     let ops = all.clone().take(SLOTS_AT_ONCE).map(|(slot, group)| put_slot(slot, group)).collect();
     let rest = ranges(all.skip(SLOTS_AT_ONCE));
     Some((ops, Epoch { unfolded: rest, ..epoch.clone() }))
+}
+
+/// Removes some of what a load of the store has left, and at last its mark. The mark is written each time, so that neither
+/// the load nor a copy of this can still do anything afterwards.
+pub(super) fn clearing(state: &State, fence: &Fence) -> Txn {
+    let compares = vec![fence.compare.clone(), state.as_it_is(layout::EPOCH), state.as_it_is(layout::RESTORING)];
+    let mut ops: Vec<Op> = state.topology_keys().take(SLOTS_AT_ONCE).map(|key| Op::Delete { key }).collect();
+    match &state.restoring {
+        Some(item) if ops.len() == SLOTS_AT_ONCE => {
+            let mark = Restoring { token: fence.token, given_up: true, ..item.value };
+            ops.push(put(layout::RESTORING.to_owned(), &mark));
+        }
+        _ => ops.push(Op::Delete { key: layout::RESTORING.to_owned() }),
+    }
+    Txn { compares, ops }
 }
