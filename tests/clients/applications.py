@@ -147,6 +147,28 @@ def pub_sub():
     same(min(receivers) > 0, True, "receivers")
 
 
+def idle_subscriber():
+    """Who does not read what it has subscribed to is closed; nobody else notices."""
+    idle = socket.create_connection((HOST, PORT), timeout=LIMIT_S)
+    idle.sendall(b"SUBSCRIBE flood\r\n")
+    client = connect()
+    reader = client.pubsub()
+    reader.subscribe("flood")
+    same(reader.get_message(timeout=LIMIT_S)["type"], "subscribe", "a subscription")
+    text, sent = b"x" * 500_000, 0
+    deadline = time.monotonic() + LIMIT_S
+    while any(c["addr"] == own_name(idle) for c in client.client_list()):
+        same(sent < 400 and time.monotonic() < deadline, True, "an end of who does not read")
+        client.publish("flood", text)
+        sent += 1
+        same(reader.get_message(timeout=LIMIT_S)["data"], text, "a message beside it")
+    same(sent > 30, True, "messages before the end")
+
+
+def own_name(sock):
+    return "%s:%d" % sock.getsockname()
+
+
 def key_space():
     client = connect()
     names = {f"scan:{i}".encode() for i in range(3000)}
@@ -172,7 +194,7 @@ def resp3():
 
 
 connect().flushall()
-for part in [pipelines, optimistic_locks, queue, rate_limit, pub_sub, key_space, resp3]:
+for part in [pipelines, optimistic_locks, queue, rate_limit, pub_sub, idle_subscriber, key_space, resp3]:
     begun = time.monotonic()
     part()
     print(f"{part.__name__}: ok, {time.monotonic() - begun:.1f} s")

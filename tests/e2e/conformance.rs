@@ -40,3 +40,9 @@ fn one_group() -> Result<()> {
 fn two_groups() -> Result<()> {
     conformance("two-groups", 2, 1024)
 }
+
+/// The same with connections that speak RESP3.
+#[test]
+fn resp3() -> Result<()> {
+    conformance("resp3", 1, 1)
+}
