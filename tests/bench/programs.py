@@ -126,11 +126,12 @@ class Stage:
         return self.start(name, port, ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "",
                                        "--appendonly", "no", "--maxclients", 10000, "--dir", directory]).wait_ready()
 
-    def proxy(self, redises, name="ours", wrapper=(), single_process=False):
-        """Our proxy with one worker, over one group to each of `redises`; `wrapper` is a command that runs it."""
+    def proxy(self, redises, name="ours", wrapper=(), single_process=False, more=""):
+        """Our proxy with one worker, over one group to each of `redises`; `wrapper` is a command that runs it, `more`
+        goes to the end of its configuration."""
         port, admin = self.port(), self.port()
         topology = self.write(f"{name}.topology.json", json.dumps(topology_of(redises)))
-        path = self.write(f"{name}.yml", proxy_config(port, admin, topology))
+        path = self.write(f"{name}.yml", proxy_config(port, admin, topology) + more)
         command = [*wrapper, proxy_binary(), "--config", path, "--foreground"]
         return self.start(name, port, command + (["--single-process"] if single_process else []))
 
