@@ -75,14 +75,15 @@ impl Truth {
     fn steps(&mut self, task: &Task) -> Result<(), String> {
         use TaskPhase::{Cancelled, Clean, Copy, Done, Fence, Undo, Waiting};
         let old = self.tasks.get(&task.id).map(|t| t.phase);
-        let good = match (old, task.phase) {
-            (None, Waiting) => true,
-            (Some(Waiting), Copy | Cancelled) => true,
-            (Some(Copy), Fence | Undo) => true,
-            (Some(Fence), Copy | Clean) => true,
-            (Some(Clean), Done) | (Some(Undo), Cancelled) => true,
-            _ => false,
-        };
+        let good = matches!(
+            (old, task.phase),
+            (None, Waiting)
+                | (Some(Waiting), Copy | Cancelled)
+                | (Some(Copy), Fence | Undo)
+                | (Some(Fence), Copy | Clean)
+                | (Some(Clean), Done)
+                | (Some(Undo), Cancelled)
+        );
         if matches!(task.phase, Copy) && old == Some(Waiting) {
             let near = |o: &&Task| {
                 o.id != task.id && o.phase.works() && [o.from, o.to].iter().any(|g| [task.from, task.to].contains(g))
