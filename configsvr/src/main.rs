@@ -11,6 +11,7 @@ use configsvr::agent::watch::Watchers;
 use configsvr::config::{self, Config, Store as StoreKind};
 use configsvr::consensus::embedded::Embedded;
 use configsvr::consensus::{Consensus, Options, Peer};
+use configsvr::control::layout::LEADER;
 use configsvr::control::{self, Control};
 use configsvr::desk::{CALLS_MAX, Desk, NEWS_MAX};
 use configsvr::http::{self, Api, Token};
@@ -116,8 +117,13 @@ async fn serve(config: Config) -> Result<()> {
     let access = Arc::new(Access { user: config.instance_user, password: config.instance_password });
     let watchers = Watchers::new(&me.name, Arc::clone(&access));
     let member = control::Member { name: me.name, addr: me.addr.to_string() };
+    let mut control = Control::new(member, seed()?).with_hang_ms(config.failover.hang_ms);
+    if let StoreKind::Etcd(etcd) = &config.store {
+        let (endpoints, prefix) = (etcd.endpoints.join(","), &etcd.prefix);
+        control = control.with_record_deleted_by(format!("etcdctl --endpoints={endpoints} del {prefix}/{LEADER}"));
+    }
     let server = Server {
-        control: Control::new(member, seed()?).with_hang_ms(config.failover.hang_ms),
+        control,
         store,
         consensus: consensus.clone(),
         pusher,

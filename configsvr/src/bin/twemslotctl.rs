@@ -282,6 +282,7 @@ mod tests {
             "groups drain g2 --yes",
             "members add --id 4 --name m4 --addr 10.0.0.4:6390 --dry-run",
             "store diff a b",
+            "store servers --json",
             "import --codis dump.json --name shop",
             "playground status --json",
             "completions bash",
@@ -289,6 +290,83 @@ mod tests {
         ] {
             let words = std::iter::once("twemslotctl").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).map_err(|e| println!("{e}")).is_ok(), "{line}");
+        }
+    }
+
+    /// What to type for each route. Those without a line are for machines alone.
+    const VERBS: [(&str, &str); 54] = [
+        ("get /api/v1/audit", "audit"),
+        ("get /api/v1/bigkeys", "bigkeys"),
+        ("get /api/v1/cluster", "status"),
+        ("post /api/v1/cluster", "cluster create --name shop"),
+        ("get /api/v1/events", "events"),
+        ("get /api/v1/failovers", "failovers list"),
+        ("get /api/v1/failovers/{id}", "failovers show 1"),
+        ("get /api/v1/groups", "groups list"),
+        ("post /api/v1/groups", "groups add --primary 10.0.0.1:1"),
+        ("get /api/v1/groups/{id}", "groups show 1"),
+        ("patch /api/v1/groups/{id}", "groups rename 1 one"),
+        ("delete /api/v1/groups/{id}", "groups remove 1"),
+        ("post /api/v1/groups/{id}/failover", "failover 1"),
+        ("post /api/v1/groups/{id}/switchover", "switchover 1"),
+        ("patch /api/v1/groups/{id}/guard", "guard group 1 --maintenance true"),
+        ("post /api/v1/groups/{id}/instances", "instances add --group 1 10.0.0.1:1"),
+        ("delete /api/v1/groups/{id}/instances/{addr}", "instances remove --group 1 10.0.0.1:1"),
+        ("post /api/v1/groups/{id}/instances/{addr}/follow", "instances follow --group 1 10.0.0.1:1"),
+        ("patch /api/v1/groups/{id}/instances/{addr}/guard", "guard instance --group 1 10.0.0.1:1 --never true"),
+        ("get /api/v1/guards", "guard list"),
+        ("get /api/v1/hotkeys", "hotkeys"),
+        ("post /api/v1/import", "import file"),
+        ("get /api/v1/instances", "instances list"),
+        ("get /api/v1/members", "members list"),
+        ("post /api/v1/members", "members add --id 4 --name m4 --addr 10.0.0.4:6390"),
+        ("delete /api/v1/members/{name}", "members remove m4"),
+        ("post /api/v1/members/{name}/promote", "members promote m4"),
+        ("get /api/v1/migrations", "migrations list"),
+        ("post /api/v1/migrations", "migrations start --from 1 --to 2 --count 10"),
+        ("get /api/v1/migrations/{id}", "migrations show 1"),
+        ("patch /api/v1/migrations/{id}", "migrations limit 1 --keys-per-s 10"),
+        ("post /api/v1/migrations/{id}/cancel", "migrations cancel 1"),
+        ("post /api/v1/migrations/{id}/pause", "migrations pause 1"),
+        ("post /api/v1/migrations/{id}/resume", "migrations resume 1"),
+        ("post /api/v1/migrations/{id}/reverse", "migrations reverse 1"),
+        ("get /api/v1/proxies", "proxies list"),
+        ("get /api/v1/proxies/{id}", "proxies show p1"),
+        ("delete /api/v1/proxies/{id}", "proxies remove p1"),
+        ("post /api/v1/proxies/{id}/beat", ""),
+        ("post /api/v1/proxies/{id}/drain", "proxies drain p1"),
+        ("post /api/v1/rebalance", "rebalance"),
+        ("get /api/v1/settings", "settings show"),
+        ("patch /api/v1/settings", "settings set --proxy-ttl 2"),
+        ("get /api/v1/slots", "slots list"),
+        ("post /api/v1/slots/assign", "slots assign --group 1 --slots 0-9"),
+        ("post /api/v1/slots/spread", "slots spread"),
+        ("get /api/v1/slots/traffic", "slots traffic"),
+        ("get /api/v1/store/export", "store export"),
+        ("post /api/v1/store/import", "store import file"),
+        ("get /api/v1/store/servers", "store servers"),
+        ("get /api/v1/topology", "topology"),
+        ("get /healthz", "health"),
+        ("get /readyz", "health"),
+        ("get /metrics", "metrics"),
+    ];
+
+    #[test]
+    fn there_is_a_verb_for_every_route() {
+        let document: serde_json::Value = serde_json::from_str(&configsvr::http::document()).expect("JSON");
+        let paths = document["paths"].as_object().expect("paths");
+        let of_path = |(path, item): (&String, &serde_json::Value)| {
+            let methods: Vec<String> = item.as_object().expect("methods").keys().cloned().collect();
+            methods.into_iter().filter(|m| m != "parameters").map(|m| format!("{m} {path}")).collect::<Vec<_>>()
+        };
+        let mut routes: Vec<String> = paths.iter().flat_map(of_path).collect();
+        let mut known: Vec<String> = VERBS.iter().map(|(route, _)| (*route).to_owned()).collect();
+        routes.sort();
+        known.sort();
+        assert_eq!(known, routes);
+        for (route, line) in VERBS.iter().filter(|(_, line)| !line.is_empty()) {
+            let words = std::iter::once("twemslotctl").chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).map_err(|e| println!("{e}")).is_ok(), "{route}: {line}");
         }
     }
 }

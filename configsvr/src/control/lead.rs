@@ -37,11 +37,15 @@ pub(super) struct Lead {
     again_at: u64,
     /// Since when raft has had this member lead while the store names a later leader.
     superseded_since: Option<u64>,
+    /// What a person types to delete the store's record.
+    pub(super) deletes_record: String,
 }
 
 impl Lead {
     pub(super) fn new(member: Member) -> Self {
-        Self { member, leadership: Leadership::Following(None), claim: None, again_at: 0, superseded_since: None }
+        let deletes_record = "etcdctl del /redis-cluster/leader (with your prefix)".to_owned();
+        let (leadership, superseded_since) = (Leadership::Following(None), None);
+        Self { member, leadership, claim: None, again_at: 0, superseded_since, deletes_record }
     }
 
     /// Some as long as this member leads and the store says so too.
@@ -71,8 +75,8 @@ impl Lead {
             "raft has {} lead, but the store's key `leader` names a later leader, {} at {}, so nothing is changed. If \
              another control plane uses the same keys, give each a prefix of its own (store.etcd.prefix). If the members' \
              data_dirs were lost while etcd was kept, see that none of the old members runs, then delete the key: \
-             etcdctl del /redis-cluster/leader (with your prefix)",
-            self.member.name, record.member, record.addr
+             {}",
+            self.member.name, record.member, record.addr, self.deletes_record
         ))
     }
 

@@ -90,6 +90,13 @@ impl Control {
         self
     }
 
+    /// How a person deletes the key `leader`, where the store can be reached by other means: `leader_disputed` says it.
+    #[must_use]
+    pub fn with_record_deleted_by(mut self, command: String) -> Self {
+        self.lead.deletes_record = command;
+        self
+    }
+
     /// Takes an event; what is to be done, in this order. `now_ms` never goes back; `wall_ms`: since 1970, for people.
     pub fn step(&mut self, now_ms: u64, wall_ms: u64, event: Event) -> Vec<Action> {
         self.now = now_ms;

@@ -195,6 +195,15 @@ impl Client {
         (0..self.members.len()).map(one).collect()
     }
 
+    /// What each member that was named answers to this.
+    pub(super) fn of_each(&self, path: &str) -> Vec<(String, Result<String>)> {
+        let one = |at: usize| match self.one(at, &Ask::get(path), None) {
+            Ok(text) => (self.members[at].clone(), Ok(text)),
+            Err(Miss::Later(fault) | Miss::Final(fault)) => (self.members[at].clone(), Err(fault)),
+        };
+        (0..self.members.len()).map(one).collect()
+    }
+
     /// A stream of lines without end, from the first member that gives it.
     pub(super) fn listen(&mut self, path: &str) -> std::result::Result<impl Read + Send + use<>, Miss> {
         let mut last = Fault::new("nobody was asked", "");

@@ -4,7 +4,7 @@
 use super::client::{Client, Reached};
 use super::fault::{Fault, Result};
 use super::show::{json, say};
-use crate::http::words::Cluster;
+use crate::http::words::{Cluster, StoreServer};
 use clap::Args;
 use cluster::instance::{Addr, Role};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
@@ -20,6 +20,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 const CLOCK_APART_MS: u64 = 500;
 /// A replica that was away for a moment goes on where it stopped if the backlog still holds what it missed.
 const BACKLOG_BYTES: u64 = 64 << 20;
+/// Half of what etcd takes by default.
+const ETCD_BYTES: u64 = 1 << 30;
 /// Where an instance must be able to remember a failover's changes: the oldest that is tested.
 const VERSION_MIN: (u32, u32) = (5, 0);
 
@@ -88,6 +90,10 @@ pub(super) fn run(client: &mut Client, as_json: bool, doctor: &Doctor) -> Result
     };
     if let Some(cluster) = &cluster {
         control(cluster, &mut all);
+        match client.get::<Vec<StoreServer>>("/api/v1/store/servers") {
+            Ok(servers) => store_servers(&servers, &mut all),
+            Err(Fault { what, hint }) => Findings { subject: "store".to_owned(), all: &mut all }.bad(what, &hint),
+        }
         instances(cluster, doctor, &mut all);
         proxies(cluster, &mut all);
     }
@@ -184,6 +190,31 @@ fn control(c: &Cluster, all: &mut Vec<Finding>) {
     }
     for problem in &c.problems {
         quorum.bad(problem.clone(), "see `twemslotctl status`");
+    }
+}
+
+/// Each server of etcd; none where the store is embedded.
+fn store_servers(servers: &[StoreServer], all: &mut Vec<Finding>) {
+    for server in servers {
+        let mut to = Findings { subject: format!("etcd {}", server.addr), all };
+        match (&server.fault, &server.version) {
+            (Some(fault), None) => to.bad(fault.clone(), "start it: until then another loss may end all changes"),
+            (Some(fault), Some(_)) => to.bad(fault.clone(), "look at `etcdctl alarm list` and its log"),
+            (None, version) => {
+                let role = if server.leading { "the leader" } else { "a follower" };
+                to.good(format!("{role}, version {}", version.as_deref().unwrap_or("?")));
+            }
+        }
+        if let Some(bytes) = server.bytes.filter(|bytes| *bytes > ETCD_BYTES) {
+            let hint = "let it compact (--auto-compaction-retention) and defragment it (etcdctl defrag): at \
+                        --quota-backend-bytes, 2 GiB by default, it takes no more writes";
+            to.advise(format!("its database has {} MiB", bytes >> 20), hint);
+        }
+    }
+    if servers.len() == 1 {
+        let mut to = Findings { subject: "etcd".to_owned(), all };
+        let hint = "name all its servers in store.etcd.endpoints; three survive the loss of one";
+        to.advise("one server is known: while it is away nothing can be changed", hint);
     }
 }
 
@@ -395,6 +426,31 @@ mod tests {
         assert!(follows("10.0.0.9", "up").1.contains("follows 10.0.0.9:6379, not 10.0.0.1:6379"));
         assert!(follows("10.0.0.1", "down").1.contains("link to the primary is down"));
         assert!(found(Role::Replica, &GOOD)[0].1.contains("should be a replica"));
+    }
+
+    #[test]
+    fn each_server_of_etcd_is_judged() {
+        let server = |addr: &str, version: Option<&str>, bytes, fault: Option<&str>| StoreServer {
+            addr: addr.to_owned(),
+            version: version.map(str::to_owned),
+            leading: false,
+            bytes,
+            fault: fault.map(str::to_owned),
+        };
+        let mut all = Vec::new();
+        let servers = [
+            server("a", Some("3.4.23"), Some(1), None),
+            server("b", None, None, Some("refused")),
+            server("c", Some("3.4.23"), Some(2 << 30), Some("NOSPACE")),
+        ];
+        store_servers(&servers, &mut all);
+        let found: Vec<_> = all.iter().map(|f| (f.level, f.subject.as_str())).collect();
+        let bad = Level::Bad;
+        assert_eq!(found, [(Level::Good, "etcd a"), (bad, "etcd b"), (bad, "etcd c"), (Level::Advice, "etcd c")]);
+        store_servers(&[], &mut all);
+        store_servers(&servers[..1], &mut all);
+        assert_eq!(all.len(), 6, "{all:?}");
+        assert!(all[5].what.contains("one server"), "{all:?}");
     }
 
     #[test]

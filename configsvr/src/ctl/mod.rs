@@ -7,6 +7,7 @@ mod migrations;
 mod failovers;
 mod status;
 mod traffic;
+mod plain;
 mod records;
 mod doctor;
 mod change;
@@ -88,6 +89,12 @@ pub enum Verb {
     Hotkeys(traffic::Top),
     /// Keys whose value came or went in one large piece in the last hour.
     Bigkeys(traffic::Top),
+    /// The topology in force as JSON: as proxies get it, and as `import` takes it.
+    Topology,
+    /// Whether each configsvr that was named is alive and ready. Ends with 1 where one is not.
+    Health,
+    /// The metrics of one configsvr, as Prometheus reads them.
+    Metrics,
     /// Who changed what, the latest first.
     Audit(records::Audit),
     /// The news as they happen, until Ctrl-C. Listens again when a member goes away.
@@ -134,6 +141,9 @@ fn act(reach: &Reach, json: bool, verb: Verb) -> Result<ExitCode> {
         Verb::Automation(verb) => failovers::automation(client, json, verb),
         Verb::Hotkeys(top) => traffic::hot(client, json, &top),
         Verb::Bigkeys(top) => traffic::big(client, json, &top),
+        Verb::Topology => plain::topology(client),
+        Verb::Health => plain::health(client, json),
+        Verb::Metrics => plain::metrics(client),
         Verb::Audit(audit) => records::audit(client, json, &audit),
         Verb::Events => records::events(client, json),
         Verb::Import(import) => records::import(client, json, import),

@@ -8,6 +8,7 @@ use super::migrations;
 use super::ranges::{Ranges, ranges};
 use super::show::{json, or_dash, say, table};
 use super::status;
+use super::traffic;
 use crate::http::words::{Cluster, Group, Member, Proxy, Settings, Slots, SlotsOf};
 use clap::Subcommand;
 use cluster::group::GroupId;
@@ -88,6 +89,8 @@ pub enum GroupsVerb {
 
 #[derive(Debug, Subcommand)]
 pub enum InstancesVerb {
+    /// How each is seen: what it is, how far it is, what speaks against it.
+    List,
     /// Add a replica: it is probed, told to follow the primary, then put into the topology.
     Add {
         #[arg(long)]
@@ -138,6 +141,8 @@ pub enum SlotsVerb {
         #[command(flatten)]
         terms: Terms,
     },
+    /// The slots that were asked for most, since the proxies started.
+    Traffic(traffic::Top),
     /// Give the slots that nobody owns to groups, so that they own equally many as far as possible.
     Spread {
         /// Otherwise: all groups.
@@ -155,6 +160,8 @@ pub enum ProxiesVerb {
         #[arg(long)]
         alive: bool,
     },
+    /// All that is known of one: what it serves, and how it sees the instances.
+    Show { id: String },
     /// No new clients for this proxy.
     Drain {
         id: String,
@@ -303,6 +310,10 @@ pub(super) fn groups(client: &mut Client, as_json: bool, verb: GroupsVerb) -> Re
 
 pub(super) fn instances(client: &mut Client, as_json: bool, verb: InstancesVerb) -> Result<ExitCode> {
     match verb {
+        InstancesVerb::List => {
+            let instances: Vec<Value> = client.of_leader("/api/v1/instances")?;
+            list(as_json, &instances, |i| status::instances(i))
+        }
         InstancesVerb::Add { group, instance, take_data, terms } => {
             let path = format!("/api/v1/groups/{}/instances", id_of(client, &group)?);
             let mut body = instance.json();
@@ -331,6 +342,7 @@ pub(super) fn slots(client: &mut Client, as_json: bool, verb: SlotsVerb) -> Resu
             let slots: Slots = client.get(&format!("/api/v1/slots?per_slot={per_slot}"))?;
             list(as_json, &slots.ranges, |ranges| slot_table(ranges))
         }
+        SlotsVerb::Traffic(top) => traffic::slots(client, as_json, &top),
         SlotsVerb::Assign { group, slots, force, terms } => {
             let group = if group == "none" { None } else { Some(id_of(client, &group)?) };
             let range = |(from, to): &(Slot, Slot)| json!({ "from": from, "to": to, "group": group });
@@ -372,6 +384,7 @@ pub(super) fn proxies(client: &mut Client, as_json: bool, verb: ProxiesVerb) -> 
             let cluster: Cluster = client.get("/api/v1/cluster")?;
             list(as_json, &proxies, |p| status::proxies(p, cluster.epoch))
         }
+        ProxiesVerb::Show { id } => json(&client.of_leader::<Proxy>(&path(&id, ""))?).map(|()| ExitCode::SUCCESS),
         ProxiesVerb::Drain { id, terms } => {
             let ask = ask("POST", path(&id, "/drain"), Some(json!({ "draining": true })));
             change(client, as_json, plain(ask, terms))

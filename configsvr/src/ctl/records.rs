@@ -6,7 +6,7 @@ use super::client::{Ask, Client, Miss};
 use super::codis::{self, Converted};
 use super::fault::{Fault, Result};
 use super::show::{brief, json, say, table, time};
-use crate::http::words::{EXPORT_FORMAT, Export, Record};
+use crate::http::words::{EXPORT_FORMAT, Export, Record, StoreServer};
 use clap::{Args, Subcommand};
 use cluster::wire::Message;
 use serde_json::{Value, json};
@@ -56,6 +56,8 @@ pub enum StoreVerb {
         #[command(flatten)]
         terms: Terms,
     },
+    /// The servers of etcd, each asked by itself. Ends with 1 where one does not answer or complains.
+    Servers,
     /// Compare a file with another, or with the store as it is now. Ends with 1 where they differ.
     Diff { a: PathBuf, b: Option<PathBuf> },
 }
@@ -200,12 +202,29 @@ pub(super) fn store(client: &mut Client, as_json: bool, verb: StoreVerb) -> Resu
             let ask = Ask { method: "POST", path: "/api/v1/store/import".to_owned(), body };
             change(client, as_json, Change { ask, danger: None, terms })
         }
+        StoreVerb::Servers => servers(client, as_json),
         StoreVerb::Diff { a, b: Some(b) } => diff_files(&a, &b, as_json),
         StoreVerb::Diff { a, b: None } => {
             let live: Export = client.get("/api/v1/store/export")?;
             diff(&export_of(&a)?, &live, as_json)
         }
     }
+}
+
+fn servers(client: &mut Client, as_json: bool) -> Result<ExitCode> {
+    let all: Vec<StoreServer> = client.get("/api/v1/store/servers")?;
+    let row = |s: &StoreServer| {
+        let size = s.bytes.map_or_else(|| "-".to_owned(), |b| format!("{} KiB", b >> 10));
+        let state = s.fault.as_ref().map_or_else(|| "well".to_owned(), |fault| format!("! {fault}"));
+        let role = if s.leading { "leader" } else { "-" }.to_owned();
+        vec![s.addr.clone(), s.version.clone().unwrap_or_else(|| "-".to_owned()), role, size, state]
+    };
+    match (as_json, all.is_empty()) {
+        (true, _) => json(&all)?,
+        (false, true) => say("the store is embedded: it has no servers but the members")?,
+        (false, false) => say(&table(&["ADDR", "VERSION", "ROLE", "SIZE", "STATE"], all.iter().map(row)))?,
+    }
+    Ok(if all.iter().any(|s| s.fault.is_some()) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn export(client: &mut Client, as_json: bool, file: Option<&Path>) -> Result<ExitCode> {

@@ -4,6 +4,7 @@ use super::client::Client;
 use super::fault::Result;
 use super::show::{json, or_dash, say, table, time};
 use crate::http::words::{Cluster, Group, Member, Proxy};
+use serde_json::Value;
 use std::process::ExitCode;
 
 pub(super) fn show(client: &mut Client, as_json: bool) -> Result<ExitCode> {
@@ -89,6 +90,24 @@ pub(super) fn proxies(proxies: &[Proxy], epoch: u64) -> String {
         vec![p.id.clone(), addr, admin, epoch, state.to_owned(), beat, zone, p.version.clone()]
     };
     table(&["PROXY", "ADDR", "ADMIN", "EPOCH", "STATE", "BEAT", "ZONE", "VERSION"], proxies.iter().map(row))
+}
+
+/// Instances as the API tells of them.
+pub(super) fn instances(instances: &[Value]) -> String {
+    let row = |i: &Value| {
+        let text = |name: &str| match &i[name] {
+            Value::Null => "-".to_owned(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let link = i["link_up"].as_bool().map_or("-", |up| if up { "up" } else { "! down" }).to_owned();
+        let heard = or_dash(i["heard_ms"].as_u64().map(|ms| format!("{:.1} s", ms as f64 / 1000.0)));
+        let verdict = if i["verdict"] == "up" { "up".to_owned() } else { format!("! {}", text("verdict")) };
+        let own = ["group", "addr", "role"].map(text).to_vec();
+        [own, vec![verdict, link, text("offset"), heard, text("version"), text("fault")]].concat()
+    };
+    let header = ["GROUP", "ADDR", "ROLE", "VERDICT", "LINK", "OFFSET", "HEARD", "VERSION", "FAULT"];
+    table(&header, instances.iter().map(row))
 }
 
 #[cfg(test)]

@@ -3,14 +3,14 @@
 use super::client::Client;
 use super::fault::Result;
 use super::show::{json, or_dash, say, table};
-use crate::http::words::{BigKey, BigKeys, HotKey, HotKeys};
+use crate::http::words::{BigKey, BigKeys, HotKey, HotKeys, SlotsTraffic};
 use clap::Args;
 use std::process::ExitCode;
 
 /// Which keys are asked for most, or are largest.
 #[derive(Debug, Args)]
 pub struct Top {
-    /// So many keys.
+    /// So many of them.
     #[arg(long, default_value_t = 20)]
     count: usize,
 }
@@ -35,6 +35,25 @@ pub(super) fn big(client: &mut Client, as_json: bool, top: &Top) -> Result<ExitC
         say(&with_silent(big_table(&big.keys), &big.silent))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn slots(client: &mut Client, as_json: bool, top: &Top) -> Result<ExitCode> {
+    let traffic: SlotsTraffic = client.get("/api/v1/slots/traffic")?;
+    if as_json {
+        json(&traffic)?;
+    } else {
+        say(&with_silent(slot_table(&traffic.requests, top.count), &traffic.silent))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn slot_table(requests: &[u64], count: usize) -> String {
+    let all: u64 = requests.iter().sum();
+    let mut slots: Vec<(usize, u64)> = requests.iter().copied().enumerate().filter(|(_, n)| *n > 0).collect();
+    slots.sort_by_key(|(slot, n)| (std::cmp::Reverse(*n), *slot));
+    slots.truncate(count);
+    let share = |n: u64| format!("{:.1} %", n as f64 * 100.0 / all as f64);
+    table(&["SLOT", "REQUESTS", "SHARE"], slots.iter().map(|(s, n)| vec![s.to_string(), n.to_string(), share(*n)]))
 }
 
 fn with_silent(mut table: String, silent: &[String]) -> String {
@@ -82,6 +101,8 @@ mod tests {
         let text = "SIZE     COMMAND  SEEN     SLOT  GROUP  KEY\n3.0 MiB  set      5 s ago  1     -      b";
         assert_eq!(with_silent(big_table(&[big]), &[]), text);
         assert_eq!(with_silent(String::new(), &["p1: away".into()]), "\n! p1: away");
+        let text = "SLOT  REQUESTS  SHARE\n2     30        75.0 %\n0     10        25.0 %";
+        assert_eq!(slot_table(&[10, 0, 30], 20), text);
         assert_eq!((size(5), size(2048)), ("5 B".to_owned(), "2.0 KiB".to_owned()));
     }
 }

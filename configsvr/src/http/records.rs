@@ -4,10 +4,10 @@ use super::Api;
 use super::extract::Asked;
 use super::limits::{AUDIT_DEFAULT, AUDIT_MAX};
 use super::problem::{Problem, ReadProblems};
-use super::words::{EXPORT_FORMAT, Export, Exported, Record};
+use super::words::{EXPORT_FORMAT, Export, Exported, Record, StoreServer};
 use crate::control::layout::{AUDIT, Audit};
 use crate::control::view::View;
-use crate::store::Revision;
+use crate::store::{Revision, Server, ServerStatus};
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
-    OpenApiRouter::new().routes(routes!(audit)).routes(routes!(export))
+    OpenApiRouter::new().routes(routes!(audit)).routes(routes!(export)).routes(routes!(servers))
 }
 
 /// Which part of the trail.
@@ -76,4 +76,17 @@ async fn export(State(api): State<Arc<Api>>) -> Result<Json<Export>, Problem> {
     let entries = snapshot.entries.into_iter().map(|e| Exported { key: e.key, value: e.value }).collect();
     let (format, store) = (EXPORT_FORMAT.to_owned(), api.store.describe());
     Ok(Json(Export { format, revision: snapshot.revision, store, entries }))
+}
+
+/// The servers of etcd, each asked by itself. None where the store is embedded: then it is the members.
+#[utoipa::path(get, path = "/api/v1/store/servers", tag = "records",
+    responses((status = 200, description = "the servers", body = Vec<StoreServer>), ReadProblems))]
+async fn servers(State(api): State<Arc<Api>>) -> Result<Json<Vec<StoreServer>>, Problem> {
+    let shown = |Server { addr, status, fault }| match status {
+        Some(ServerStatus { version, leading, bytes }) => {
+            StoreServer { addr, version: Some(version), leading, bytes: Some(bytes), fault }
+        }
+        None => StoreServer { addr, version: None, leading: false, bytes: None, fault },
+    };
+    Ok(Json(api.store.servers().await.into_iter().map(shown).collect()))
 }

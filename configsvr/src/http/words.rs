@@ -432,6 +432,21 @@ fn yes() -> bool {
     true
 }
 
+/// One server of etcd, as it answers the member that was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StoreServer {
+    /// As in this member's configuration.
+    pub addr: String,
+    /// None: it did not answer.
+    pub version: Option<String>,
+    pub leading: bool,
+    /// Its database on disk. etcd takes no more writes at `--quota-backend-bytes`, 2 GiB by default.
+    pub bytes: Option<u64>,
+    /// Why it did not answer, or what it complains about.
+    pub fault: Option<String>,
+}
+
 /// All keys of a store: a backup, and how a cluster moves from one back end to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

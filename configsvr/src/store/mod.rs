@@ -9,7 +9,7 @@ pub mod memory;
 pub mod feed;
 pub mod tree;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -180,6 +180,25 @@ pub enum Notice {
     Lost(String),
 }
 
+/// One server of a store that has its own, as it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Server {
+    pub addr: String,
+    /// None: it said nothing, `fault` says why.
+    pub status: Option<ServerStatus>,
+    /// Why it did not answer, or what it complains about.
+    pub fault: Option<String>,
+}
+
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServerStatus {
+    pub version: String,
+    pub leading: bool,
+    /// Its database on disk.
+    pub bytes: u64,
+}
+
 /// Notices that wait for the reader; a watch that is read too slowly starts over with `Listed` rather than growing.
 pub const NOTICES_MAX: usize = 1024;
 
@@ -205,6 +224,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends it now, with its keys. Welcome also where there is none.
     fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), Fault>>;
+
+    /// Each server by itself, within a few seconds. None where the store has no servers of its own.
+    fn servers(&self) -> BoxFuture<'_, Vec<Server>> {
+        Box::pin(ready(Vec::new()))
+    }
 
     /// For people: `etcd 3.4.23 at 10.0.0.1:2379`, `embedded`.
     fn describe(&self) -> String;

@@ -121,7 +121,7 @@ impl Default for Settings {
             operator_commands: false,
             slowlog_slower_than_us: 10_000,
             slowlog_max_len: 128,
-            key_sample_every: 128,
+            key_sample_every: 512,
             advertise: "127.0.0.1:6380".into(),
             cluster_nodes: Vec::new(),
             instance_user: None,

@@ -4,7 +4,7 @@ use crate::watch::all_serve;
 use crate::{LIMIT, say, turn};
 use anyhow::{Context, Result, ensure};
 use configsvr::playground::{Options, Playground, StoreKind, ask, find_binary, http, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -134,7 +134,7 @@ fn a_proxy_that_dies_is_missed_and_comes_back() -> Result<()> {
 #[test]
 fn hand_edits_are_seen() -> Result<()> {
     let _turn = turn();
-    let playground = Playground::start(Options { store: StoreKind::Etcd, groups: 2, ..small() })?;
+    let mut playground = Playground::start(Options { store: StoreKind::Etcd, groups: 2, ..small() })?;
     let api = playground.configsvrs()[0].addr();
     let endpoint = playground.etcds()[0].addr().to_string();
     let put = |key: &str, value: &str| -> Result<()> {
@@ -166,6 +166,21 @@ fn hand_edits_are_seen() -> Result<()> {
     until("nothing is wrong any more", LIMIT, || {
         let status = ctl(api, &["status"])?;
         Ok(if status.code == 0 { Ok(()) } else { Err(status.out + &status.err) })
+    })?;
+
+    // Each server of etcd is looked at, also where the others do without it.
+    until("three servers, one of which leads", LIMIT, || {
+        let said = ctl(api, &["store", "servers", "--json"])?;
+        let servers: Vec<Value> = serde_json::from_str(&said.out).unwrap_or_default();
+        let leaders = servers.iter().filter(|s| s["leading"] == true).count();
+        Ok(if (said.code, servers.len(), leaders) == (0, 3, 1) { Ok(()) } else { Err(said.out + &said.err) })
+    })?;
+    playground.kill_etcd(2)?;
+    let dead = playground.etcds()[2].addr().to_string();
+    until("the doctor misses the dead one", LIMIT, || {
+        let said = ctl(api, &["doctor"])?;
+        let line = said.out.lines().find(|l| l.starts_with("BAD") && l.contains(&dead));
+        Ok(if said.code == 1 && line.is_some() { Ok(()) } else { Err(said.out + &said.err) })
     })
 }
 
@@ -220,5 +235,88 @@ fn a_cluster_moves_from_store_to_store() -> Result<()> {
         from = to;
         held.push(next);
     }
+    Ok(())
+}
+
+/// The members' disks were lost and etcd was not: nothing is changed, and the alarm says what to type; typed, it heals.
+#[test]
+fn a_lost_raft_log_is_told_of() -> Result<()> {
+    let _turn = turn();
+    let mut playground = Playground::start(Options { store: StoreKind::Etcd, ..small() })?;
+    let api = playground.configsvrs()[0].addr();
+    playground.kill_configsvr(0)?;
+    std::fs::remove_dir_all(playground.dir().join("configsvr/configsvr-1/data")).context("the raft log")?;
+    // As after many elections: what begins anew is behind.
+    let leader = json!({ "token": "0000000000000009-0000000000000001", "member": "old", "addr": "127.0.0.1:1" });
+    let endpoint = playground.etcds()[0].addr().to_string();
+    let mut put = Command::new("etcdctl");
+    put.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "put", "/redis-cluster/leader", &leader.to_string()]);
+    ensure!(put.status()?.success(), "etcdctl put");
+    playground.start_configsvr(0)?;
+    let command = until("the alarm", LIMIT, || {
+        let Ok(cluster) = playground.ask_control("/api/v1/cluster") else { return Ok(Err("no answer".to_owned())) };
+        let alarms = cluster["alarms"].as_array().context("alarms")?;
+        let told = alarms.iter().find(|a| a["kind"] == "leader_disputed").and_then(|a| a["message"].as_str());
+        let command = told.and_then(|t| t.find("etcdctl --endpoints=").map(|at| t[at..].to_owned()));
+        Ok(command.ok_or_else(|| cluster["alarms"].to_string()))
+    })?;
+    let typed = Command::new("sh").env("ETCDCTL_API", "3").args(["-ec", &command]).output()?;
+    ensure!(typed.status.success() && typed.stdout.starts_with(b"1"), "{command}: {typed:?}");
+    let epoch = until("changes go on", LIMIT, || {
+        let said = ctl(api, &["groups", "rename", "1", "after", "--json"])?;
+        Ok(if said.code == 0 { Ok(serde_json::from_str::<Value>(&said.out)?) } else { Err(said.err) })
+    })?;
+    all_serve(&playground, epoch["epoch"].as_u64().context("epoch")?)
+}
+
+/// A load of a store that is too large for one transaction, and the member is killed in the midst of it: there is no
+/// cluster, or the whole one, and nothing is wrong either way.
+#[test]
+fn a_load_that_is_cut_short_leaves_nothing() -> Result<()> {
+    const GROUPS: usize = 400;
+    let _turn = turn();
+    let mut playground = Playground::start(Options { bare: true, proxies: 0, ..small() })?;
+    let api = playground.configsvrs()[0].addr();
+    let entry = |key: String, value: Value| json!({ "key": key, "value": value.to_string() });
+    let group = |n: usize| json!({ "group_id": n, "primary": format!("127.0.0.1:{}", 20_000 + n) });
+    let slot = |n: usize| json!({ "slot_id": n, "group_id": n % GROUPS + 1, "action": {} });
+    let mut entries = vec![
+        entry("epoch".to_owned(), json!({ "epoch": 5 })),
+        entry("settings".to_owned(), json!({ "name": "shop", "slot_count": 1024 })),
+    ];
+    entries.extend((1..=GROUPS).map(|n| entry(format!("group-instances/{n}"), group(n))));
+    entries.extend((1..=1024).map(|n| entry(format!("slot-to-group-mapping/slot{n}"), slot(n))));
+    let export = json!({ "format": "twemslot-store-1", "revision": 1, "store": "x", "entries": entries }).to_string();
+    let mut cut = 0;
+    for delay_ms in [2, 8, 20, 40] {
+        let load = export.clone();
+        let loading = std::thread::spawn(move || http::call("POST", api, "/api/v1/store/import", &[], &load, LIMIT));
+        std::thread::sleep(Duration::from_millis(delay_ms)); // when it is killed: somewhere within
+        playground.kill_configsvr(0)?;
+        let done = loading.join().is_ok_and(|answer| answer.is_ok_and(|a| a.status == 200));
+        playground.start_configsvr(0)?;
+        let groups = until("no part of it", LIMIT, || {
+            let Ok(cluster) = playground.ask_control("/api/v1/cluster") else { return Ok(Err("no answer".to_owned())) };
+            ensure!(cluster["invalid"].as_array().is_some_and(Vec::is_empty), "{}", cluster["invalid"]);
+            let groups = cluster["groups"].as_array().map_or(0, Vec::len);
+            ensure!(groups == 0 || groups == GROUPS, "{groups} groups are seen");
+            let export = playground.ask_control("/api/v1/store/export")?;
+            let left = export["entries"].as_array().context("entries")?;
+            let left =
+                left.iter().filter(|e| e["key"].as_str().is_some_and(|k| k.starts_with("group") || k == "restoring"));
+            let left = left.count();
+            Ok(if left == groups && cluster["leading"] == true {
+                Ok(groups)
+            } else {
+                Err(format!("{left} of it are left"))
+            })
+        })?;
+        ensure!(!done || groups == GROUPS, "it was answered as done, and {groups} groups are there");
+        if groups == GROUPS {
+            break; // the next import would be refused
+        }
+        cut += 1;
+    }
+    say(&format!("a load was cut short {cut} times"));
     Ok(())
 }

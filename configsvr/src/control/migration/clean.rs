@@ -1,7 +1,6 @@
 //! What is left behind: the source's keys after the slots changed hands, the target's copy when they did not.
 
-use super::copy::side;
-use super::run::{Auditing, Sweeping};
+use super::run::{Auditing, Sweeping, side};
 use super::{Migrations, STUCK, record};
 use crate::control::board::Board;
 use crate::control::event::Action;

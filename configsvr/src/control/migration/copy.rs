@@ -1,6 +1,6 @@
 //! From the wish to the moment when so little is left that clients can wait for it.
 
-use super::run::{Fence, Run, pause};
+use super::run::{Fence, Run, pause, side};
 use super::{Migrations, STUCK, at_peace, record};
 use crate::control::board::Board;
 use crate::control::event::Action;
@@ -172,11 +172,6 @@ fn is_ready(scene: &Scene, task: &Task) -> bool {
 fn stranger(scene: &Scene, task: &Task) -> Option<Slot> {
     let known = scene.known()?;
     task.slots().find(|slot| known.slots().get(usize::from(*slot)).is_none_or(|owner| owner.group != Some(task.from)))
-}
-
-pub(super) fn side(group: &Group) -> Option<Side> {
-    let primary = group.primary()?.addr.clone();
-    Some(Side { group: group.id, primary, replicas: group.replicas().map(|r| r.addr.clone()).collect() })
 }
 
 /// So little is left, and everybody is there, that clients can wait for the rest.

@@ -1,10 +1,11 @@
 //! What a leader remembers of one task, and what people see of it.
 
 use crate::control::event::{Action, DeedId};
-use crate::control::job::{Findings, Goal, Job, Stage, Status};
+use crate::control::job::{Findings, Goal, Job, Side, Stage, Status};
 use crate::control::limits::JOB_AGAIN_MAX_MS;
 use crate::control::out::Out;
 use crate::control::task::{Progress, Task, TaskView};
+use cluster::group::Group;
 use cluster::instance::Addr;
 use std::sync::Arc;
 
@@ -107,4 +108,10 @@ fn word(run: &Run) -> Option<&'static str> {
         Stage::Drained { .. } => "drained",
         Stage::Failed { .. } | Stage::Hopeless { .. } => "failed",
     })
+}
+
+/// A group as the mover is told of it.
+pub(super) fn side(group: &Group) -> Option<Side> {
+    let primary = group.primary()?.addr.clone();
+    Some(Side { group: group.id, primary, replicas: group.replicas().map(|r| r.addr.clone()).collect() })
 }

@@ -2,8 +2,9 @@
 //! answer, to the others in turn; etcd-client itself would fail the call, or hang with it.
 
 use super::options::Options;
-use crate::store::Fault;
+use crate::store::{Fault, Server, ServerStatus};
 use etcd_client::{Client, Error};
+use futures_util::future::join_all;
 use std::fmt::Display;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -79,6 +80,34 @@ impl Links {
     pub(super) fn describe(&self) -> String {
         let version = self.version.borrow().as_ref().map(|version| format!(" {version}")).unwrap_or_default();
         format!("etcd{version} at {}", self.links[self.current.load(Ordering::Relaxed)].endpoint)
+    }
+
+    /// Each endpoint by itself.
+    pub(super) async fn servers(&self) -> Vec<Server> {
+        join_all((0..self.links.len()).map(|at| self.server(at))).await
+    }
+
+    async fn server(&self, at: usize) -> Server {
+        let addr = self.links[at].endpoint.clone();
+        match self.attempt(at, |mut client| async move { client.status().await }).await {
+            Ok(said) => {
+                let own = said.header().map(|h| h.member_id());
+                let fault = match (said.leader(), said.errors()) {
+                    (_, complaints) if !complaints.is_empty() => Some(complaints.join("; ")),
+                    (0, _) => Some("it knows no leader".to_owned()),
+                    _ => None,
+                };
+                let bytes = u64::try_from(said.db_size()).unwrap_or(0);
+                let leading = own == Some(said.leader());
+                Server {
+                    addr,
+                    status: Some(ServerStatus { version: said.version().to_owned(), leading, bytes }),
+                    fault,
+                }
+            }
+            Err(Miss::Not(why) | Miss::Perhaps(why)) => Server { addr, status: None, fault: Some(why) },
+            Err(Miss::Final(fault)) => Server { addr, status: None, fault: Some(fault.to_string()) },
+        }
     }
 
     /// Calls until somebody answers.

@@ -6,7 +6,7 @@ pub mod options;
 
 pub use options::{Options, Secret, Tls};
 
-use super::{Compare, Entry, Fault, LeaseId, NOTICES_MAX, Notice, Op, Revision, Snapshot, Store, Txn, Verdict};
+use super::{Compare, Entry, Fault, LeaseId, NOTICES_MAX, Notice, Op, Revision, Server, Snapshot, Store, Txn, Verdict};
 use etcd_client::{Client, CompareOp, Error, GetOptions, KeyValue, KvClient, PutOptions, ResponseHeader, TxnOp};
 use futures_util::future::BoxFuture;
 use links::{Answer, Links, Repeat};
@@ -199,6 +199,10 @@ impl Store for Etcd {
                 Err(fault) => Err(fault),
             }
         })
+    }
+
+    fn servers(&self) -> BoxFuture<'_, Vec<Server>> {
+        Box::pin(self.links.servers())
     }
 
     fn describe(&self) -> String {
