@@ -161,7 +161,8 @@ impl Client {
         self.muted -= usize::from(self.muted > 1);
         let muted = self.muted;
         let modest = self.mood == Mood::Calm && rng.one_in(2);
-        let hasty = self.proof > 0;
+        // Nobody could tell whom an endless wait keeps if its reply is not wanted.
+        let hasty = self.proof > 0 || muted > 0;
         let mut writer = Writer { session: self.session.id, request: self.request, hasty, rng, history };
         let requests = writer.any(modest);
         if muted == 0 {

@@ -132,7 +132,7 @@ fn every_seed_holds() {
     let (failures, checked) = sweep_of(0..SEEDS, None, usize::MAX);
     report(&failures, SEEDS);
     println!("{SEEDS} seeds: {checked:?}");
-    let enough = checked.replies > 50_000 && checked.pops > 1_000 && checked.messages > 1_000;
+    let enough = checked.replies > 50_000 && checked.pops > 1_000 && checked.messages > 200;
     assert!(enough, "only {checked:?}: the world does not do what it should");
 }
 
