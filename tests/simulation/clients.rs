@@ -1,6 +1,7 @@
 //! A client: one session after another, each a connection on which requests are pipelined; every reply is checked.
 
-use crate::checkers::history::{History, SessionId, show};
+use crate::checkers::history::{self, History, SessionId, show};
+use crate::checkers::listening::Listening;
 use crate::checkers::replies::{Ask, Asked, Session};
 use crate::requests::{Request, Writer, as_bytes};
 use crate::rng::Rng;
@@ -47,6 +48,10 @@ pub(crate) struct Client {
     seen: usize,
     /// Requests whose replies are not wanted: CLIENT REPLY OFF.
     muted: usize,
+    /// What is to be asked next: the rest of a transaction.
+    todo: VecDeque<Request>,
+    /// A session that listens and asks for nothing else.
+    listening: Option<Listening>,
     password: Option<String>,
     pub(crate) answered: usize,
     proof: usize,
@@ -69,6 +74,8 @@ impl Client {
             cursor: Cursor::default(),
             seen: 0,
             muted: 0,
+            todo: VecDeque::new(),
+            listening: None,
             password,
             answered: 0,
             proof: 0,
@@ -84,6 +91,8 @@ impl Client {
         self.depth = *rng.pick(&[1, 1, 3, 8, 20, 64]);
         self.input.clear();
         self.out.clear();
+        self.todo.clear();
+        self.listening = rng.one_in(6).then(Listening::default);
         if let Some(password) = self.password.clone() {
             if rng.one_in(4) {
                 self.ask(&[b"GET", b"x"], Ask::Fails("NOAUTH"), history);
@@ -125,11 +134,20 @@ impl Client {
             return true;
         }
         while self.asked.len() < self.depth && self.out.len() < 300_000 {
+            if let Some(Request { args, ask }) = self.todo.pop_front() {
+                self.say(&args, ask, rng, history);
+                continue;
+            }
             if self.quota == 0 {
                 return false;
             }
             self.quota -= 1;
             self.request += 1;
+            if self.listening.is_some() {
+                self.listen(rng, history);
+                // It is here to hear.
+                return true;
+            }
             match self.muted {
                 1 => self.speak_again(history),
                 0 if rng.one_in(60) => self.fall_silent(rng, history),
@@ -143,12 +161,48 @@ impl Client {
         self.muted -= usize::from(self.muted > 1);
         let muted = self.muted;
         let modest = self.mood == Mood::Calm && rng.one_in(2);
-        let mut writer = Writer { session: self.session.id, request: self.request, rng, history };
-        for Request { args, ask } in writer.any(modest) {
-            let bytes = as_bytes(&args, rng);
-            self.out.extend_from_slice(&bytes);
+        // Nobody could tell whom an endless wait keeps if its reply is not wanted.
+        let hasty = self.proof > 0 || muted > 0;
+        let mut writer = Writer { session: self.session.id, request: self.request, hasty, rng, history };
+        let requests = writer.any(modest);
+        if muted == 0 {
+            return self.todo.extend(requests);
+        }
+        for Request { args, ask } in requests {
+            self.say(&args, ask, rng, history);
             self.muted = muted.max(self.muted);
-            self.expect(ask, history);
+        }
+    }
+
+    fn say(&mut self, args: &[Vec<u8>], ask: Ask, rng: &mut Rng, history: &mut History) {
+        let bytes = as_bytes(args, rng);
+        self.out.extend_from_slice(&bytes);
+        self.expect(ask, history);
+    }
+
+    fn listen(&mut self, rng: &mut Rng, history: &mut History) {
+        let mut writer = Writer { session: self.session.id, request: self.request, hasty: true, rng, history };
+        let Request { args, ask } = writer.listener();
+        if let (Some(listening), Ask::Notice { verb, topic }) = (&mut self.listening, &ask) {
+            if verb.ends_with(b"unsubscribe") {
+                listening.leaves(topic, history.now() + 1);
+            } else {
+                listening.asks(topic.clone(), history.now() + 1);
+            }
+        }
+        self.say(&args, ask, rng, history);
+    }
+
+    /// It has been told that it listens to a topic, or no more.
+    fn noticed(&mut self, asked: &Asked, raw: &[u8], now: history::Step) {
+        let (Some(listening), Ask::Notice { verb, topic }) = (&mut self.listening, &asked.ask) else { return };
+        if raw.starts_with(b"-") {
+            return;
+        }
+        if verb.ends_with(b"unsubscribe") {
+            listening.left(topic, asked.issued);
+        } else {
+            listening.joined(topic, asked.issued, now);
         }
     }
 
@@ -208,9 +262,17 @@ impl Client {
     }
 
     fn answer(&mut self, raw: &[u8], history: &mut History) {
+        if let Some(listening) = &mut self.listening
+            && listening.message(self.session.id, raw, history)
+        {
+            return;
+        }
         self.answered += 1;
         match self.asked.pop_front() {
-            Some(asked) => self.session.reply(&asked, raw, history),
+            Some(asked) => {
+                self.session.reply(&asked, raw, history);
+                self.noticed(&asked, raw, history.now());
+            }
             None => history.fail(format!("once: session {} got {} without having asked", self.session.id, show(raw))),
         }
     }
@@ -218,6 +280,21 @@ impl Client {
     /// Something is asked, half said, or to be closed by the other side.
     pub(crate) fn waits(&self) -> bool {
         !self.asked.is_empty() || !self.out.is_empty() || self.ending.is_some()
+    }
+
+    /// What it has heard since a step is all there was.
+    pub(crate) fn heard_all(&self, since: history::Step, history: &History) -> Result<usize, String> {
+        let Some(listening) = self.listening.as_ref().filter(|_| self.conn.is_some()) else { return Ok(0) };
+        let told = listening.complete(since, history).map(|()| listening.count());
+        told.map_err(|what| format!("heard: session {}: {what}", self.session.id))
+    }
+
+    /// The lists from which it waits for an element without end.
+    pub(crate) fn waits_for_ever(&self) -> Option<&[Vec<u8>]> {
+        match &self.asked.front()?.ask {
+            Ask::Pop { keys, endless: true, .. } => Some(keys),
+            _ => None,
+        }
     }
 
     /// The session goes on.
@@ -236,6 +313,6 @@ impl Client {
     }
 
     pub(crate) fn proven(&self) -> bool {
-        self.has_proof() && self.asked.is_empty() && self.out.is_empty()
+        self.has_proof() && self.asked.is_empty() && self.out.is_empty() && self.todo.is_empty()
     }
 }

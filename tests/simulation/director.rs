@@ -115,6 +115,10 @@ impl World {
             self.wake(Event::Director, release - self.now);
         } else if self.now >= until {
             self.note(|| format!("epoch {epoch} is not quiet in time"));
+            if self.weather.calm {
+                let busy: Vec<String> = self.workers.iter_mut().map(crate::worker::Worker::busy).collect();
+                self.history.fail(format!("progress: epoch {epoch} is not quiet, though nothing is wrong: {busy:?}"));
+            }
             self.release();
         } else {
             let after = (until - self.now).min(20_000);

@@ -250,6 +250,9 @@ impl World {
     pub(crate) fn promote(&mut self, group: usize) {
         let old = self.plan.primaries[group];
         let new = old ^ 1;
+        for l in self.open_links_of(old) {
+            self.unblock(l, true);
+        }
         let data = self.instances[old].store.take(|_| true);
         self.instances[new].store.put(data);
         (self.instances[old].primary, self.instances[new].primary) = (false, true);

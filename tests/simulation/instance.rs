@@ -3,11 +3,12 @@
 
 use crate::checkers::history::{History, show};
 use crate::checkers::owners::{Owners, WorkerUid};
-use crate::store::Store;
+use crate::store::{Store, Wish};
 use crate::topology;
 use cluster::resp::request::{Args, Ceilings, Frame, Step};
 use cluster::resp::write;
 use cluster::slot::Slot;
+use std::collections::BTreeSet;
 
 pub(crate) struct Instance {
     pub(crate) addr: String,
@@ -26,6 +27,8 @@ pub(crate) struct Instance {
     pub(crate) slow_until: u64,
     pub(crate) pause_us: u64,
     pub(crate) next_id: i64,
+    /// How many have ever waited for an element.
+    pub(crate) waits: u64,
     /// Connections that lead here.
     pub(crate) links: Vec<usize>,
 }
@@ -38,8 +41,23 @@ pub(crate) struct Peer {
     pub(crate) input: Vec<u8>,
     frame: Frame,
     pub(crate) output: Vec<u8>,
+    /// Messages that come too late: a mistake.
+    pub(crate) held_back: Vec<u8>,
     /// What has been queued since MULTI; None within: something was refused.
     queued: Option<Option<Vec<Vec<u8>>>>,
+    /// Keys under WATCH, and how often each had changed.
+    watched: Vec<(Vec<u8>, usize)>,
+    pub(crate) blocked: Option<Blocked>,
+    /// Channels, and patterns (true).
+    pub(crate) subscriptions: BTreeSet<(bool, Vec<u8>)>,
+}
+
+/// A connection that waits for an element.
+pub(crate) struct Blocked {
+    pub(crate) wish: Wish,
+    /// Those who began earlier are served first.
+    pub(crate) order: u64,
+    pub(crate) until: u64,
 }
 
 impl Peer {
@@ -51,7 +69,11 @@ impl Peer {
             input: Vec::new(),
             frame: Frame::default(),
             output: Vec::new(),
+            held_back: Vec::new(),
             queued: None,
+            watched: Vec::new(),
+            blocked: None,
+            subscriptions: BTreeSet::new(),
         }
     }
 
@@ -73,9 +95,9 @@ impl Peer {
 }
 
 impl Peer {
-    /// Nothing whole is left to execute. Half a request will never be: its sender is gone.
+    /// Nothing whole is left to execute. Half a request will never be: its sender is gone; nor will what waits.
     pub(crate) fn is_idle(&mut self) -> bool {
-        !matches!(self.frame.step(&self.input, &Ceilings::OPEN), Step::Done { .. })
+        self.blocked.is_some() || !matches!(self.frame.step(&self.input, &Ceilings::OPEN), Step::Done { .. })
     }
 }
 
@@ -84,6 +106,12 @@ pub(crate) enum Effect {
     Reply(Vec<u8>),
     /// CLIENT KILL of another connection of this instance.
     Kill(i64),
+    /// CLIENT UNBLOCK of another one; true: with an error.
+    Unblock(i64, bool),
+    /// There is nothing yet.
+    Block(Wish),
+    /// PUBLISH: channel, and what is said there.
+    Publish(Vec<u8>, Vec<u8>),
 }
 
 impl Instance {
@@ -102,6 +130,7 @@ impl Instance {
             slow_until: 0,
             pause_us: 0,
             next_id: 3,
+            waits: 0,
             links: Vec::new(),
         }
     }
@@ -127,14 +156,29 @@ impl Instance {
             write::error(&mut out, "NOAUTH Authentication required.");
         } else if name == b"CLIENT" {
             return client(&args, peer);
+        } else if name == b"PING" && !peer.subscriptions.is_empty() {
+            write::array(&mut out, 2);
+            write::bulk(&mut out, b"pong");
+            write::bulk(&mut out, args.get(1).copied().unwrap_or_default());
         } else if let Some(reply) = self.plain(&name, &args) {
             out = reply;
+        } else if let Some(reply) = listen(&name, &args, peer) {
+            out = reply;
+        } else if name == b"PUBLISH" {
+            return Effect::Publish(args[1].to_vec(), args[2].to_vec());
         } else if now < self.loading_until {
             write::error(&mut out, "LOADING Redis is loading the dataset in memory");
         } else if !self.primary {
             write::error(&mut out, "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.");
         } else {
             self.witness(&name, &args, peer, owners, history);
+            if let Some(wish) = Wish::of(&args) {
+                return match self.store.pop(&wish, history) {
+                    Some(reply) => Effect::Reply(reply),
+                    None if wish.waits_us.is_some() => Effect::Block(wish),
+                    None => Effect::Reply(wish.nothing().to_vec()),
+                };
+            }
             match self.store.execute(&args, history) {
                 Some(reply) => out = reply,
                 None => {
@@ -146,7 +190,16 @@ impl Instance {
         Effect::Reply(out)
     }
 
-    /// MULTI, what is queued behind it, and EXEC. WATCH is taken, but never makes EXEC fail.
+    /// What a connection that waits is given, if there is something.
+    pub(crate) fn serve(&mut self, peer: &Peer, owners: &Owners, history: &mut History) -> Option<Vec<u8>> {
+        let wish = &peer.blocked.as_ref()?.wish;
+        let reply = self.store.pop(wish, history)?;
+        let slots: Vec<Slot> = wish.keys.iter().map(|key| topology::slot(key)).collect();
+        owners.executes(peer.worker, &self.addr, &slots, "a pop that has waited", history);
+        Some(reply)
+    }
+
+    /// WATCH, MULTI, what is queued behind it, and EXEC.
     fn transaction(
         &mut self,
         name: &[u8],
@@ -159,7 +212,15 @@ impl Instance {
         let mut out = Vec::new();
         let serves = self.primary && now >= self.loading_until && (self.password.is_none() || peer.authenticated);
         match (name, peer.queued.as_mut()) {
-            (b"WATCH" | b"UNWATCH", None) if serves => write::simple(&mut out, "OK"),
+            (b"WATCH", None) if serves => {
+                let keys = Args::new(raw).skip(1);
+                peer.watched.extend(keys.map(|key| (key.to_vec(), history.changes(key))));
+                write::simple(&mut out, "OK");
+            }
+            (b"UNWATCH", None) if serves => {
+                peer.watched.clear();
+                write::simple(&mut out, "OK");
+            }
             (b"MULTI", None) => {
                 peer.queued = Some(Some(Vec::new()));
                 write::simple(&mut out, "OK");
@@ -168,14 +229,20 @@ impl Instance {
             (b"EXEC", Some(queued)) => {
                 let queued = queued.take();
                 peer.queued = None;
+                let watched = std::mem::take(&mut peer.watched);
                 let Some(queued) = queued.filter(|_| serves) else {
                     write::error(&mut out, "EXECABORT Transaction discarded because of previous errors.");
                     return Some(out);
                 };
+                if watched.iter().any(|(key, changes)| history.changes(key) != *changes) {
+                    return Some(b"*-1\r\n".to_vec());
+                }
                 write::array(&mut out, queued.len());
                 for raw in queued {
-                    if let Effect::Reply(reply) = self.execute(&raw, peer, now, owners, history) {
-                        out.extend_from_slice(&reply);
+                    match self.execute(&raw, peer, now, owners, history) {
+                        Effect::Reply(reply) => out.extend_from_slice(&reply),
+                        Effect::Block(wish) => out.extend_from_slice(wish.nothing()),
+                        _ => history.fail(format!("wire: {} within a transaction", show(&raw))),
                     }
                 }
             }
@@ -268,7 +335,35 @@ fn client(args: &[&[u8]], peer: &Peer) -> Effect {
             let id = args.last().and_then(|id| std::str::from_utf8(id).ok()).and_then(|id| id.parse().ok());
             return Effect::Kill(id.unwrap_or(0));
         }
+        b"UNBLOCK" => {
+            let id = args.get(2).and_then(|id| std::str::from_utf8(id).ok()).and_then(|id| id.parse().ok());
+            return Effect::Unblock(id.unwrap_or(0), args.get(3) == Some(&&b"ERROR"[..]));
+        }
         _ => write::simple(&mut out, "OK"),
     }
     Effect::Reply(out)
+}
+
+/// Subscribing and its end, and what a connection that listens is told.
+fn listen(name: &[u8], args: &[&[u8]], peer: &mut Peer) -> Option<Vec<u8>> {
+    let pattern = name.starts_with(b"P");
+    let joins = match name {
+        b"SUBSCRIBE" | b"PSUBSCRIBE" => true,
+        b"UNSUBSCRIBE" | b"PUNSUBSCRIBE" => false,
+        _ => return None,
+    };
+    let mut out = Vec::new();
+    for topic in &args[1..] {
+        let entry = (pattern, topic.to_vec());
+        if joins {
+            peer.subscriptions.insert(entry)
+        } else {
+            peer.subscriptions.remove(&entry)
+        };
+        write::array(&mut out, 3);
+        write::bulk(&mut out, &name.to_ascii_lowercase());
+        write::bulk(&mut out, topic);
+        write::integer(&mut out, peer.subscriptions.len() as i64);
+    }
+    Some(out)
 }

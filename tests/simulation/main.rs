@@ -62,8 +62,8 @@ fn story(seed: u64) -> String {
     let notes: Vec<String> = world.notes.take().into_iter().flat_map(|notes| notes.lines).collect();
     let end = match end {
         Ok(Ok(summary)) => format!(
-            "all is well: {} replies, {} writes, {} links, epoch {}",
-            summary.replies, summary.writes, summary.links, summary.epochs
+            "all is well: {} replies, {} writes, {} pops, {} messages, {} links, epoch {}",
+            summary.replies, summary.writes, summary.pops, summary.messages, summary.links, summary.epochs
         ),
         Ok(Err(what)) => what,
         Err(panic) => format!("panic: {}", words_of(&*panic)),
@@ -71,10 +71,26 @@ fn story(seed: u64) -> String {
     format!("{}\n{:>9} {end}", notes.join("\n"), world.now)
 }
 
+/// What was looked at in all runs that were well.
+#[derive(Debug, Default)]
+struct Checked {
+    replies: usize,
+    pops: usize,
+    messages: usize,
+}
+
+impl Checked {
+    fn add(&mut self, run: &Summary) {
+        self.replies += run.replies;
+        self.pops += run.pops;
+        self.messages += run.messages;
+    }
+}
+
 /// Runs seeds on all cores; the failures, by seed.
-fn sweep_of(seeds: std::ops::Range<u64>, plant: Option<Plant>, stop_at: usize) -> (Vec<Failure>, usize) {
+fn sweep_of(seeds: std::ops::Range<u64>, plant: Option<Plant>, stop_at: usize) -> (Vec<Failure>, Checked) {
     let next = AtomicU64::new(seeds.start);
-    let found: Mutex<(Vec<Failure>, usize)> = Mutex::new((Vec::new(), 0));
+    let found: Mutex<(Vec<Failure>, Checked)> = Mutex::new((Vec::new(), Checked::default()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
@@ -86,16 +102,16 @@ fn sweep_of(seeds: std::ops::Range<u64>, plant: Option<Plant>, stop_at: usize) -
                     let told = run(seed, plant);
                     let mut found = found.lock().expect("lock");
                     match told {
-                        Ok(summary) => found.1 += summary.replies,
+                        Ok(summary) => found.1.add(&summary),
                         Err(failure) => found.0.push(failure),
                     }
                 }
             });
         }
     });
-    let (mut failures, replies) = found.into_inner().expect("lock");
+    let (mut failures, checked) = found.into_inner().expect("lock");
     failures.sort_by_key(|failure| failure.seed);
-    (failures, replies)
+    (failures, checked)
 }
 
 fn report(failures: &[Failure], of: u64) {
@@ -113,10 +129,11 @@ fn report(failures: &[Failure], of: u64) {
 
 #[test]
 fn every_seed_holds() {
-    let (failures, replies) = sweep_of(0..SEEDS, None, usize::MAX);
+    let (failures, checked) = sweep_of(0..SEEDS, None, usize::MAX);
     report(&failures, SEEDS);
-    println!("{SEEDS} seeds, {replies} replies checked");
-    assert!(replies > 50_000, "only {replies} replies were checked: the world does not do what it should");
+    println!("{SEEDS} seeds: {checked:?}");
+    let enough = checked.replies > 50_000 && checked.pops > 1_000 && checked.messages > 200;
+    assert!(enough, "only {checked:?}: the world does not do what it should");
 }
 
 /// `SIM_SEED=n`: one seed, with its story.
@@ -136,9 +153,9 @@ fn sweep() {
     let range = text.split_once("..").and_then(|(from, to)| Some(from.parse::<u64>().ok()?..to.parse().ok()?));
     let range = range.expect("SIM_SEEDS is written as 0..1000");
     let of = range.end - range.start;
-    let (failures, replies) = sweep_of(range, None, usize::MAX);
+    let (failures, checked) = sweep_of(range, None, usize::MAX);
     report(&failures, of);
-    println!("{of} seeds, {replies} replies checked");
+    println!("{of} seeds: {checked:?}");
 }
 
 #[test]

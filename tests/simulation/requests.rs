@@ -8,6 +8,7 @@ use cluster::resp::write;
 
 const SCRIPTS: [&[u8]; 2] = [b"return redis.call('GET', KEYS[1])", b"return redis.call('get', KEYS[1])"];
 const TAGS: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
+const CHANNELS: [&str; 3] = ["{a}news", "{b}news", "{e}news"];
 
 /// A request and what is known of its reply.
 pub(crate) struct Request {
@@ -19,6 +20,8 @@ pub(crate) struct Request {
 pub(crate) struct Writer<'a> {
     pub(crate) session: SessionId,
     pub(crate) request: u64,
+    /// It must be answered soon.
+    pub(crate) hasty: bool,
     pub(crate) rng: &'a mut Rng,
     pub(crate) history: &'a mut History,
 }
@@ -36,7 +39,11 @@ fn bulk(bytes: &[u8]) -> Vec<u8> {
 impl Writer<'_> {
     /// A request by chance, or a whole transaction. `modest`: none that is large or flushes everything.
     pub(crate) fn any(&mut self, modest: bool) -> Vec<Request> {
-        if self.rng.one_in(25) { self.transaction() } else { vec![self.one(modest)] }
+        match self.rng.below(100) {
+            0..4 => self.transaction(),
+            4 => self.publish(),
+            _ => vec![self.one(modest)],
+        }
     }
 
     fn one(&mut self, modest: bool) -> Request {
@@ -50,9 +57,11 @@ impl Writer<'_> {
             68..74 => self.set_many(modest),
             74..77 => self.count(["DEL", "UNLINK"]),
             77..80 => self.count(["EXISTS", "touch"]),
-            80..83 => self.set_new(),
-            83 if !modest && self.rng.one_in(2) => self.whole(),
-            84..92 => self.local(modest),
+            80..84 => self.set_new(),
+            84 if !modest && self.rng.one_in(2) => self.whole(),
+            85..88 => self.local(modest),
+            88..90 => self.feed(),
+            90..92 => self.pop(),
             _ => self.refused(),
         }
     }
@@ -103,6 +112,74 @@ impl Writer<'_> {
         let key = self.key("l");
         let (token, value) = self.value(0, &key, true);
         Request { args: args(&[b"RPUSH", &key, &value]), ask: Ask::Push(token, key) }
+    }
+
+    /// An element for a list that others pop from.
+    fn feed(&mut self) -> Request {
+        let key = self.queue(0);
+        let (token, value) = self.value(0, &key, true);
+        Request { args: args(&[b"RPUSH", &key, &value]), ask: Ask::Push(token, key) }
+    }
+
+    /// One of a few lists; elements are moved from those of number 0 to those of number 1.
+    fn queue(&mut self, number: usize) -> Vec<u8> {
+        format!("{{{}}}q{number}", self.rng.pick(&TAGS[..2])).into_bytes()
+    }
+
+    /// Takes an element, or waits for one.
+    fn pop(&mut self) -> Request {
+        let long = if self.hasty || self.rng.one_in(3) { 200 } else { 3_000 };
+        let timeout = match self.rng.below(6) {
+            0 if !self.hasty => "0".to_owned(),
+            _ => format!("{:.3}", self.rng.range(1, long) as f64 / 1000.0),
+        };
+        let first = self.queue(0);
+        let second = [&first[..first.len() - 1], b"1"].concat();
+        let (moves, waits) = (self.rng.one_in(3), self.rng.one_in(2));
+        let mut keys = vec![first.clone()];
+        let words = match (moves, waits) {
+            (true, true) => args(&[b"BLMOVE", &first, &second, b"LEFT", b"RIGHT", timeout.as_bytes()]),
+            (true, false) => args(&[b"LMOVE", &first, &second, b"LEFT", b"RIGHT"]),
+            (false, true) => {
+                keys.push(second.clone());
+                args(&[b"BLPOP", &first, &second, timeout.as_bytes()])
+            }
+            (false, false) => {
+                keys = vec![second];
+                args(&[b"LPOP", &keys[0]])
+            }
+        };
+        let endless = waits && timeout == "0";
+        Request { args: words, ask: Ask::Pop { keys, moves, endless } }
+    }
+
+    /// Some messages for one channel.
+    fn publish(&mut self) -> Vec<Request> {
+        let channel = self.rng.pick(&CHANNELS).as_bytes().to_vec();
+        let mut one = |part| {
+            let (token, value) = self.value(part, &channel, true);
+            Request { args: args(&[b"PUBLISH", &channel, &value]), ask: Ask::Published(token, channel.clone()) }
+        };
+        (0..4).map(&mut one).collect()
+    }
+
+    /// What a client that listens asks: a topic more or less, or a sign of life.
+    pub(crate) fn listener(&mut self) -> Request {
+        let pattern = self.rng.one_in(4);
+        let channel = *self.rng.pick(&CHANNELS);
+        let topic = if pattern { format!("{}*", &channel[..3]) } else { channel.to_owned() }.into_bytes();
+        let verb: &[u8] = match (self.rng.below(5), pattern) {
+            (0 | 1, false) => b"SUBSCRIBE",
+            (0 | 1, true) => b"PSUBSCRIBE",
+            (2, false) => b"UNSUBSCRIBE",
+            (2, true) => b"PUNSUBSCRIBE",
+            _ => {
+                let (word, _) = self.value_unwritten(true);
+                return Request { args: args(&[b"PING", &word]), ask: Ask::Alive(word) };
+            }
+        };
+        let ask = Ask::Notice { verb: verb.to_ascii_lowercase(), topic: (pattern, topic.clone()) };
+        Request { args: args(&[verb, &topic]), ask }
     }
 
     fn set_many(&mut self, modest: bool) -> Request {
@@ -172,7 +249,7 @@ impl Writer<'_> {
         let mut requests = Vec::new();
         if watched {
             let key = format!("{{{tag}}}s0").into_bytes();
-            requests.push(Request { args: args(&[b"WATCH", &key]), ask: Ask::Kind(b"+") });
+            requests.push(Request { args: args(&[b"WATCH", &key]), ask: Ask::Watch(key) });
         }
         requests.push(say(&[b"MULTI"], b"+OK\r\n"));
         let mut asks = Vec::new();

@@ -1,8 +1,11 @@
-//! What instances do with their sockets: read requests, execute them one at a time, write replies.
+//! What instances do with their sockets: read requests, execute them one at a time, write replies; give elements to
+//! those who wait for them, and messages to those who listen.
 
 use crate::checkers::history::show;
-use crate::instance::Effect;
+use crate::instance::{Blocked, Effect};
+use crate::store::Wish;
 use crate::world::{Event, Plant, World};
+use cluster::resp::write;
 use std::io::IoSlice;
 
 impl World {
@@ -20,6 +23,7 @@ impl World {
         for &l in &open {
             self.instance_reads(l);
         }
+        self.end_waits(i);
         let mut budget = if slow { 1 } else { 100 };
         let first = self.rng.below(open.len());
         for at in 0..open.len() {
@@ -33,6 +37,7 @@ impl World {
             let pause = if slow { self.instances[i].pause_us } else { self.rng.range(5, 60) };
             self.wake(Event::Instance(i), pause);
         }
+        self.wake_for_waits(i);
     }
 
     pub(crate) fn open_links_of(&mut self, i: usize) -> Vec<usize> {
@@ -64,7 +69,7 @@ impl World {
 
     fn instance_executes(&mut self, i: usize, l: usize, budget: &mut usize) {
         let mut held_back = Vec::new();
-        while *budget > 0 && !self.links[l].instance_gone {
+        while *budget > 0 && !self.links[l].instance_gone && self.links[l].peer.blocked.is_none() {
             let Some(mut request) = self.links[l].peer.next_request(&mut self.history) else { break };
             *budget -= 1;
             self.note_execution(i, l, &request);
@@ -74,9 +79,10 @@ impl World {
                 self.links[l].peer.input.splice(..0, std::mem::replace(&mut request, next));
             }
             let mut reply = self.execute(i, l, &request);
-            if self.planted(Plant::Retry, 40) {
+            if self.links[l].peer.blocked.is_none() && self.planted(Plant::Retry, 40) {
                 reply = self.execute(i, l, &request);
             }
+            self.serve_those_who_wait(i);
             if self.planted(Plant::DropReply, 300) {
                 continue;
             }
@@ -108,6 +114,16 @@ impl World {
         let (instance, peer) = (&mut self.instances[i], &mut conn.peer);
         match instance.execute(request, peer, self.now, &self.owners, &mut self.history) {
             Effect::Reply(reply) => reply,
+            Effect::Block(wish) => {
+                self.block(i, l, wish);
+                Vec::new()
+            }
+            Effect::Unblock(id, error) => {
+                let found = self.open_links_of(i).into_iter().find(|&other| self.links[other].peer.id == id);
+                let done = found.is_some_and(|other| self.unblock(other, error));
+                format!(":{}\r\n", usize::from(done)).into_bytes()
+            }
+            Effect::Publish(channel, payload) => self.publish_at(i, &channel, &payload),
             Effect::Kill(id) => {
                 let found =
                     self.open_links_of(i).into_iter().find(|&other| other != l && self.links[other].peer.id == id);
@@ -120,6 +136,87 @@ impl World {
                 format!(":{}\r\n", usize::from(found.is_some())).into_bytes()
             }
         }
+    }
+
+    fn block(&mut self, i: usize, l: usize, wish: Wish) {
+        let instance = &mut self.instances[i];
+        instance.waits += 1;
+        let until = wish.waits_us.filter(|&us| us > 0).map_or(u64::MAX, |us| self.now + us);
+        self.links[l].peer.blocked = Some(Blocked { wish, order: instance.waits, until });
+    }
+
+    /// Ends the waiting of a connection, if it waits.
+    pub(crate) fn unblock(&mut self, l: usize, error: bool) -> bool {
+        let Some(blocked) = self.links[l].peer.blocked.take() else { return false };
+        let told = if error { b"-UNBLOCKED client unblocked\r\n" } else { blocked.wish.nothing() };
+        self.links[l].peer.output.extend_from_slice(told);
+        true
+    }
+
+    /// Those whose time is over.
+    fn end_waits(&mut self, i: usize) {
+        for l in self.open_links_of(i) {
+            if self.links[l].peer.blocked.as_ref().is_some_and(|blocked| blocked.until <= self.now) {
+                self.unblock(l, false);
+            }
+        }
+    }
+
+    fn wake_for_waits(&mut self, i: usize) {
+        let open = self.open_links_of(i);
+        let until = open.iter().filter_map(|&l| self.links[l].peer.blocked.as_ref()).map(|blocked| blocked.until).min();
+        if let Some(until) = until.filter(|&until| until != u64::MAX) {
+            self.wake(Event::Instance(i), until.saturating_sub(self.now));
+        }
+    }
+
+    /// New elements go to those who wait, in the order in which they began.
+    fn serve_those_who_wait(&mut self, i: usize) {
+        while std::mem::take(&mut self.instances[i].store.pushed) {
+            let order = |world: &Self, l: usize| world.links[l].peer.blocked.as_ref().map(|blocked| blocked.order);
+            let mut waiting = self.open_links_of(i);
+            waiting.retain(|&l| order(self, l).is_some());
+            waiting.sort_by_key(|&l| order(self, l));
+            for l in waiting {
+                let peer = &mut self.links[l].peer;
+                if let Some(reply) = self.instances[i].serve(peer, &self.owners, &mut self.history) {
+                    let nothing = peer.blocked.take().map(|blocked| blocked.wish.nothing());
+                    let lost = self.plant == Some(Plant::LosePop) && self.rng.one_in(20);
+                    let told = if lost { nothing.unwrap_or_default() } else { &reply };
+                    self.links[l].peer.output.extend_from_slice(told);
+                    let (id, w) = (self.links[l].peer.id, self.links[l].worker);
+                    self.note(|| format!("i{i} serves id {id} of w{w}: {}", show(&reply)));
+                }
+            }
+        }
+    }
+
+    /// A message for all connections that listen; the answer says to how many.
+    fn publish_at(&mut self, i: usize, channel: &[u8], payload: &[u8]) -> Vec<u8> {
+        let mut receivers = 0;
+        for l in self.open_links_of(i) {
+            let peer = &mut self.links[l].peer;
+            let before = std::mem::take(&mut peer.output);
+            for (pattern, topic) in &peer.subscriptions {
+                let matches = if *pattern { channel.starts_with(&topic[..3]) } else { channel == topic };
+                if matches {
+                    receivers += 1;
+                    let kind: &[&[u8]] = if *pattern { &[b"pmessage", topic] } else { &[b"message"] };
+                    write::array(&mut peer.output, kind.len() + 2);
+                    kind.iter().chain(&[channel, payload]).for_each(|part| write::bulk(&mut peer.output, part));
+                }
+            }
+            let fresh = std::mem::replace(&mut peer.output, before);
+            if self.planted(Plant::SwapMessages, 20) {
+                self.links[l].peer.held_back.extend(fresh);
+            } else {
+                let peer = &mut self.links[l].peer;
+                peer.output.extend(fresh);
+                peer.output.append(&mut peer.held_back);
+            }
+        }
+        self.history.published(channel, payload, i, receivers);
+        format!(":{receivers}\r\n").into_bytes()
     }
 
     /// True when there is more to do on this connection.

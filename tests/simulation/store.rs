@@ -15,6 +15,45 @@ pub(crate) enum Value {
 #[derive(Default)]
 pub(crate) struct Store {
     keys: BTreeMap<Vec<u8>, Value>,
+    /// A list has got an element since this was last unset: somebody may wait for it.
+    pub(crate) pushed: bool,
+}
+
+/// A wish for the first element of the first list that has one.
+#[derive(Clone)]
+pub(crate) struct Wish {
+    pub(crate) keys: Vec<Vec<u8>>,
+    /// BLMOVE: the list that gets it.
+    target: Option<Vec<u8>>,
+    /// The answer names the list.
+    named: bool,
+    /// How long to wait for it; None: not at all. 0: for ever.
+    pub(crate) waits_us: Option<u64>,
+}
+
+impl Wish {
+    /// What a request wishes for; None: it is none that pops.
+    pub(crate) fn of(args: &[&[u8]]) -> Option<Self> {
+        let owned = |keys: &[&[u8]]| keys.iter().map(|key| key.to_vec()).collect();
+        let time = |text: &[u8]| {
+            let seconds: f64 = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+            Some((seconds * 1e6) as u64)
+        };
+        let (name, args) = args.split_first()?;
+        let (keys, target, named, waits_us) = match (&name.to_ascii_uppercase()[..], args) {
+            (b"LPOP", [key]) => (owned(&[key]), None, false, None),
+            (b"LMOVE", [from, to, ..]) => (owned(&[from]), Some(to.to_vec()), false, None),
+            (b"BLPOP", [keys @ .., timeout]) => (owned(keys), None, true, time(timeout)),
+            (b"BLMOVE", [from, to, _, _, timeout]) => (owned(&[from]), Some(to.to_vec()), false, time(timeout)),
+            _ => return None,
+        };
+        Some(Self { keys, target, named, waits_us })
+    }
+
+    /// The answer when there was nothing in time.
+    pub(crate) fn nothing(&self) -> &'static [u8] {
+        if self.named { b"*-1\r\n" } else { b"$-1\r\n" }
+    }
 }
 
 const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
@@ -121,9 +160,60 @@ impl Store {
         items.push(value.to_vec());
         *print = list_print(*print, value);
         let len = items.len() as i64;
+        self.pushed = true;
         let step = history.changed(key, Some(*print));
         history.applied(key, value, step, len);
         write::integer(out, len);
+    }
+
+    /// Takes the element out, or gives an error; None: there is none.
+    pub(crate) fn pop(&mut self, wish: &Wish, history: &mut History) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        for key in &wish.keys {
+            let element = match self.keys.get_mut(key) {
+                None => continue,
+                Some(Value::Text(_)) => {
+                    write::error(&mut out, WRONG_TYPE);
+                    return Some(out);
+                }
+                Some(Value::List(items, print)) => {
+                    let element = items.remove(0);
+                    *print = items.iter().fold(0, |print, item| list_print(print, item));
+                    let left = *print;
+                    if items.is_empty() {
+                        self.keys.remove(key);
+                    }
+                    history.changed(key, (left != 0).then_some(left));
+                    element
+                }
+            };
+            history.taken(key, &element, wish.target.is_some());
+            if let Some(target) = &wish.target {
+                self.append(target, &element, history);
+            }
+            if wish.named {
+                write::array(&mut out, 2);
+                write::bulk(&mut out, key);
+            }
+            write::bulk(&mut out, &element);
+            return Some(out);
+        }
+        None
+    }
+
+    /// Puts an element that had another place at the end of a list.
+    fn append(&mut self, key: &[u8], element: &[u8], history: &mut History) {
+        let held = self.keys.entry(key.to_vec()).or_insert(Value::List(Vec::new(), 0));
+        let Value::List(items, print) = held else { return };
+        items.push(element.to_vec());
+        *print = list_print(*print, element);
+        let print = *print;
+        self.pushed = true;
+        history.changed(key, Some(print));
+    }
+
+    pub(crate) fn has(&self, key: &[u8]) -> bool {
+        self.keys.contains_key(key)
     }
 
     fn range(&self, key: &[u8], out: &mut Vec<u8>) {

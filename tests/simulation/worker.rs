@@ -32,6 +32,8 @@ pub(crate) struct Worker {
     pub(crate) orders: VecDeque<Order>,
     accepting: bool,
     pub(crate) draining: bool,
+    /// Then it closes those who are never between two requests: who listen, or wait without end.
+    drains_until: u64,
     stopped_clients: BTreeSet<ClientId>,
     stopped_links: BTreeSet<LinkId>,
     /// With output that did not all fit.
@@ -46,6 +48,13 @@ impl Worker {
     pub(crate) fn links_down(&mut self) -> Option<String> {
         let down: Vec<_> = self.relay.link_status().into_iter().filter(|link| link.state != "up").collect();
         (!down.is_empty()).then(|| format!("links are not up: {down:?}"))
+    }
+
+    /// What is under way on its links.
+    pub(crate) fn busy(&mut self) -> String {
+        let mut links = self.relay.link_status();
+        links.retain(|link| link.in_flight > 0 || link.state != "up");
+        format!("{links:?}")
     }
 
     /// What is left of clients who have all gone.
@@ -74,6 +83,9 @@ impl Worker {
 /// Memory a relay may keep for links and spare buffers when nobody is connected.
 const MEMORY_LEFT_MAX: u64 = 1 << 20;
 
+/// How long a worker that drains waits for its clients.
+const DRAIN_US: u64 = 300_000;
+
 impl World {
     pub(crate) fn new_worker(&mut self, w: usize) -> Result<Worker, String> {
         let uid = self.new_uid();
@@ -96,6 +108,7 @@ impl World {
             orders: VecDeque::new(),
             accepting: true,
             draining: false,
+            drains_until: u64::MAX,
             stopped_clients: BTreeSet::new(),
             stopped_links: BTreeSet::new(),
             unsent_clients: BTreeSet::new(),
@@ -121,6 +134,15 @@ impl World {
         self.read_clients(w);
         if self.workers[w].relay.deadline() <= self.now {
             self.workers[w].relay.tick();
+        }
+        if self.workers[w].drains_until <= self.now {
+            let left: Vec<(ClientId, usize)> = self.workers[w].clients.iter().map(|(id, k)| (*id, *k)).collect();
+            for (id, k) in left {
+                self.conns[k].drained = true;
+                self.client_gone(w, id);
+            }
+        } else if self.workers[w].drains_until != u64::MAX {
+            self.wake(Event::Worker(w), self.workers[w].drains_until - self.now);
         }
         self.flush(w);
         self.workers[w].relay.check();
@@ -150,6 +172,7 @@ impl World {
                 Order::Settings(settings) => worker.relay.set_settings(*settings),
                 Order::Drain => {
                     worker.draining = true;
+                    worker.drains_until = self.now + DRAIN_US;
                     worker.relay.drain();
                     self.note(|| format!("w{w} drains"));
                 }

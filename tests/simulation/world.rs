@@ -1,7 +1,7 @@
 //! The world of one run: everything in it, what happens next, and the phases: weather, stillness, proof that all is
 //! well again, and goodbye.
 
-use crate::checkers::history::{History, SessionId};
+use crate::checkers::history::{History, SessionId, Step, show};
 use crate::checkers::owners::{Owners, WorkerUid};
 use crate::clients::{Client, Mood};
 use crate::director::Director;
@@ -9,7 +9,7 @@ use crate::faults::Weather;
 use crate::instance::{Instance, Peer};
 use crate::network::Pipe;
 use crate::rng::Rng;
-use crate::topology::Plan;
+use crate::topology::{self, Plan};
 use crate::worker::Worker;
 use proxy::relay::Planted;
 use proxy::relay::limits::Settings;
@@ -53,12 +53,16 @@ pub(crate) enum Plant {
     ForgetClient,
     /// CLIENT KILL says it has killed, but has not.
     KillNothing,
+    /// An instance pops an element for who has waited, and answers that there was none.
+    LosePop,
+    /// A message that is sent after the next one.
+    SwapMessages,
     /// A mistake inside the relay.
     InRelay(Planted),
 }
 
 impl Plant {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::SwapReplies,
         Self::DropReply,
         Self::Retry,
@@ -71,6 +75,11 @@ impl Plant {
         Self::ForgetRest,
         Self::ForgetClient,
         Self::KillNothing,
+        Self::LosePop,
+        Self::SwapMessages,
+        Self::InRelay(Planted::InterruptionAnswers),
+        Self::InRelay(Planted::KeepWaiting),
+        Self::InRelay(Planted::KeepWatch),
         Self::InRelay(Planted::ForgetOrphans),
         Self::InRelay(Planted::ErrorsAtOnce),
         Self::InRelay(Planted::ReleaseBackwards),
@@ -138,8 +147,12 @@ pub(crate) struct World {
     pub(crate) weather: Weather,
     pub(crate) plant: Option<Plant>,
     phase: u32,
+    /// The step at which everything had healed.
+    healed: Step,
     next_session: SessionId,
     next_uid: WorkerUid,
+    /// Messages that clients have heard who stayed to the end.
+    messages: usize,
     /// Of everything that happened: two runs of one seed must agree.
     pub(crate) digest: u64,
     pub(crate) notes: Option<Notes>,
@@ -148,6 +161,9 @@ pub(crate) struct World {
 /// What a run came to.
 pub(crate) struct Summary {
     pub(crate) replies: usize,
+    /// Elements given to who asked for them, and messages heard by who listened to the end.
+    pub(crate) pops: usize,
+    pub(crate) messages: usize,
     pub(crate) writes: usize,
     pub(crate) links: usize,
     pub(crate) epochs: u64,
@@ -205,8 +221,10 @@ impl World {
             weather,
             plant,
             phase: 0,
+            healed: 0,
             next_session: 0,
             next_uid: 0,
+            messages: 0,
             digest: 0,
             notes: notes.map(|max| Notes { lines: VecDeque::new(), max }),
         };
@@ -289,6 +307,8 @@ impl World {
         }
         Ok(Summary {
             replies: self.clients.iter().map(|client| client.answered).sum(),
+            pops: self.history.pops.count(),
+            messages: self.messages,
             writes: self.history.writes_applied(),
             links: self.links.len(),
             epochs: self.plan.epoch,
@@ -318,7 +338,9 @@ impl World {
                 self.wake(Event::Phase, HEALED_US - STORM_US);
             }
             2 => {
+                self.end_endless();
                 self.check_healed();
+                self.healed = self.history.now();
                 self.set_mood(Mood::Calm);
                 for client in &mut self.clients {
                     client.prove(PROOF);
@@ -343,6 +365,18 @@ impl World {
             self.clients[c].mood = mood;
             self.clients[c].reads_at = 0;
             self.wake_soon(Event::Client(c));
+        }
+    }
+
+    /// Clients that wait without end may do so while there is nothing; they leave.
+    fn end_endless(&mut self) {
+        for c in 0..self.clients.len() {
+            let Some(keys) = self.clients[c].waits_for_ever().map(<[_]>::to_vec) else { continue };
+            let there = |key: &[u8]| self.instances[self.plan.instance_of(topology::slot(key))].store.has(key);
+            if let Some(key) = keys.iter().find(|key| there(key)) {
+                return self.history.fail(format!("progress: client {c} waits for {}, which is there", show(key)));
+            }
+            self.client_leaves(c);
         }
     }
 
@@ -379,6 +413,10 @@ impl World {
                 );
                 return self.history.fail(what);
             }
+            match client.heard_all(self.healed, &self.history) {
+                Ok(count) => self.messages += count,
+                Err(what) => return self.history.fail(what),
+            }
         }
     }
 
@@ -390,6 +428,14 @@ impl World {
     }
 
     fn check_gone(&mut self) {
+        if let Err(what) = self.history.pops.settle() {
+            return self.history.fail(what);
+        }
+        let waits = |l: &LinkConn| l.open && !l.instance_gone && l.peer.blocked.is_some();
+        if let Some(link) = self.links.iter().find(|l| waits(l)) {
+            let what = format!("bounds: connection {} waits at i{} for nobody", link.peer.id, link.instance);
+            return self.history.fail(what);
+        }
         for w in 0..self.workers.len() {
             if let Some(why) = self.workers[w].leftovers() {
                 return self.history.fail(format!("bounds: worker {w}: {why}"));

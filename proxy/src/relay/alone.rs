@@ -8,7 +8,7 @@ use super::link::{Own, State, Use, whose};
 use super::request::{NO_SLOT, NONE, PING, Stage};
 use super::session::Watch;
 use super::state::Relay;
-use super::{ClientId, LinkId};
+use super::{ClientId, LinkId, Planted};
 use crate::stats::Counter;
 use cluster::slot::Slot;
 
@@ -127,7 +127,9 @@ impl Relay {
     /// The client is done with a link of its own.
     pub(super) fn release_link(&mut self, link_id: LinkId) {
         let Some(link) = self.links.get_mut(link_id as usize) else { return };
-        if matches!(link.purpose, Use::Exclusive { .. }) {
+        if self.planted == Some(Planted::KeepWatch) {
+            link.purpose = Use::Idle { since_us: self.now.us };
+        } else if matches!(link.purpose, Use::Exclusive { .. }) {
             link.purpose = Use::Finished;
             self.close_link(link_id, "no longer needed".to_owned());
         }

@@ -10,7 +10,7 @@ use super::link::{Own, State, Use};
 use super::request::{NO_SLOT, PING};
 use super::session::Blocked;
 use super::state::Relay;
-use super::{ClientId, LinkId};
+use super::{ClientId, LinkId, Planted};
 use crate::stats::Counter;
 use cluster::resp::request::Args;
 use cluster::resp::write;
@@ -25,22 +25,24 @@ impl Relay {
     pub(super) fn begin_blocking(&mut self, id: ClientId, command: CommandId, slot: Slot, raw: &[u8]) {
         let us = Timeout::of(command::get(command), raw).and_then(|t| t.us);
         let deadline_us = us.map(|us| self.now.us.saturating_add(us));
-        self.clients[id as usize].session().blocked = Some(Blocked { raw: Vec::new(), deadline_us, interrupted: None });
+        self.clients[id as usize].session().blocked = Some(Blocked { deadline_us, ..Blocked::default() });
         self.begin_alone(id, command, slot, raw, 0);
     }
 
-    /// Sends a request that may block, when its turn has come, with the time that remains.
+    /// Sends a request that may block, when its turn has come, with the time that remains. "Nothing" is for instances to
+    /// say: one whose time was over before its turn came is asked all the same, and waits for next to nothing.
     pub(super) fn block(&mut self, id: ClientId, command: CommandId, slot: Slot, raw: &[u8]) {
         let now = self.now.us;
-        let deadline_us = self.clients[id as usize].session().blocked.take().and_then(|b| b.deadline_us);
+        let Blocked { deadline_us, asked, .. } = self.clients[id as usize].session().blocked.take().unwrap_or_default();
         let sent = match (Timeout::of(command::get(command), raw), deadline_us) {
-            (_, Some(at)) if at <= now => return self.answer_nothing(id, command),
-            (Some(timeout), Some(at)) => timeout.with(raw, at - now),
+            (_, Some(at)) if at <= now && asked => return self.answer_nothing(id, command),
+            (Some(timeout), Some(at)) => timeout.with(raw, at.saturating_sub(now)),
             _ => raw.to_vec(),
         };
         if self.start_alone(id, None, (command, slot), &sent, 0).is_some() {
             let raw = self.pool.keep(raw);
-            self.clients[id as usize].session().blocked = Some(Blocked { raw, deadline_us, interrupted: None });
+            self.clients[id as usize].session().blocked =
+                Some(Blocked { raw, deadline_us, asked: true, interrupted: None });
         }
     }
 
@@ -50,7 +52,7 @@ impl Relay {
         let Some(session) = self.clients.get_mut(id as usize).and_then(|c| c.session.as_mut()) else { return false };
         let Some(blocked) = session.blocked.take() else { return false };
         let nothing = matches!(reply, b"*-1\r\n" | b"$-1\r\n" | b"_\r\n");
-        if blocked.interrupted.is_none() || !nothing {
+        if blocked.interrupted.is_none() || !nothing || self.planted == Some(Planted::InterruptionAnswers) {
             self.pool.give(blocked.raw);
             self.clients[id as usize].tidy_session();
             return false;
@@ -58,8 +60,8 @@ impl Relay {
         let client = &mut self.clients[id as usize];
         let Lane::Passing { link, request, .. } = client.lane else { return false };
         let (command, slot) = (self.requests[request as usize].command, self.requests[request as usize].slot);
-        client.session().blocked =
-            Some(Blocked { raw: Vec::new(), deadline_us: blocked.deadline_us, interrupted: None });
+        let deadline_us = blocked.deadline_us;
+        client.session().blocked = Some(Blocked { deadline_us, asked: true, ..Blocked::default() });
         self.left_link(slot);
         self.pop_head(id);
         self.clients[id as usize].lane = Lane::Shared;
@@ -69,13 +71,15 @@ impl Relay {
         true
     }
 
-    /// A topology has come: a blocked client whose slot is held or has another owner must let go of it.
+    /// A topology has come: a blocked client whose slot is held or has another owner must let go of it. So must one whose
+    /// slot settles since there are other links to it: everybody waits for what is under way there.
     pub(super) fn interrupt_if_moved(&mut self, id: ClientId) {
         let client = &self.clients[id as usize];
         let Lane::Passing { link, request, .. } = client.lane else { return };
         let Some(blocked) = client.session.as_ref().and_then(|s| s.blocked.as_ref()) else { return };
         let slot = self.requests[request as usize].slot;
-        if blocked.interrupted.is_none() && !self.still_leads(slot, link) {
+        let settles = self.routes.slots.get(usize::from(slot)).is_some_and(|route| route.settling);
+        if blocked.interrupted.is_none() && (settles || !self.still_leads(slot, link)) {
             let now = self.now.us;
             if let Some(blocked) = self.clients[id as usize].session().blocked.as_mut() {
                 blocked.interrupted = Some((now, now));
@@ -167,14 +171,17 @@ impl Relay {
         self.answer_here(id, command, nil);
     }
 
-    /// Blocked requests whose slot is held wait as long as they would have at the instance. True: it is one.
+    /// Blocked requests whose slot is held wait as long as they would have at the instance. True: it is one. One whose
+    /// time is over and that no instance was ever asked waits like any other request: there may be something for it.
     pub(super) fn expire_blocked(&mut self, id: ClientId, command: CommandId) -> bool {
         let client = &self.clients[id as usize];
         let Some(blocked) = client.session.as_ref().and_then(|s| s.blocked.as_ref()) else { return false };
-        if blocked.deadline_us.is_some_and(|at| at <= self.now.us) {
+        let over = blocked.deadline_us.is_some_and(|at| at <= self.now.us);
+        if over && blocked.asked {
             self.stop_waiting(id, command, false);
+            return true;
         }
-        true
+        !over
     }
 
     /// WAIT and WAITAOF: asked of every group, and the least of the answers is the answer.

@@ -139,4 +139,10 @@ pub enum Planted {
     ErrorsAtOnce,
     /// What waited for a slot goes on in the wrong order.
     ReleaseBackwards,
+    /// A client that blocks is told "nothing" when its instance was told to let go of it.
+    InterruptionAnswers,
+    /// A link on which a client blocks stays when the client goes.
+    KeepWaiting,
+    /// Keys stay under WATCH on a link that others use next.
+    KeepWatch,
 }

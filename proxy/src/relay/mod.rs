@@ -187,6 +187,7 @@ impl Relay {
             next = after;
         }
         match client.lane {
+            Lane::Passing { .. } if self.planted == Some(Planted::KeepWaiting) => {}
             // A link with half a request on it, or with a reply nobody wants, is of no further use.
             Lane::Passing { link, .. } => {
                 self.links[link as usize].purpose = Use::Finished;

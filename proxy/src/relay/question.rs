@@ -31,6 +31,8 @@ pub enum Question {
     Script {
         body: String,
     },
+    /// The scripts that this worker knows, one a line as JSON. Of one worker, the oldest.
+    Scripts,
     /// None: a client has said SCRIPT FLUSH.
     ForgetScripts,
     /// The statistics of the other workers as JSON; the master knows.

@@ -3,7 +3,7 @@
 //! EVALSHA after a failover finds its script. Functions are data, which replicas have; they need none of this.
 
 use super::command::{self, CommandId};
-use super::limits::SCRIPT_SHARED_BYTES_MAX;
+use super::limits::{INQUIRY_BYTES_MAX, SCRIPT_SHARED_BYTES_MAX};
 use super::link::{Own, Use};
 use super::question::Question;
 use super::request::{PING, RequestId};
@@ -14,6 +14,9 @@ use cluster::resp::reply;
 use cluster::resp::request::Args;
 use cluster::resp::write;
 use cluster::slot::Slot;
+
+/// The ticket of a question for scripts: it waits for nothing, and no client does.
+pub(super) const SCRIPTS_TICKET: u32 = u32::MAX;
 
 impl Relay {
     /// Sends EVAL, EVALSHA, FCALL and their likes on their way.
@@ -35,6 +38,30 @@ impl Relay {
         {
             let question = Question::Script { body: body.to_owned() };
             self.deeds.push_back(Deed::Ask { ticket: 0, question });
+        }
+    }
+
+    /// A worker that is new asks another one for the scripts that the proxy has seen.
+    pub fn ask_for_known_scripts(&mut self) {
+        self.deeds.push_back(Deed::Ask { ticket: SCRIPTS_TICKET, question: Question::Scripts });
+    }
+
+    /// What is known here, for a worker that is new; the least used first, as they came.
+    pub(super) fn script_lines(&self) -> String {
+        let bodies = self.scripts.bodies().filter_map(|body| std::str::from_utf8(body).ok());
+        bodies.filter_map(|body| serde_json::to_string(body).ok()).fold(String::new(), |all, line| all + &line + "\n")
+    }
+
+    /// Part of what another worker knows; what was seen here meanwhile stays.
+    pub(super) fn told_scripts(&mut self, text: &str, last: bool) {
+        if self.scripts_told.len() + text.len() <= INQUIRY_BYTES_MAX {
+            self.scripts_told.push_str(text);
+        }
+        if last {
+            let bodies = std::mem::take(&mut self.scripts_told);
+            for body in bodies.lines().filter_map(|line| serde_json::from_str::<String>(line).ok()) {
+                self.scripts.saw(body.as_bytes());
+            }
         }
     }
 
@@ -109,5 +136,34 @@ impl Relay {
         link.queued += bytes.len() as u64;
         link.out.append(&mut self.pool, &bytes);
         self.mark_link(link_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::Now;
+    use crate::relay::limits::Settings;
+
+    #[test]
+    fn a_new_worker_learns_what_another_one_knows() {
+        let now = Now { us: 1, unix_us: 1 };
+        let [mut old, mut new] = [1, 2].map(|worker| Relay::new(Settings::default(), worker, 7, now));
+        for body in ["return 1", "return '\u{e9}\n\"'", "return 3"] {
+            old.saw_script(body.as_bytes());
+        }
+        new.saw_script(b"return 4");
+        new.next_deed();
+        new.ask_for_known_scripts();
+        let asked = new.next_deed();
+        assert!(matches!(asked, Some(Deed::Ask { ticket: SCRIPTS_TICKET, question: Question::Scripts })), "{asked:?}");
+        let text = old.question(&Question::Scripts);
+        let (first, second) = text.split_at(9);
+        new.others_answered(SCRIPTS_TICKET, first, false);
+        new.others_answered(SCRIPTS_TICKET, second, false);
+        new.others_answered(SCRIPTS_TICKET, "", true);
+        assert_eq!(new.scripts.names().len(), 4);
+        assert!(old.scripts.names().iter().all(|name| new.scripts.body(name) == old.scripts.body(name)));
+        assert!(new.next_deed().is_none(), "what another worker has said is not told to others again");
     }
 }

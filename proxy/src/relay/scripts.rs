@@ -50,6 +50,11 @@ impl Scripts {
         self.by_sha.keys().copied().collect()
     }
 
+    /// All of them, the least recently used first.
+    pub(super) fn bodies(&self) -> impl Iterator<Item = &[u8]> {
+        self.by_use.values().filter_map(|sha| self.by_sha.get(sha)).map(|script| &script.body[..])
+    }
+
     pub(super) fn body(&self, sha: &Sha) -> Option<Arc<[u8]>> {
         self.by_sha.get(sha).map(|script| script.body.clone())
     }

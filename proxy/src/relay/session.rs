@@ -33,11 +33,13 @@ pub(super) enum Watch {
 }
 
 /// A request that blocks, and what it takes to ask it again elsewhere.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Blocked {
     pub(super) raw: Vec<u8>,
     /// None: it waits without end.
     pub(super) deadline_us: Option<u64>,
+    /// An instance has been asked, and had nothing so far.
+    pub(super) asked: bool,
     /// Since when it is being interrupted (its slot is held or has moved), and when the instance was last told.
     pub(super) interrupted: Option<(u64, u64)>,
 }

@@ -88,6 +88,8 @@ pub struct Relay {
     pub(super) orphans: Orphans,
     /// What clients have sent with EVAL and SCRIPT LOAD.
     pub(super) scripts: Scripts,
+    /// What another worker has told of its scripts so far.
+    pub(super) scripts_told: String,
     /// Commands refused by name (`denied_commands`).
     pub(super) denied: Vec<bool>,
     /// For commands of one key, which is their first argument, that are served and not refused: how many arguments
@@ -159,6 +161,7 @@ impl Relay {
             shared_links: BTreeMap::new(),
             orphans: Orphans::default(),
             scripts: Scripts::default(),
+            scripts_told: String::new(),
             denied: vec![false; count()],
             plain: vec![Arity::NONE; count()],
             clients_room: 0,

@@ -180,6 +180,7 @@ impl Worker {
             this.obey(message, fd);
         }
         this.read_post();
+        this.traffic.relay.ask_for_known_scripts();
         this.post.say(ToMaster::Ready, None);
         Ok(this)
     }

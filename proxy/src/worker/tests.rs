@@ -4,8 +4,8 @@
 use super::run;
 use crate::mail::{Mailbox, ToMaster, ToWorker};
 use crate::os::SharedPage;
-use crate::relay::ClientState;
 use crate::relay::limits::Settings;
+use crate::relay::{ClientState, Question};
 use crate::stats::{Counter, Stats};
 use cluster::resp::request::{Args, Ceilings, Frame, Step};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -74,7 +74,7 @@ impl Rig {
         self.say(ToWorker::Topology { epoch, path: path.display().to_string() }, None);
         loop {
             match self.hear().0 {
-                ToMaster::Quiet { .. } => {}
+                ToMaster::Quiet { .. } | ToMaster::Ask { question: Question::Scripts, .. } => {}
                 answer => return answer,
             }
         }
@@ -99,7 +99,7 @@ impl Rig {
     fn hear_next(&self) -> (ToMaster, Option<OwnedFd>) {
         loop {
             match self.hear() {
-                (ToMaster::Quiet { .. }, _) => {}
+                (ToMaster::Quiet { .. } | ToMaster::Ask { question: Question::Scripts, .. }, _) => {}
                 other => return other,
             }
         }

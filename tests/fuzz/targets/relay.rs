@@ -45,7 +45,7 @@ impl<'a> Input<'a> {
     }
 }
 
-const REQUESTS: [&[u8]; 23] = [
+const REQUESTS: [&[u8]; 42] = [
     b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n",
     b"*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$1\r\n1\r\n",
     b"*4\r\n$4\r\nMGET\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n",
@@ -69,9 +69,28 @@ const REQUESTS: [&[u8]; 23] = [
     b"*4\r\n$6\r\nCLIENT\r\n$4\r\nKILL\r\n$6\r\nSKIPME\r\n$2\r\nno\r\n",
     b"*1\r\n$7\r\nMONITOR\r\n",
     b"*5\r\n$6\r\nMSETNX\r\n$1\r\na\r\n$1\r\n1\r\n$1\r\nd\r\n$1\r\n2\r\n",
+    b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n",
+    b"*1\r\n$5\r\nMULTI\r\n",
+    b"*1\r\n$4\r\nEXEC\r\n",
+    b"*1\r\n$7\r\nDISCARD\r\n",
+    b"*2\r\n$5\r\nWATCH\r\n$1\r\na\r\n",
+    b"*1\r\n$7\r\nUNWATCH\r\n",
+    b"*3\r\n$5\r\nBLPOP\r\n$1\r\na\r\n$1\r\n0\r\n",
+    b"*3\r\n$5\r\nBLPOP\r\n$1\r\nb\r\n$3\r\n0.1\r\n",
+    b"*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$2\r\n50\r\n",
+    b"*3\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n$1\r\nb\r\n",
+    b"*2\r\n$10\r\nPSUBSCRIBE\r\n$2\r\na*\r\n",
+    b"*2\r\n$10\r\nSSUBSCRIBE\r\n$1\r\na\r\n",
+    b"*1\r\n$11\r\nUNSUBSCRIBE\r\n",
+    b"*2\r\n$12\r\nPUNSUBSCRIBE\r\n$2\r\na*\r\n",
+    b"*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$2\r\nhi\r\n",
+    b"*3\r\n$4\r\nEVAL\r\n$8\r\nreturn 1\r\n$1\r\n0\r\n",
+    b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$8\r\nreturn 1\r\n",
+    b"*2\r\n$4\r\nSCAN\r\n$1\r\n0\r\n",
+    b"*1\r\n$5\r\nRESET\r\n",
 ];
 
-const REPLIES: [&[u8]; 12] = [
+const REPLIES: [&[u8]; 22] = [
     b"+OK\r\n",
     b":5\r\n",
     b"*3\r\n$6\r\nmaster\r\n:100\r\n*0\r\n",
@@ -84,6 +103,16 @@ const REPLIES: [&[u8]; 12] = [
     b"-LOADING soon\r\n",
     b"$70000\r\n",
     b"+PONG\r\n",
+    b"+QUEUED\r\n",
+    b"*-1\r\n",
+    b"_\r\n",
+    b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n",
+    b"*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n",
+    b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n",
+    b"*4\r\n$8\r\npmessage\r\n$2\r\na*\r\n$1\r\na\r\n$2\r\nhi\r\n",
+    b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n",
+    b"%1\r\n$1\r\na\r\n~1\r\n:1\r\n",
+    b"-NOSCRIPT No matching script. Please use EVAL.\r\n",
 ];
 
 /// The least that does a relay's deeds.

@@ -1,6 +1,7 @@
 //! Once, order, acknowledged: every write carries a token nobody else uses, so an instance that applies it tells
 //! which request it was; and every key's values are kept with the step at which each came.
 
+use crate::checkers::pops::Pops;
 use std::collections::BTreeMap;
 
 /// A count of everything that happened in the run: issues, changes and replies. Finer than time.
@@ -44,8 +45,20 @@ pub(crate) struct History {
     /// Increments: when, to what, and whether a client was told of it.
     counts: BTreeMap<Vec<u8>, Vec<(Step, i64, bool)>>,
     counts_issued: BTreeMap<Vec<u8>, usize>,
+    /// Elements that were popped, and moved from list to list.
+    pub(crate) pops: Pops,
+    /// Messages, by the order in which instances published them.
+    pub(crate) published: Vec<Published>,
     /// The first thing that went wrong.
     pub(crate) fault: Option<String>,
+}
+
+/// A message that an instance has published.
+pub(crate) struct Published {
+    pub(crate) step: Step,
+    pub(crate) token: Token,
+    pub(crate) channel: Vec<u8>,
+    pub(crate) instance: usize,
 }
 
 /// Makes a token.
@@ -65,7 +78,7 @@ pub(crate) fn value_of(token: Token, len: usize) -> Vec<u8> {
     value
 }
 
-fn token_of(value: &[u8]) -> Option<Token> {
+pub(crate) fn token_of(value: &[u8]) -> Option<Token> {
     let text = value.strip_prefix(b"t")?.split(|&b| b == b':').next()?;
     u64::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok()
 }
@@ -174,6 +187,43 @@ impl History {
         let counts = self.counts.get_mut(key)?;
         counts.iter_mut().find(|(_, made, told)| *made == value && !told)?.2 = true;
         counts.iter().find(|(step, made, _)| *step > since && *made == value).map(|(step, ..)| *step)
+    }
+
+    /// An instance has taken an element out of a list; `moved`: for another list.
+    pub(crate) fn taken(&mut self, key: &[u8], element: &[u8], moved: bool) {
+        let step = self.next_step();
+        let Some(token) = token_of(element) else { return self.fail(format!("once: {} was popped", show(element))) };
+        if let Err(what) = self.pops.taken(token, key, moved, step) {
+            self.fail(what);
+        }
+    }
+
+    /// An instance has published a message to so many.
+    pub(crate) fn published(&mut self, channel: &[u8], payload: &[u8], instance: usize, receivers: usize) {
+        let step = self.next_step();
+        self.applied(channel, payload, step, receivers as i64);
+        if let Some(token) = token_of(payload) {
+            self.published.push(Published { step, token, channel: channel.to_vec(), instance });
+        }
+    }
+
+    pub(crate) fn message(&self, token: Token) -> Option<&Published> {
+        self.published.iter().rev().find(|message| message.token == token)
+    }
+
+    /// How often a key has changed: WATCH's measure.
+    pub(crate) fn changes(&self, key: &[u8]) -> usize {
+        self.versions.get(key).map_or(0, Vec::len)
+    }
+
+    /// Whether a key changed between two steps, both left out.
+    pub(crate) fn changed_between(&self, key: &[u8], after: Step, before: Step) -> bool {
+        self.versions.get(key).is_some_and(|all| all.iter().any(|(step, _)| *step > after && *step < before))
+    }
+
+    /// When a write was applied, if it was.
+    pub(crate) fn applied_at(&self, token: Token) -> Option<Step> {
+        self.writes.get(&token)?.applied.map(|(step, _)| step)
     }
 
     /// Since when `key` had a value with this print, if it had it at any time since `since`.

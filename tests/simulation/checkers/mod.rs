@@ -2,4 +2,6 @@
 
 pub(crate) mod owners;
 pub(crate) mod replies;
+pub(crate) mod listening;
 pub(crate) mod history;
+pub(crate) mod pops;

@@ -1,7 +1,9 @@
 //! Match: every reply is of its request's kind, and says something that was true between request and reply. A reply
 //! that went to another request, or to another client, says something else.
 
-use crate::checkers::history::{History, SessionId, Step, Token, Verdict, print_of, show};
+use crate::checkers::history::{History, SessionId, Step, Token, Verdict, print_of, show, token_of};
+use crate::checkers::listening::Topic;
+use crate::checkers::pops::{Class, class_of};
 use crate::store::list_print;
 use cluster::resp::reply::{Elements, integer, text};
 use std::collections::BTreeMap;
@@ -27,6 +29,21 @@ pub(crate) enum Ask {
     GetMany(Vec<Vec<u8>>),
     Range(Vec<u8>),
     Incr(Vec<u8>),
+    /// The first element of the first of these lists, perhaps for another list; `endless`: sooner or later.
+    Pop {
+        keys: Vec<Vec<u8>>,
+        moves: bool,
+        endless: bool,
+    },
+    Published(Token, Vec<u8>),
+    /// SUBSCRIBE and its likes.
+    Notice {
+        verb: Vec<u8>,
+        topic: Topic,
+    },
+    /// PING, perhaps while listening.
+    Alive(Vec<u8>),
+    Watch(Vec<u8>),
     /// A transaction: all of it, or nothing.
     Exec {
         asks: Vec<Ask>,
@@ -50,13 +67,15 @@ pub(crate) struct Asked {
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     seen: BTreeMap<Vec<u8>, Step>,
+    /// A key under WATCH, and when that was known.
+    watched: Option<(Vec<u8>, Step)>,
 }
 
 impl Ask {
     /// What it writes.
     fn tokens(&self) -> Vec<Token> {
         match self {
-            Self::Set(token, _) | Self::Push(token, _) => vec![*token],
+            Self::Set(token, _) | Self::Push(token, _) | Self::Published(token, _) => vec![*token],
             Self::SetMany(parts) | Self::SetNew(parts) => parts.iter().map(|(token, _)| *token).collect(),
             Self::Exec { asks, .. } => asks.iter().flat_map(Self::tokens).collect(),
             _ => Vec::new(),
@@ -65,12 +84,21 @@ impl Ask {
 }
 
 impl Asked {
+    /// What elements it asks for, if it does.
+    fn class(&self) -> Option<Class> {
+        let Ask::Pop { keys, moves, .. } = &self.ask else { return None };
+        Some(class_of(&keys[0], *moves))
+    }
+
     pub(crate) fn tokens(&self) -> Vec<Token> {
         self.ask.tokens()
     }
 
     /// The connection is gone, or the client wanted no reply.
     pub(crate) fn lost(&self, history: &mut History) {
+        if let Some(class) = self.class() {
+            history.pops.unknown(&class, self.issued);
+        }
         for token in self.tokens() {
             history.told(token, Verdict::Unknown);
         }
@@ -79,18 +107,26 @@ impl Asked {
 
 impl Session {
     pub(crate) fn new(id: SessionId) -> Self {
-        Self { id, seen: BTreeMap::new() }
+        Self { id, seen: BTreeMap::new(), watched: None }
     }
 
     /// Checks a reply against the request it must belong to.
     pub(crate) fn reply(&mut self, asked: &Asked, raw: &[u8], history: &mut History) {
-        history.next_step();
+        let now = history.next_step();
+        if let Ask::Watch(key) = &asked.ask
+            && raw == b"+OK\r\n"
+        {
+            self.watched = Some((key.clone(), now));
+        }
         let right = match &asked.ask {
             Ask::Exact(bytes) => raw == bytes,
             Ask::Fails(prefix) => raw.strip_prefix(b"-").is_some_and(|text| text.starts_with(prefix.as_bytes())),
             _ if raw.starts_with(b"-") => self.error(asked, raw, history),
             ask => self.answer(ask, asked.issued, raw, history),
         };
+        if let Ask::Exec { asks, .. } = &asked.ask {
+            self.check_watch(asks, raw, history);
+        }
         if !right {
             history.fail(format!(
                 "match: client session {} asked {} and got {}",
@@ -101,8 +137,26 @@ impl Session {
         }
     }
 
+    /// A transaction that was done, though somebody had changed what was watched.
+    fn check_watch(&mut self, asks: &[Ask], raw: &[u8], history: &mut History) {
+        let Some((key, since)) = self.watched.take() else { return };
+        let first = asks.iter().flat_map(Ask::tokens).filter_map(|token| history.applied_at(token)).min();
+        let Some(first) = first.filter(|_| raw.starts_with(b"*") && raw != b"*-1\r\n") else { return };
+        // The increments before a transaction's first write have a step of their own.
+        if !asks.iter().any(|ask| matches!(ask, Ask::Incr(_))) && history.changed_between(&key, since, first) {
+            history.fail(format!(
+                "watch: {} was changed under WATCH of session {}, yet EXEC was done",
+                show(&key),
+                self.id
+            ));
+        }
+    }
+
     fn error(&self, asked: &Asked, raw: &[u8], history: &mut History) -> bool {
         let verdict = verdict_of(raw, &asked.ask);
+        if let Some(class) = asked.class().filter(|_| verdict == Verdict::Unknown) {
+            history.pops.unknown(&class, asked.issued);
+        }
         for token in asked.tokens() {
             history.told(token, verdict);
         }
@@ -158,12 +212,51 @@ impl Session {
                 let mut pairs = asks.iter().zip(&elements);
                 elements.len() == asks.len() && pairs.all(|(ask, raw)| self.answer(ask, issued, raw, history))
             }
+            Ask::Pop { keys, moves, endless } => self.popped(keys, *moves, *endless, issued, raw, history),
+            Ask::Published(token, channel) => integer(raw).is_some() && self.done(*token, channel, history).is_some(),
+            Ask::Notice { verb, topic } => {
+                let parts: Vec<&[u8]> = Elements::new(raw).into_iter().flatten().collect();
+                parts.len() == 3
+                    && text(parts[0]) == Some(&verb[..])
+                    && text(parts[1]) == Some(&topic.1[..])
+                    && integer(parts[2]).is_some()
+            }
+            Ask::Alive(word) if raw.starts_with(b"*") => {
+                let parts: Vec<&[u8]> = Elements::new(raw).into_iter().flatten().filter_map(text).collect();
+                parts == [b"pong", &word[..]]
+            }
+            Ask::Alive(word) => raw.starts_with(b"$") && text(raw) == Some(&word[..]),
+            Ask::Watch(_) => raw == b"+OK\r\n",
             Ask::Count(keys) => counted(keys, issued, raw, history),
             Ask::Walk => raw.starts_with(b"*"),
             Ask::Kind(kinds) => raw.first().is_some_and(|kind| kinds.contains(kind)),
             Ask::Flush => raw == b"+OK\r\n",
             Ask::Exact(_) | Ask::Fails(_) => false,
         }
+    }
+
+    /// An element that was taken for this request and for no other; or nothing, where there was nothing.
+    fn popped(
+        &mut self,
+        keys: &[Vec<u8>],
+        moves: bool,
+        endless: bool,
+        issued: Step,
+        raw: &[u8],
+        history: &mut History,
+    ) -> bool {
+        if matches!(raw, b"*-1\r\n" | b"$-1\r\n") {
+            return !endless && keys.iter().all(|key| history.presence(key, issued).0);
+        }
+        let parts: Vec<&[u8]> = Elements::new(raw).into_iter().flatten().collect();
+        let (key, element) = match parts.as_slice() {
+            [key, element] => (text(key).unwrap_or_default(), text(element)),
+            _ => (&keys[0][..], text(raw)),
+        };
+        let Some(token) = element.and_then(token_of).filter(|_| keys.iter().any(|k| k == key)) else { return false };
+        let Some(step) = history.pops.told(token, &class_of(key, moves), issued) else { return false };
+        self.seen.insert(key.to_vec(), step.max(self.floor(key)));
+        true
     }
 
     fn floor(&self, key: &[u8]) -> Step {
@@ -213,8 +306,17 @@ fn counted(keys: &[Vec<u8>], issued: Step, raw: &[u8], history: &History) -> boo
 /// What an error says of the write it answers. One that was split may have been done in part, unless we say not.
 fn verdict_of(raw: &[u8], ask: &Ask) -> Verdict {
     let said = |words: &str| raw.windows(words.len()).any(|window| window == words.as_bytes());
-    let refused =
-        ["-LOADING", "-READONLY", "-MASTERDOWN", "-CROSSSLOT", "-NOAUTH", "-WRONGTYPE", "-TRYAGAIN", "-EXECABORT"];
+    let refused = [
+        "-LOADING",
+        "-READONLY",
+        "-MASTERDOWN",
+        "-CROSSSLOT",
+        "-NOAUTH",
+        "-WRONGTYPE",
+        "-TRYAGAIN",
+        "-EXECABORT",
+        "-UNBLOCKED",
+    ];
     let split = matches!(ask, Ask::SetMany(parts) if parts.len() > 1);
     if said("nothing was sent") || (!split && refused.iter().any(|prefix| raw.starts_with(prefix.as_bytes()))) {
         Verdict::Refused

@@ -5,6 +5,7 @@ use super::super::fan::Part;
 use super::super::inquiry::{Form, Inquiry};
 use super::super::limits::{INQUIRIES_MAX, INQUIRY_BYTES_MAX, INQUIRY_US};
 use super::super::question::{Filter, Question};
+use super::super::reload::SCRIPTS_TICKET;
 use super::super::request::{NO_SLOT, NONE, RequestId, Stage};
 use super::super::state::Relay;
 use super::super::{ClientId, CommandId, Deed};
@@ -74,6 +75,7 @@ impl Relay {
                 self.scripts.saw(body.as_bytes());
                 String::new()
             }
+            Question::Scripts => self.script_lines(),
             Question::ForgetScripts => {
                 self.scripts = Default::default();
                 String::new()
@@ -94,6 +96,9 @@ impl Relay {
 
     /// Part of the answers to the question of this ticket; `last`: nobody will say more.
     pub fn others_answered(&mut self, ticket: u32, text: &str, last: bool) {
+        if ticket == SCRIPTS_TICKET {
+            return self.told_scripts(text, last);
+        }
         let Some(at) = self.inquiries.iter().position(|i| i.ticket == ticket) else { return };
         let inquiry = &mut self.inquiries[at];
         if inquiry.text.len() + text.len() <= INQUIRY_BYTES_MAX {
