@@ -386,7 +386,7 @@ async fn every_refusal_has_the_one_shape() {
     let beat = r#"{"id":"p2","version":"1","addr":"a","admin_addr":"b","epoch":1,"started_at":1}"#;
     assert_eq!(code(&call(m.addr, "POST /api/v1/proxies/p1/beat", &[], beat).await.2), "wrong_proxy");
     let answer = call(m.addr, "POST /api/v1/proxies/p2/beat", &[], beat).await.2;
-    assert_eq!(json_of(&answer), json!({"epoch": 2, "draining": false, "next_ms": 1000}));
+    assert_eq!(json_of(&answer), json!({"epoch": 2, "draining": false, "registered": true, "next_ms": 1000}));
 }
 
 #[tokio::test]

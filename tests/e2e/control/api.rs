@@ -30,7 +30,7 @@ fn no_call_finds_a_fault_of_ours() -> Result<()> {
     let documented = &document["paths"]["/api/v1/events"]["get"]["responses"];
     let mut listener = TcpStream::connect(api)?;
     listener.set_read_timeout(Some(Duration::from_secs(20)))?;
-    listener.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: x\r\n\r\n")?;
+    listener.write_all(format!("GET /api/v1/events HTTP/1.1\r\nhost: {api}\r\n\r\n").as_bytes())?;
     let head: Vec<String> =
         BufReader::new(listener).lines().map_while(|line| line.ok().filter(|l| !l.is_empty())).collect();
     let said = head.join("\n").to_ascii_lowercase();
