@@ -47,10 +47,4 @@ pub(super) fn tell(page: &mut Page, view: &View) {
         let help = "How long a move's slots were held when they changed hands.";
         page.gauge("migration_pause_seconds", help, &[("id", &id)], seconds(tally.pause_ms));
     }
-    for (id, found) in all.iter().filter_map(|m| Some((m.task.id.to_string(), m.task.audit.as_ref()?))) {
-        let help = "Keys of a move that the target lacked or had otherwise when both sides were compared.";
-        page.gauge("migration_audit_wrong_keys", help, &[("id", &id)], (found.missing + found.different) as f64);
-        let help = "Keys of a move that were compared at both sides.";
-        page.gauge("migration_audit_compared_keys", help, &[("id", &id)], found.compared as f64);
-    }
 }

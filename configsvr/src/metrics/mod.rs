@@ -100,9 +100,7 @@ pub fn specimen() -> Result<String, prometheus::Error> {
         "failover":{"id":"1","group_id":1,"kind":"failover","phase":"done","epoch":1,"old":"127.0.0.1:1","why":"",
         "lost_bytes":0,"times":{"doubted":1,"decided":1,"chosen":1,"committed":1,"ended":1}},
         "migration":{"id":1,"from":1,"to":2,"slots":[],"state":3,"phase":"copy","times":{"created":1},"slot_count":0,
-        "tally":{"keys":1,"bytes":1,"applied":1,"pause_ms":1},
-        "audit":{"compared":1,"equal":1,"changed":0,"missing":0,"different":0,"extra":0,"told_apart":true,"examples":[]},
-        "progress":{"attempt":1,"scanned":1,"to_scan":1,"copied":1,
+        "tally":{"keys":1,"bytes":1,"applied":1,"pause_ms":1},"progress":{"attempt":1,"scanned":1,"to_scan":1,"copied":1,
         "bytes":1,"applied":1,"dirty":1,"lag_bytes":1,"age_ms":1}},
         "alarm":{"kind":"k","alarm":true,"settled":false,"subject":"s","message":"m","epoch":1}}"#;
     let json: serde_json::Value = serde_json::from_str(json).map_err(|e| prometheus::Error::Msg(e.to_string()))?;
