@@ -1,6 +1,7 @@
 //! `events`: the news as they happen, for dashboards and scripts. A listener that is too slow is told what it missed.
 
 use super::Api;
+use super::extract::Asked;
 use super::limits::{KEEP_ALIVE, LISTENERS_MAX};
 use super::problem::{Problem, ReadProblems};
 use super::words::Whose;
@@ -24,7 +25,10 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
 #[utoipa::path(get, path = "/api/v1/events", tag = "events", params(Whose),
     responses((status = 200, description = "a stream without end", body = String, content_type = "text/event-stream"),
         ReadProblems))]
-async fn listen(State(api): State<Arc<Api>>) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+async fn listen(
+    State(api): State<Arc<Api>>,
+    _: Asked<Whose>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let Ok(place) = Arc::clone(&api.listeners).try_acquire_owned() else {
         return Err(Problem::busy(&format!("{LISTENERS_MAX} listeners are served already")));
     };
