@@ -288,7 +288,7 @@ fn a_load_that_is_cut_short_leaves_nothing() -> Result<()> {
     entries.extend((1..=1024).map(|n| entry(format!("slot-to-group-mapping/slot{n}"), slot(n))));
     let export = json!({ "format": "twemslot-store-1", "revision": 1, "store": "x", "entries": entries }).to_string();
     let mut cut = 0;
-    for delay_ms in [2, 8, 20, 40] {
+    for delay_ms in [8, 30] {
         let load = export.clone();
         let loading = std::thread::spawn(move || http::call("POST", api, "/api/v1/store/import", &[], &load, LIMIT));
         std::thread::sleep(Duration::from_millis(delay_ms)); // when it is killed: somewhere within
