@@ -143,7 +143,7 @@ impl Scene {
         let proxies = self.playground.proxies().iter().map(|p| p.addr()).collect();
         self.loads += 1;
         let name = format!("load{}", self.loads);
-        let plan = Plan { name, proxies, clients: 8, keys: 32, pause: Duration::from_millis(2) };
+        let plan = Plan { name, proxies, clients: 8, keys: 32, pause: Duration::from_millis(2), all_types: false };
         let load = Load::start(&plan);
         std::thread::sleep(Duration::from_millis(800)); // some load, before
         let (old, at) = (self.primary()?, load.now());
