@@ -109,12 +109,13 @@ async fn serve(config: Config) -> Result<()> {
     let tokens: Result<Vec<Token>, String> = config.tokens.iter().map(Token::try_from).collect();
     let tokens = tokens.map_err(anyhow::Error::msg)?;
     let pusher = Pusher::new(config.proxy_token);
-    let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render).with_proxies(pusher.clone());
+    let access = Arc::new(Access { user: config.instance_user, password: config.instance_password });
+    let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render);
+    let api = api.with_proxies(pusher.clone()).with_instances(Arc::clone(&access));
     let app = http::router(api).merge(consensus.router()).merge(dashboard::router());
     let serving = tokio::spawn(answer(listener, app, stopping.clone()));
     supervisor::tell(supervisor::READY);
 
-    let access = Arc::new(Access { user: config.instance_user, password: config.instance_password });
     let watchers = Watchers::new(&me.name, Arc::clone(&access));
     let member = control::Member { name: me.name, addr: me.addr.to_string() };
     let mut control = Control::new(member, seed()?).with_hang_ms(config.failover.hang_ms);

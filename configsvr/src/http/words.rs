@@ -1,8 +1,13 @@
 //! The words of the API, as they travel: what its bodies say and what its answers say. The command line reads the same
 //! types.
 
-use super::documented::{NewsWord, RangeWord, SightWord, SpanWord, StateWord, TagRuleWord, TopologyWord};
+use super::documented::{
+    ByWord, EstimateWord, MeasuredWord, NewsWord, PlanWord, RangeWord, RoomWord, SightWord, SpanWord, StateWord,
+    TagRuleWord, TopologyWord,
+};
+use crate::control::balance::Balance;
 use crate::control::command::{self, ProxyView, Sight};
+use crate::control::measure::{By, Estimate, Measured, Room};
 use crate::control::view::GroupView;
 use crate::store::Revision;
 use cluster::group::GroupId;
@@ -536,6 +541,15 @@ pub struct NewMigrations {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "22:00-06:00")]
     pub window: Option<Window>,
+    /// The epoch they were planned at: refused (409) where the topology has changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Both sides are not compared before the source's keys are removed.
+    #[serde(default)]
+    pub skip_audit: bool,
+    /// Also where the target seems to have too little memory.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// These slots, or so many of the source's last.
@@ -582,7 +596,7 @@ impl MigrationLimits {
     }
 }
 
-/// Everybody gets a part by weight.
+/// Everybody gets a part by weight: of the slots, or of what they were measured to cost.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rebalance {
@@ -590,6 +604,23 @@ pub struct Rebalance {
     #[serde(default)]
     #[schema(value_type = std::collections::HashMap<String, u32>)]
     pub weights: BTreeMap<GroupId, u32>,
+    /// `slots`, `keys`, `memory` or `ops`; slots by default.
+    #[serde(default)]
+    #[schema(value_type = ByWord)]
+    pub by: By,
+    /// For `ops`: how long requests are counted, from 1 to 15 seconds; 5 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 15)]
+    pub seconds: Option<u64>,
+    /// Only these give slots away. Empty: whoever has too much.
+    #[serde(default)]
+    pub givers: Vec<GroupId>,
+    /// Only these get slots. Empty: whoever has too little.
+    #[serde(default)]
+    pub takers: Vec<GroupId>,
+    /// A group that is yet to be added, for the plan; not with `apply`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imagined: Option<Imagined>,
     /// Begin the migrations. Otherwise only the plan is told.
     #[serde(default)]
     pub apply: bool,
@@ -598,4 +629,61 @@ pub struct Rebalance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "22:00-06:00")]
     pub window: Option<Window>,
+    /// Both sides are not compared before the source's keys are removed.
+    #[serde(default)]
+    pub skip_audit: bool,
+    /// Also where a target has too little memory.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// A group that is not there yet.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Imagined {
+    pub id: GroupId,
+    /// Its primary first.
+    #[schema(value_type = Vec<String>)]
+    pub instances: Vec<Addr>,
+}
+
+/// A plan, what it goes by, what it costs; and the migrations that were begun for it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Rebalanced {
+    /// It holds for this epoch; `POST /api/v1/migrations` with the moves and this epoch does exactly this.
+    pub epoch: u64,
+    #[schema(value_type = ByWord)]
+    pub by: By,
+    #[schema(value_type = PlanWord)]
+    pub balance: Balance,
+    #[schema(value_type = MeasuredWord)]
+    pub measured: Measured,
+    /// Null: the keys could not be looked at; `notes` say why.
+    #[schema(value_type = Option<EstimateWord>)]
+    pub estimate: Option<Estimate>,
+    /// Of each instance that keys would come to.
+    #[schema(value_type = Vec<RoomWord>)]
+    pub room: Vec<Room>,
+    pub notes: Vec<String>,
+    pub begun: Vec<u64>,
+}
+
+/// What is to change about a migration; what is not named stays.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MigrationChange {
+    /// As in `MigrationLimits`.
+    pub keys_per_s: Option<u64>,
+    pub bytes_per_s: Option<u64>,
+    pub latency_ms: Option<u64>,
+    pub value_bytes: Option<u64>,
+    /// Also where the target seems to have too little memory.
+    pub force: Option<bool>,
+}
+
+impl MigrationChange {
+    pub(super) fn limits(self) -> MigrationLimits {
+        let Self { keys_per_s, bytes_per_s, latency_ms, value_bytes, .. } = self;
+        MigrationLimits { keys_per_s, bytes_per_s, latency_ms, value_bytes }
+    }
 }

@@ -164,7 +164,7 @@ impl Scene {
     }
 
     /// Which slots each group owns, in force.
-    fn owners(&self) -> Result<Vec<Option<u32>>> {
+    pub(crate) fn owners(&self) -> Result<Vec<Option<u32>>> {
         let topology = self.get("/api/v1/topology")?;
         let mut owners = vec![None; usize::from(SLOTS)];
         for range in topology["slots"].as_array().into_iter().flatten() {
