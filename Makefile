@@ -71,8 +71,8 @@ ops-test:
 
 soak:
 	@.ci/install run test
-	cargo build --workspace --bins
-	SOAK=$(RUNS) cargo test -p tests --test failover soak -- --nocapture
+	cargo build --release --workspace --bins
+	SOAK=$(RUNS) cargo test --release -p tests --test failover soak -- --nocapture
 
 partitions:
 	@.ci/install run partitions
@@ -81,8 +81,8 @@ partitions:
 
 soak-migration:
 	@.ci/install run test
-	cargo build --workspace --bins
-	SOAK=$(RUNS) cargo test -p tests --test migration soak -- --nocapture
+	cargo build --release --workspace --bins
+	SOAK=$(RUNS) cargo test --release -p tests --test migration soak -- --nocapture
 
 bench-migration:
 	@.ci/install run test

@@ -98,6 +98,7 @@ async fn prepare<'a>(ground: &'a Ground, name: &'a Name) -> Result<Run<'a>, Faul
     }
     sweep::clear(&mut target, &slots, 0).await.map_err(Fault::failed)?;
     let attached = attach::attach(&job.source, name, access).await?;
+    name_database(job, name, access).await.map_err(Fault::failed)?;
     let mut source = name.connect(&attached.addr, access, Part::Reader).await.map_err(Fault::failed)?;
     let found = preflight::look(&mut source).await?;
     let mut copier = Copier::new(Plan {
@@ -114,6 +115,17 @@ async fn prepare<'a>(ground: &'a Ground, name: &'a Name) -> Result<Run<'a>, Faul
     tracing::info!(task = job.task, attempt = job.attempt, at = %attached.addr, offset = attached.offset, "copying slots");
     let scout = Scout::start(job, name, Arc::clone(access), attached.addr.clone());
     Ok(Run { ground, name, copier, attached, source, target, run_id, scout, bytes: Vec::new() })
+}
+
+/// The stream says which database it speaks of when that changes, and one that attaches in its middle does not know: an
+/// empty message out of another database makes it say so. (Where there is only one, every command is of it; then commands
+/// make keys dirty instead of being applied, which is right, too.)
+async fn name_database(job: &Job, name: &Name, access: &Access) -> Result<(), String> {
+    let mut line = name.connect(&job.source.primary, access, Part::Reader).await?;
+    if line.ask(&[b"SELECT", b"1"]).await? == b"+OK\r\n" {
+        line.ask(&[b"PUBLISH", b"twemslot:moving", b""]).await?;
+    }
+    Ok(())
 }
 
 /// Where the preflight looks at the source: a replica that answers, or the primary.

@@ -1,4 +1,4 @@
-//! Each fault many times; one JSON line a fault. `SOAK=20`: so often.
+//! Each fault many times; one JSON line a fault. `SOAK=20`: so often; `SOAK_FAULT=switchover`: only that one.
 
 use crate::scene::{Fault, Scene, turn};
 use anyhow::{Result, ensure};
@@ -18,7 +18,8 @@ fn soak() -> Result<()> {
     let Some(runs) = std::env::var("SOAK").ok().and_then(|runs| runs.parse::<usize>().ok()) else { return Ok(()) };
     let _turn = turn();
     let mut scene = Scene::begin()?;
-    for fault in FAULTS {
+    let only = std::env::var("SOAK_FAULT").ok();
+    for fault in FAULTS.into_iter().filter(|fault| only.as_ref().is_none_or(|name| *name == fault.name())) {
         let (mut gaps, mut demoted) = (Vec::new(), Vec::new());
         let [mut failovers, mut acked, mut lost, mut duplicated, mut others] = [0; 5];
         for _ in 0..runs {
@@ -28,6 +29,12 @@ fn soak() -> Result<()> {
             lost += seen.found.lost;
             duplicated += seen.found.duplicated + seen.found.phantom;
             others += seen.found.order + seen.found.stale;
+            eprintln!(
+                "    {}: {:?}, {:?}",
+                fault.name(),
+                seen.gap,
+                seen.records.iter().map(|r| r["times"].to_string()).collect::<Vec<_>>()
+            );
             gaps.push(seen.gap.as_millis());
             demoted.extend(seen.demoted.map(|took| took.as_millis()));
             // A group is not replaced twice in ten seconds.

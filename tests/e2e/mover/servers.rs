@@ -63,6 +63,19 @@ impl Server {
     pub(crate) fn client(&self) -> Result<Client> {
         Client::open(self.addr)
     }
+
+    /// Seconds of CPU it has used.
+    pub(crate) fn cpu(&self) -> Result<f64> {
+        cpu(&self.process.id().to_string())
+    }
+}
+
+/// Seconds of CPU that a process (`self`, or its pid) has used: utime and stime of proc(5), in ticks of 10 ms.
+pub(crate) fn cpu(pid: &str) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after = stat.rsplit_once(')').context("stat names the program in brackets")?.1;
+    let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+    Ok(ticks as f64 / 100.0)
 }
 
 /// Where the system gives us a port. Nobody else is given it while the server starts.

@@ -3,7 +3,7 @@
 
 use crate::client::Client;
 use crate::scene::{SLOTS, Scene};
-use crate::servers::{Pair, Server};
+use crate::servers::{Pair, Server, cpu};
 use anyhow::{Context, Result};
 use configsvr::control::job::{Goal, JobLimits};
 use serde_json::json;
@@ -46,6 +46,13 @@ impl Probe {
     }
 }
 
+/// Seconds of CPU: both sides' primary and replica, and ourselves, which is the mover.
+fn used(scene: &Scene) -> Result<Vec<f64>> {
+    let pairs = [&scene.source, &scene.target].into_iter();
+    let servers = pairs.flat_map(|pair| std::iter::once(&pair.primary).chain(&pair.replica));
+    servers.map(Server::cpu).chain(std::iter::once(cpu("self"))).collect()
+}
+
 fn measure(name: &str, fill: impl Fn(&mut Client) -> Result<()>) -> Result<()> {
     let primary = Server::start(None, &[])?;
     fill(&mut primary.client()?)?;
@@ -54,10 +61,12 @@ fn measure(name: &str, fill: impl Fn(&mut Client) -> Result<()>) -> Result<()> {
     let mut scene = Scene::assemble(source, Pair::start(true, &[])?, SLOTS, JobLimits::default())?;
     let addrs = [Some(&scene.source.primary), scene.source.replica.as_ref(), Some(&scene.target.primary)];
     let probes: Vec<Probe> = addrs.iter().flatten().map(|server| Probe::start(server.addr)).collect();
+    let before = used(&scene)?;
     let begun = Instant::now();
     scene.tell(Goal::Copy);
     scene.until_tailing()?;
     let took = begun.elapsed().as_secs_f64();
+    let cpu: Vec<f64> = used(&scene)?.iter().zip(before).map(|(now, then)| now - then).collect();
     let ends: Vec<(f64, f64)> = probes.into_iter().map(Probe::end).collect::<Result<_>>()?;
     let status = scene.last.clone().context("a status")?;
     let begun = Instant::now();
@@ -68,6 +77,7 @@ fn measure(name: &str, fill: impl Fn(&mut Client) -> Result<()>) -> Result<()> {
         json!({
             "values": name, "keys": status.copied, "mb": status.bytes >> 20, "seconds": round(took),
             "keys_per_s": (status.copied as f64 / took) as u64, "mb_per_s": round(status.bytes as f64 / took / 1e6),
+            "cpu_s_source_replica_target_replica_mover": cpu.iter().map(|s| round(*s)).collect::<Vec<_>>(),
             "drain_ms": round(begun.elapsed().as_secs_f64() * 1e3),
             "ping_p99_ms": ends.iter().map(|e| round(e.0)).collect::<Vec<_>>(),
             "ping_max_ms": ends.iter().map(|e| round(e.1)).collect::<Vec<_>>(),
@@ -91,9 +101,9 @@ fn soak() -> Result<()> {
         }
         Ok(())
     })?;
-    measure("one hash of 256 MB", |client| {
+    measure("one hash of 1 GB", |client| {
         let value = vec![b'v'; 200];
-        for some in 0..1_200u32 {
+        for some in 0..4_800u32 {
             let fields: Vec<Vec<u8>> = (0..1000).map(|n| format!("field:{}", some * 1000 + n).into_bytes()).collect();
             let pairs = fields.iter().flat_map(|field| [field.as_slice(), &value]);
             client.ask(&[&b"HSET"[..], b"hash"].into_iter().chain(pairs).collect::<Vec<_>>())?;

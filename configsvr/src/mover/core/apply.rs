@@ -158,6 +158,8 @@ impl Copier {
             Sent::Copy { .. } | Sent::Command { .. } | Sent::Barrier => {}
             Sent::Replication => self.target_replication(raw),
             Sent::Wait => self.waited(raw),
+            Sent::Replicas => self.replicas_counted(raw),
+            Sent::Caught { online } => self.caught_up(online, raw),
         }
     }
 
@@ -172,11 +174,12 @@ impl Copier {
             match sent {
                 Sent::Copy { key, .. } => self.touched(&key),
                 Sent::Command { keys, .. } => keys.iter().for_each(|key| self.touched(key)),
-                Sent::Barrier | Sent::Replication | Sent::Wait => {}
+                Sent::Barrier | Sent::Replication | Sent::Wait | Sent::Replicas | Sent::Caught { .. } => {}
             }
         }
         self.large_lost();
         self.drain_again();
+        self.rehearse_again();
     }
 
     /// There is another connection to the target, and the old one is dead for sure.

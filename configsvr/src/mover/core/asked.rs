@@ -81,13 +81,18 @@ pub(super) enum Sent {
     Barrier,
     Replication,
     Wait,
+    /// For `rehearsal`.
+    Replicas,
+    Caught {
+        online: usize,
+    },
 }
 
 impl Sent {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Copy { bytes, .. } | Self::Command { bytes, .. } => *bytes,
-            Self::Barrier | Self::Replication | Self::Wait => 0,
+            Self::Barrier | Self::Replication | Self::Wait | Self::Replicas | Self::Caught { .. } => 0,
         }
     }
 }

@@ -21,6 +21,11 @@ pub const UNACKED_BYTES_MAX: usize = 32 << 20;
 pub const JOURNAL_BYTES_MAX: usize = 512 << 20;
 /// How long the target's replicas may take to have it all, in milliseconds.
 pub const WAIT_MS: u64 = 500;
+/// Before that, they are asked so often at most whether they have what was copied, so many milliseconds each: ten seconds.
+pub const REHEARSAL_MS: u64 = 200;
+pub const REHEARSALS_MAX: u32 = 50;
+/// They are asked when no more keys than this are left to copy: as few as a fence begins with.
+pub const REHEARSAL_KEYS_MAX: usize = 64;
 /// Values of more bytes, as MEMORY USAGE has them, are copied in pieces.
 pub const PIECE_FROM: u64 = 256 << 10;
 /// A large value's copy begins anew so often; then it is copied as a whole, if that is allowed.

@@ -21,6 +21,7 @@ mod drain;
 mod apply;
 mod fetch;
 mod large;
+mod rehearsal;
 mod pieces;
 mod asked;
 mod pace;
@@ -41,6 +42,7 @@ use inbox::Inbox;
 use journal::Journal;
 use large::Large;
 use pace::Pace;
+use rehearsal::Rehearsal;
 use slots::Slots;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -139,6 +141,7 @@ pub struct Copier {
     sent: VecDeque<Sent>,
     sent_bytes: usize,
     pace: Pace,
+    rehearsal: Rehearsal,
     drain: Drain,
     mark: Option<Mark>,
     primary: Option<u64>,
@@ -177,6 +180,7 @@ impl Copier {
             sent: VecDeque::new(),
             sent_bytes: 0,
             pace: Pace::new(&plan.limits),
+            rehearsal: Rehearsal::Due { tries: 0 },
             drain: Drain::Idle,
             mark: None,
             primary: None,
@@ -268,6 +272,7 @@ impl Copier {
         if self.fault.is_none() && !drained {
             self.advance();
             self.fetch(now);
+            self.rehearse();
             self.drain();
         }
     }
@@ -312,8 +317,8 @@ impl Copier {
             (None, Drain::Done { fence, offset, replicas }, _) => {
                 Stage::Drained { fence: *fence, offset: *offset, replicas: *replicas }
             }
-            // While a large value is under way a fence would have to wait for it.
-            (None, _, Phase::Following) if self.large.is_empty() => Stage::Tailing,
+            // While a large value is under way, or the target's replicas are behind, a fence would have to wait for them.
+            (None, _, Phase::Following) if self.large.is_empty() && self.rehearsal == Rehearsal::Over => Stage::Tailing,
             (None, ..) => Stage::Copying,
         }
     }
