@@ -10,3 +10,4 @@ pub mod group;
 pub mod instance;
 pub mod slot;
 pub mod resp;
+pub mod tls;

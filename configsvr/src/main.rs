@@ -20,7 +20,7 @@ use configsvr::metrics::Metrics;
 use configsvr::server::{self, Server};
 use configsvr::store::Store;
 use configsvr::store::etcd::Etcd;
-use configsvr::{log, server::Stopped, supervisor};
+use configsvr::{dashboard, log, server::Stopped, supervisor};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -112,7 +112,7 @@ async fn serve(config: Config) -> Result<()> {
     let access = Arc::new(Access { user: config.instance_user, password: config.instance_password });
     let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render);
     let api = api.with_proxies(pusher.clone()).with_instances(Arc::clone(&access));
-    let app = http::router(api).merge(consensus.router());
+    let app = http::router(api).merge(consensus.router()).merge(dashboard::router());
     let serving = tokio::spawn(answer(listener, app, stopping.clone()));
     supervisor::tell(supervisor::READY);
 

@@ -4,6 +4,7 @@
 use crate::os;
 use crate::relay::limits::Settings;
 use crate::relay::{ClientState, LinkStatus, Question};
+use cluster::tls;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
@@ -25,6 +26,8 @@ pub enum ToWorker {
         log: String,
     },
     Settings(Box<Settings>),
+    /// How encrypted connections are made from now on.
+    Tls(Box<WorkerTls>),
     /// Serve this listener too (descriptor); `name` is its address.
     Listen {
         name: String,
@@ -67,6 +70,17 @@ pub enum ToWorker {
     Show {
         lines: String,
     },
+}
+
+/// What a worker is told of TLS. The texts themselves, so that all workers have what the master has checked, whatever
+/// becomes of the files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerTls {
+    /// Listeners, by their address, whose clients speak it.
+    pub listen: Vec<String>,
+    pub server: Option<tls::Server>,
+    /// None: instances are met without.
+    pub instances: Option<tls::Client>,
 }
 
 /// From a worker.

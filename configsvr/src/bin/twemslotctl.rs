@@ -201,7 +201,8 @@ fn what_next(playground: &Playground, dir: &Path, bare: bool) -> String {
         }
         lines.push(format!("  twemslotctl{at} slots spread"));
     }
-    if !playground.configsvrs().is_empty() {
+    if let Some(configsvr) = playground.configsvrs().first() {
+        lines.push(format!("  http://{}/ shows it in a browser", configsvr.addr()));
         lines.push(format!("  twemslotctl{at} status"));
         lines.push(format!("  twemslotctl{at} slots list"));
     }

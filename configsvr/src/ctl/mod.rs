@@ -12,6 +12,7 @@ mod traffic;
 mod plain;
 mod records;
 mod doctor;
+mod settings;
 mod change;
 mod ranges;
 mod show;

@@ -2,19 +2,25 @@
 #![expect(clippy::disallowed_methods, reason = "a shell: asks the machine for its name")]
 
 use super::secret;
+use super::tls;
 use super::yaml::{Place, Reader, one_or_many};
 use cluster::instance::Addr;
+use cluster::tls::Client;
 use std::fmt;
 use std::net::SocketAddr;
 
 /// More members than a quorum ever has.
 const CONFIGSVRS_MAX: usize = 15;
+/// Before an address at which TLS is spoken.
+pub const HTTPS: &str = "https://";
 
 /// What the proxy knows of the control plane.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Control {
-    /// HOST:PORT each; none: the topology is a file, or PUT by somebody.
+    /// HOST:PORT each, or https://HOST:PORT; none: the topology is a file, or PUT by somebody.
     pub configsvrs: Vec<String>,
+    /// How those of https are met.
+    pub tls: Option<Client>,
     pub token: Option<String>,
     /// The same after every restart.
     pub id: String,
@@ -32,25 +38,31 @@ impl fmt::Debug for Control {
     }
 }
 
-pub(super) fn read(map: &mut Reader<'_>, listen: &[Addr], admin: SocketAddr) -> Control {
-    let configsvrs = map.get("configsvrs", Vec::new(), |node| match one_or_many(node, host_port)? {
+/// `https`: the admin port speaks TLS.
+pub(super) fn read(map: &mut Reader<'_>, listen: &[Addr], admin: SocketAddr, https: bool) -> Control {
+    let configsvrs = map.get("configsvrs", Vec::new(), |node| match one_or_many(node, place_of)? {
         list if list.len() > CONFIGSVRS_MAX => Err(format!("{} members: at most {CONFIGSVRS_MAX}", list.len())),
         list => Ok(list),
     });
     map.show("configsvrs", configsvrs.clone());
+    let tls = tls::read_client(map, "control", configsvrs.iter().any(|c| c.starts_with(HTTPS)));
     let token = secret(map, "token", "token_file");
     let clients = listen.first().map(ToString::to_string).unwrap_or_default();
     let anywhere = |addr: &Addr| matches!(addr, Addr::Tcp(addr) if addr.ip().is_unspecified());
     let known = !configsvrs.is_empty();
     let advertise = advertised(map, "advertise", &clients, known && listen.first().is_some_and(anywhere));
-    let advertise_admin = advertised(map, "advertise_admin", &admin.to_string(), known && anywhere(&Addr::Tcp(admin)));
+    let mut advertise_admin =
+        advertised(map, "advertise_admin", &admin.to_string(), known && anywhere(&Addr::Tcp(admin)));
     let usual =
         if admin.ip().is_loopback() { format!("{}:{}", host_name(), admin.port()) } else { advertise_admin.clone() };
+    if https {
+        advertise_admin = format!("{HTTPS}{advertise_admin}");
+    }
     let id = map.get("id", usual.clone(), |node| super::yaml::text(node).and_then(|t| good_id(&t)));
     map.show("id", id.as_str());
     let zone = text_or_nothing(map, "zone");
     let beat_ms = map.number("beat_ms", 1000, 100..=60_000);
-    Control { configsvrs, token, id, zone, advertise, advertise_admin, beat_ms }
+    Control { configsvrs, tls, token, id, zone, advertise, advertise_admin, beat_ms }
 }
 
 fn text_or_nothing(map: &mut Reader<'_>, key: &'static str) -> String {
@@ -70,6 +82,11 @@ fn advertised(map: &mut Reader<'_>, key: &'static str, usual: &str, anywhere: bo
     }
     map.show(key, usual);
     usual.to_owned()
+}
+
+/// As `host_port`, perhaps behind `https://`.
+fn place_of(text: &str) -> Result<String, String> {
+    host_port(text.strip_prefix(HTTPS).unwrap_or(text)).map(|_| text.to_owned())
 }
 
 /// `HOST:PORT` or `[IPV6]:PORT`.

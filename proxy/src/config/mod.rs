@@ -3,17 +3,19 @@
 #![expect(clippy::disallowed_methods, reason = "a shell: reads the file")]
 
 mod control;
+mod tls;
 mod users;
 mod yaml;
 
 use crate::log::{Format, Level, LogSettings};
 use crate::relay::limits::{Declared, Settings};
 use cluster::instance::Addr;
-pub use control::Control;
+pub use control::{Control, HTTPS};
 use serde_json::{Map as Json, Value, json};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+pub use tls::Tls;
 pub use yaml::Fault;
 use yaml::{Entry, Node, Place, Reader, one_or_many, text};
 
@@ -49,6 +51,7 @@ pub struct Config {
     pub log: LogSettings,
     pub relay: Settings,
     pub control: Control,
+    pub tls: Tls,
     /// Every key and its value in force, for people; secrets are covered.
     pub shown: Json<String, Value>,
 }
@@ -125,7 +128,9 @@ fn read(file: &mut Reader<'_>) -> Config {
         let why = "admin: other machines reach this address: set `admin_token` or `admin_token_file`, or use 127.0.0.1";
         file.fault(admin_place, why);
     }
-    let control = file.map("control", "control.", |map| control::read(map, &listen, admin));
+    let mut tls = file.map("tls", "tls.", |map| tls::read_doors(map, &listen));
+    tls.instances = file.map("instance_tls", "instance_tls.", tls::read_instances);
+    let control = file.map("control", "control.", |map| control::read(map, &listen, admin, tls.admin));
     let relay = read_relay(file, &control.advertise, &listen);
     Config {
         listen,
@@ -139,6 +144,7 @@ fn read(file: &mut Reader<'_>) -> Config {
         log: file.map("log", "log.", read_log),
         relay,
         control,
+        tls,
         shown: Json::new(),
     }
 }

@@ -19,9 +19,12 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 /// Connections at once; the next one waits in the queue of the socket.
 const CONNECTIONS_MAX: usize = 64;
@@ -40,6 +43,7 @@ const BARRIER_TIMEOUT_MAX_MS: u64 = 60_000;
 #[derive(Debug)]
 pub(super) struct Admin {
     token: watch::Sender<Option<String>>,
+    tls: watch::Sender<Option<Arc<ServerConfig>>>,
     moves: UnboundedSender<TcpListener>,
     /// Our copy of the socket, for the next image of the master.
     pub(super) socket: TcpListener,
@@ -49,6 +53,8 @@ pub(super) struct Admin {
 #[derive(Debug)]
 struct Desk {
     token: watch::Receiver<Option<String>>,
+    /// None: calls are not encrypted.
+    tls: watch::Receiver<Option<Arc<ServerConfig>>>,
     events: Sender<Event>,
 }
 
@@ -63,13 +69,15 @@ impl Admin {
     pub(super) fn start(
         socket: TcpListener,
         token: Option<String>,
+        tls: Option<Arc<ServerConfig>>,
         events: Sender<Event>,
         beside: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (token, tokens) = watch::channel(token);
+        let (tls, certificates) = watch::channel(tls);
         let (moves, moved) = unbounded_channel();
-        let desk = Arc::new(Desk { token: tokens, events });
+        let desk = Arc::new(Desk { token: tokens, tls: certificates, events });
         let first = socket.try_clone()?;
         let thread = std::thread::Builder::new().name("admin".into());
         thread.spawn(move || {
@@ -78,11 +86,16 @@ impl Admin {
                 serve(first, moved, desk).await;
             });
         })?;
-        Ok(Self { token, moves, socket })
+        Ok(Self { token, tls, moves, socket })
     }
 
     pub(super) fn set_token(&self, token: Option<String>) {
         self.token.send_replace(token);
+    }
+
+    /// How new connections are met; None: unencrypted.
+    pub(super) fn set_tls(&self, tls: Option<Arc<ServerConfig>>) {
+        self.tls.send_replace(tls);
     }
 
     /// Goes on at another socket; connections of the old one are finished.
@@ -121,14 +134,27 @@ async fn accept(socket: &tokio::net::TcpListener, places: &Arc<Semaphore>, desk:
         };
         let desk = Arc::clone(desk);
         tokio::spawn(async move {
-            let calls = service_fn(move |call| answer(Arc::clone(&desk), call));
-            let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT);
-            if let Err(e) = http.serve_connection(TokioIo::new(stream), calls).await {
-                tracing::debug!(error = %e, "an admin connection ended");
+            let tls = desk.tls.borrow().clone();
+            match tls {
+                None => converse(desk, stream).await,
+                Some(tls) => match timeout(READ_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await {
+                    Ok(Ok(stream)) => converse(desk, stream).await,
+                    Ok(Err(e)) => tracing::debug!(error = %e, "no TLS at the admin port"),
+                    Err(_) => tracing::debug!("a TLS handshake at the admin port took too long"),
+                },
             }
             drop(place);
         });
+    }
+}
+
+/// All calls of one connection.
+async fn converse(desk: Arc<Desk>, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let calls = service_fn(move |call| answer(Arc::clone(&desk), call));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT);
+    if let Err(e) = http.serve_connection(TokioIo::new(stream), calls).await {
+        tracing::debug!(error = %e, "an admin connection ended");
     }
 }
 
@@ -299,7 +325,7 @@ mod tests {
         let (events, inbox): (_, Receiver<Event>) = channel();
         let socket = Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
         let addr = socket.local_addr().expect("addr");
-        let admin = Admin::start(socket, token.map(str::to_owned), events, async {}).expect("start");
+        let admin = Admin::start(socket, token.map(str::to_owned), None, events, async {}).expect("start");
         std::thread::spawn(move || {
             for event in inbox {
                 if let Event::Ask(question, reply) = event {

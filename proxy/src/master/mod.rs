@@ -22,9 +22,9 @@ mod supervisor;
 mod clock;
 mod fleet;
 
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, Tls};
 use crate::log::{Level, Log, LogSettings};
-use crate::mail::{ToMaster, ToWorker};
+use crate::mail::{ToMaster, ToWorker, WorkerTls};
 use crate::os;
 use crate::relay::ClientState;
 use crate::stats::{Gauge, Stats, gauge_word};
@@ -55,6 +55,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, SystemTime};
+use tokio_rustls::rustls::ServerConfig;
 use upgrade::{Taken, Upgrade};
 
 /// How this master was started.
@@ -183,6 +184,7 @@ impl Master {
         listeners.ensure(&config.listen, workers).map_err(|faults| anyhow::anyhow!(faults.join("; ")))?;
         let here = admin.filter(|socket| socket.local_addr().is_ok_and(|addr| addr == config.admin));
         let socket = here.map_or_else(|| Admin::bind(config.admin), Ok).map_err(anyhow::Error::msg)?;
+        let tls = admin_tls(&config.tls).map_err(anyhow::Error::msg)?;
         Ok(Self {
             level: config.log.level,
             topology_path: std::path::absolute(&config.topology_file)?,
@@ -197,8 +199,14 @@ impl Master {
             barrier: Barrier::default(),
             inquiries: Inquiries::default(),
             referrals: Referrals::default(),
-            admin: Admin::start(socket, config.admin_token.clone(), events.clone(), registration::keep(events.clone()))
-                .context("the admin port")?,
+            admin: Admin::start(
+                socket,
+                config.admin_token.clone(),
+                tls,
+                events.clone(),
+                registration::keep(events.clone()),
+            )
+            .context("the admin port")?,
             _pid_file: pid_file,
             birth: options.worker_thread.take().map_or(Birth::Spawn, Birth::Thread),
             tally,
@@ -477,7 +485,15 @@ impl Master {
         let hello = ToWorker::Hello { worker: seat as u32, log: serde_json::to_string(&log)? };
         process.tell(&hello, Some(page_fd));
         process.tell(&ToWorker::Settings(Box::new(self.config.relay.clone())), None);
+        process.tell(&ToWorker::Tls(Box::new(self.worker_tls())), None);
         Ok(process)
+    }
+
+    /// What workers need of TLS.
+    fn worker_tls(&self) -> WorkerTls {
+        let tls = &self.config.tls;
+        let server = tls.server.clone().filter(|_| !tls.listen.is_empty());
+        WorkerTls { listen: tls.listen.clone(), server, instances: tls.instances.clone() }
     }
 
     fn send(&mut self, id: Id, mail: Mail) {
@@ -509,6 +525,15 @@ impl Master {
         if let Err(e) = kill(Pid::from_raw(process.pid as i32), Signal::SIGKILL) {
             tracing::error!(pid = process.pid, error = %e, "it cannot be killed");
         }
+    }
+}
+
+/// How the admin port's callers are met; None: unencrypted. Errors: the texts were checked, so there is none.
+fn admin_tls(tls: &Tls) -> Result<Option<Arc<ServerConfig>>, String> {
+    let server = tls.server.as_ref().filter(|_| tls.admin).map(cluster::tls::Server::config).transpose();
+    match server.map_err(|fault| format!("tls: {}", fault.why))? {
+        None if tls.admin => Err("tls.admin: there is no certificate".into()),
+        server => Ok(server),
     }
 }
 

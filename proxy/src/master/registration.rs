@@ -159,7 +159,8 @@ async fn fetch(
     control: &Control,
     patience: Duration,
 ) -> Result<Option<Topology>, String> {
-    let call = Call { method: &Method::GET, path, token: control.token.as_deref(), body: "" };
+    let call =
+        Call { method: &Method::GET, path, token: control.token.as_deref(), tls: control.tls.as_ref(), body: "" };
     match ask(member, call, patience).await? {
         (StatusCode::OK, body) => wire::parse(&body).map(Some).map_err(|faults| faults.join("; ")),
         (StatusCode::NOT_FOUND, _) => Ok(None),
@@ -238,8 +239,8 @@ async fn turn(events: &Sender<Event>, course: &mut Course, standing: &Standing, 
 async fn beat(member: &str, standing: &Standing) -> Result<BeatAnswer, String> {
     let body = serde_json::to_string(&standing.beat).map_err(|e| e.to_string())?;
     let path = format!("/api/v1/proxies/{}/beat", standing.control.id);
-    let token = standing.control.token.as_deref();
-    match ask(member, Call { method: &Method::POST, path: &path, token, body: &body }, PATIENCE).await? {
+    let (token, tls) = (standing.control.token.as_deref(), standing.control.tls.as_ref());
+    match ask(member, Call { method: &Method::POST, path: &path, token, tls, body: &body }, PATIENCE).await? {
         (status, body) if status.is_success() => serde_json::from_slice(&body).map_err(|e| e.to_string()),
         (status, body) => Err(refusal(status, &body)),
     }
@@ -277,8 +278,8 @@ async fn install(events: &Sender<Event>, topology: Topology) -> Option<String> {
 /// Whether we are registered there as what we are. A member that cannot say is no reason to doubt.
 async fn is_right(member: &str, standing: &Standing) -> bool {
     let path = format!("/api/v1/proxies/{}", standing.control.id);
-    let token = standing.control.token.as_deref();
-    let call = Call { method: &Method::GET, path: &path, token, body: "" };
+    let (token, tls) = (standing.control.token.as_deref(), standing.control.tls.as_ref());
+    let call = Call { method: &Method::GET, path: &path, token, tls, body: "" };
     let found = match ask(member, call, PATIENCE).await {
         Ok((StatusCode::OK, body)) => serde_json::from_slice::<Value>(&body).unwrap_or_default(),
         Ok((StatusCode::NOT_FOUND, _)) => {

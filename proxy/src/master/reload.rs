@@ -3,7 +3,7 @@
 
 use super::admin::Admin;
 use super::fleet;
-use super::{Birth, Master};
+use super::{Birth, Master, admin_tls};
 use crate::config::{self, Config};
 use crate::mail::ToWorker;
 use std::net::TcpListener;
@@ -60,6 +60,14 @@ impl Master {
         if old.log.level != self.config.log.level {
             self.set_level(self.config.log.level);
         }
+        if old.tls != self.config.tls {
+            // Before anybody listens anew: an address may have become one of TLS.
+            self.tell_all(&ToWorker::Tls(Box::new(self.worker_tls())));
+            match admin_tls(&self.config.tls) {
+                Ok(tls) => self.admin.set_tls(tls),
+                Err(e) => tracing::error!(error = e, "the admin port keeps its old certificate"),
+            }
+        }
         if old.relay != self.config.relay {
             self.tell_all(&ToWorker::Settings(Box::new(self.config.relay.clone())));
         }
@@ -76,6 +84,9 @@ fn changed_keys(old: &Config, new: &Config) -> Vec<String> {
         ("client_password", old.relay.client_password != new.relay.client_password),
         ("control", old.control.token != new.control.token),
         ("users", old.relay.users != new.relay.users),
+        ("tls", (&old.tls.listen, old.tls.admin, &old.tls.server) != (&new.tls.listen, new.tls.admin, &new.tls.server)),
+        ("instance_tls", old.tls.instances != new.tls.instances),
+        ("control", old.control.tls != new.control.tls),
         ("instance_password", old.relay.instance_password != new.relay.instance_password),
     ];
     let mut changed: Vec<String> = shown.chain(secrets.iter().filter(|s| s.1).map(|s| s.0.to_owned())).collect();

@@ -227,7 +227,7 @@ impl Relay {
 
     /// Clients hold less while memory is short.
     pub(super) fn count_memory(&mut self) -> usize {
-        let lent = self.pool.lent();
+        let lent = self.pool.lent() + self.shell_bytes;
         self.stats.set(Gauge::MemoryBytes, lent as u64);
         lent
     }

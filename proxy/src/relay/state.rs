@@ -103,6 +103,8 @@ pub struct Relay {
     pub(super) ticked_us: u64,
     /// The most bytes of buffers in use since memory was last given back, and when that was.
     pub(super) lent_most: usize,
+    /// What the shell holds for connections, in bytes.
+    pub(super) shell_bytes: usize,
     pub(super) gave_back_us: u64,
     /// For reuse: fans, and the requests they send.
     pub(super) spare_fans: Vec<Fan>,
@@ -170,6 +172,7 @@ impl Relay {
             accepting: true,
             ticked_us: now.us,
             lent_most: 0,
+            shell_bytes: 0,
             gave_back_us: now.us,
             spare_fans: Vec::new(),
             fan_bytes: Vec::new(),

@@ -24,6 +24,11 @@ impl Relay {
         self.now = now;
     }
 
+    /// What the shell holds for connections, in bytes: it counts for `worker_memory_max`.
+    pub fn set_shell_bytes(&mut self, bytes: usize) {
+        self.shell_bytes = bytes;
+    }
+
     /// Serves `topology` from now on. Say it between two events, never within one.
     pub fn set_topology(&mut self, topology: Arc<Topology>) {
         let mut targets = Vec::new();
@@ -446,7 +451,7 @@ impl Relay {
             (Gauge::RequestsInFlight, self.requests.len()),
             (Gauge::RequestsHeld, self.held.len()),
             (Gauge::SlotsHeld, slots_held),
-            (Gauge::MemoryBytes, self.pool.lent()),
+            (Gauge::MemoryBytes, self.pool.lent() + self.shell_bytes),
             (Gauge::ClientOutputBytes, self.clients.iter().map(|(_, c)| c.out.len()).sum()),
             (Gauge::LinkOutputBytes, self.links.iter().map(|(_, l)| l.output_bytes()).sum()),
             (Gauge::LinksUp, up),

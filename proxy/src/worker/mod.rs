@@ -10,13 +10,14 @@ mod mail;
 mod listener;
 mod arrival;
 mod stream;
+mod tls;
 mod poller;
 mod clock;
 #[cfg(test)]
 mod tests;
 
 use crate::log::{self, Log, LogSettings};
-use crate::mail::{ToMaster, ToWorker};
+use crate::mail::{ToMaster, ToWorker, WorkerTls};
 use crate::os::SharedPage;
 use crate::relay::limits::{ANSWER_PIECE, Settings};
 use crate::relay::{ClientId, Deed, Level, Question, Relay, pieces};
@@ -24,6 +25,7 @@ use crate::stats::{Counter, Stats};
 use anyhow::Context;
 use arrival::Arrivals;
 use clock::Clock;
+use cluster::tls::{Client, Server};
 use cluster::topology::Topology;
 use cluster::wire;
 use listener::Listeners;
@@ -238,7 +240,7 @@ impl Worker {
                 Source::Client(client) => self.traffic.note_client(client, readiness),
                 Source::Link(link) => self.traffic.note_link(link, readiness),
                 Source::Listener(at) => self.listeners.note(at),
-                Source::Arrival(at) => self.arrivals.note(at),
+                Source::Arrival(at) => self.arrivals.note(at, readiness),
                 Source::Control => self.post.note(),
             }
         }
@@ -310,6 +312,7 @@ impl Worker {
                 self.traffic.relay.set_settings(*settings);
                 self.post.say(ToMaster::Ready, None);
             }
+            (ToWorker::Tls(tls), _) => self.set_tls(*tls),
             (ToWorker::Listen { name }, Some(fd)) => self.listen(name, fd),
             (ToWorker::Unlisten { name }, _) => self.unlisten(name),
             (ToWorker::Topology { epoch, path }, _) => {
@@ -361,6 +364,19 @@ impl Worker {
     fn reopen_log(&self) {
         if let Some(Err(e)) = self.log.as_ref().map(Log::reopen) {
             tracing::warn!(error = %e, "the log file could not be opened anew; lines go to the old one");
+        }
+    }
+
+    /// The master has checked these texts. New connections are met so; those that are open stay as they are.
+    fn set_tls(&mut self, tls: WorkerTls) {
+        let server = tls.server.as_ref().map(Server::config).transpose();
+        let instances = tls.instances.as_ref().map(Client::config).transpose();
+        match (server, instances) {
+            (Ok(server), Ok(instances)) => {
+                self.arrivals.set_tls(tls.listen, server);
+                self.traffic.set_instance_tls(instances);
+            }
+            (Err(fault), _) | (_, Err(fault)) => tracing::error!(?fault, "these certificates are not used"),
         }
     }
 
@@ -436,6 +452,8 @@ impl Worker {
     }
 
     fn publish(&mut self) {
+        let bytes = self.traffic.bytes() + self.arrivals.bytes();
+        self.traffic.relay.set_shell_bytes(bytes);
         let all = self.now_us >= self.published_all_us + PUBLISH_ALL_US;
         let stats = if all { self.traffic.relay.all_stats() } else { self.traffic.relay.stats() };
         self.page.publish(0, stats.usual());
@@ -448,8 +466,8 @@ impl Worker {
     }
 }
 
-/// A connection from a listener: a client at once or, where that listener's come through a balancer, once its header is
-/// there.
+/// A connection from a listener: a client at once or, where that listener's clients begin with a header or a handshake,
+/// after that.
 fn welcome(
     traffic: &mut Traffic,
     arrivals: &mut Arrivals,
@@ -458,7 +476,7 @@ fn welcome(
     (listener, stream, peer): (&str, Stream, String),
 ) {
     if arrivals.expects(listener) {
-        arrivals.add(stream, peer, now_us, poller);
+        arrivals.add(listener, stream, peer, now_us, poller);
     } else {
         traffic.open_client(stream, &peer, poller);
     }

@@ -3,6 +3,7 @@
 //! connection that hangs, so no other file touches them.
 
 use super::poller::Readiness;
+use super::tls::{Session, Shake};
 use crate::queue::Queue;
 use nix::libc::MSG_NOSIGNAL;
 use nix::sys::uio::writev;
@@ -60,10 +61,14 @@ pub(super) struct Stream {
     wanted: bool,
     /// The end has been read.
     ended: bool,
-    /// A link whose connect is under way.
+    /// A link whose connect is under way, and the handshake after it.
     opening: bool,
     in_ready: bool,
     in_flush: bool,
+    /// A link's connect is done, and a handshake follows.
+    connected: bool,
+    /// None: what is sent is sent as it is.
+    tls: Option<Box<Session>>,
 }
 
 impl Stream {
@@ -81,7 +86,18 @@ impl Stream {
             opening: false,
             in_ready: false,
             in_flush: false,
+            connected: false,
+            tls: None,
         }
+    }
+
+    /// The same socket, encrypted; `shake` comes next.
+    pub(super) fn encrypted(self, session: Session) -> Self {
+        Self { tls: Some(Box::new(session)), ..self }
+    }
+
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Starts to connect to an instance; the outcome shows as an event (`opened`).
@@ -106,14 +122,36 @@ impl Stream {
 
     /// None: still connecting, or connected long since. Otherwise whether the link opened, said once.
     pub(super) fn opened(&mut self) -> Option<io::Result<()>> {
-        if !self.opening || !(self.writable || self.failed) {
+        if !self.opening {
             return None;
         }
-        self.opening = false;
-        Some(match self.socket.take_error() {
-            Ok(Some(e)) | Err(e) => Err(e),
-            Ok(None) => Ok(()),
-        })
+        let outcome = self.go_on_opening().transpose();
+        self.opening = outcome.is_none();
+        outcome
+    }
+
+    fn go_on_opening(&mut self) -> io::Result<Option<()>> {
+        if !self.connected {
+            if !(self.writable || self.failed) {
+                return Ok(None);
+            }
+            self.socket.take_error()?.map_or(Ok(()), Err)?;
+            self.connected = true;
+        }
+        Ok(self.shake()?.then_some(()))
+    }
+
+    /// Goes on with the handshake; whether it is done. Errors: there will be no encrypted connection.
+    pub(super) fn shake(&mut self) -> io::Result<bool> {
+        let Some(tls) = &mut self.tls else { return Ok(true) };
+        let shake = tls.shake(&self.socket)?;
+        if tls.is_waiting() {
+            self.writable = false;
+            self.unwritten = true;
+        }
+        // Either the socket was asked and has nothing; or there may be something that it does not know of.
+        self.readable = shake == Shake::Done;
+        Ok(self.readable)
     }
 
     /// Whether a read is worth a call.
@@ -125,7 +163,7 @@ impl Stream {
     /// Something is to be read or to be told.
     #[inline]
     pub(super) fn has_news(&self) -> bool {
-        let opens = self.opening && (self.writable || self.failed);
+        let opens = self.opening && (self.writable | self.readable | self.failed);
         self.may_read() || (self.opening | self.failed && (opens || self.is_lost()))
     }
 
@@ -140,7 +178,11 @@ impl Stream {
     }
 
     /// One read.
+    #[inline]
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Got {
+        if self.tls.is_some() {
+            return self.read_encrypted(buffer);
+        }
         match (&self.socket).read(buffer) {
             Ok(0) => {
                 self.ended = true;
@@ -161,6 +203,40 @@ impl Stream {
         }
     }
 
+    #[inline(never)]
+    fn read_encrypted(&mut self, buffer: &mut [u8]) -> Got {
+        let Some(tls) = &mut self.tls else { return Got::Nothing };
+        let brought = match tls.read(&self.socket, buffer) {
+            Ok(brought) => brought,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                return if self.failed { Got::Failed(io::ErrorKind::ConnectionReset.into()) } else { Got::Nothing };
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Got::Nothing,
+            Err(e) => return Got::Failed(e),
+        };
+        self.ending |= brought.end;
+        if brought.drained && !self.ending {
+            self.readable = false;
+        }
+        match tls.answer(&self.socket) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.writable = false;
+                self.unwritten = true;
+            }
+            Err(_) => self.failed = true,
+        }
+        match brought.bytes {
+            0 if brought.end => {
+                self.ended = true;
+                Got::End
+            }
+            0 => Got::Nothing,
+            n => Got::Bytes(n),
+        }
+    }
+
     /// One write of what `output` fills in; a socket that is not writable gets it later.
     pub(super) fn write<'a>(&mut self, output: impl Fn(&mut [IoSlice<'a>]) -> usize) -> io::Result<Wrote> {
         if !self.writable {
@@ -168,6 +244,11 @@ impl Stream {
             return Ok(Wrote::default());
         }
         self.unwritten = false;
+        if self.tls.is_some() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = output(&mut slices);
+            return self.write_encrypted(&mut slices[..count], count == SLICES_MAX);
+        }
         let mut few = [IoSlice::new(&[]); SLICES_FEW];
         let count = output(&mut few);
         if count < SLICES_FEW {
@@ -181,6 +262,9 @@ impl Stream {
     /// One write of output that is in one piece.
     #[inline]
     pub(super) fn write_piece(&mut self, piece: &[u8]) -> io::Result<Wrote> {
+        if self.tls.is_some() {
+            return self.write_encrypted(&mut [IoSlice::new(piece)], false);
+        }
         self.unwritten = !self.writable;
         if self.unwritten || piece.is_empty() {
             return Ok(Wrote::default());
@@ -188,6 +272,23 @@ impl Stream {
         let asked = piece.len().min(WRITE_MAX);
         let result = self.socket.send_with_flags(&piece[..asked], MSG_NOSIGNAL);
         self.sent(result, asked, asked < piece.len())
+    }
+
+    #[inline(never)]
+    fn write_encrypted(&mut self, slices: &mut [IoSlice<'_>], full: bool) -> io::Result<Wrote> {
+        let Some(tls) = &mut self.tls else { return Ok(Wrote::default()) };
+        self.unwritten = !self.writable | self.opening;
+        if self.unwritten {
+            return Ok(Wrote::default());
+        }
+        let asked: usize = slices.iter().map(|s| s.len()).sum();
+        let slices = if asked == 0 { &mut [][..] } else { slices };
+        let bytes = tls.write(&self.socket, slices)?;
+        if tls.is_waiting() {
+            self.writable = false;
+            self.unwritten = true;
+        }
+        Ok(Wrote { bytes, called: true, more: !self.unwritten && (full || bytes < asked) })
     }
 
     fn send(&mut self, slices: &[IoSlice<'_>], full: bool) -> io::Result<Wrote> {
@@ -227,12 +328,24 @@ impl Stream {
         self.unwritten = false;
     }
 
+    /// Says that nothing follows, where that can be said, and closes.
+    pub(super) fn close(mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.say_goodbye(&self.socket);
+        }
+    }
+
+    /// What the connection takes beside its socket, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.tls.as_ref().map_or(0, |tls| tls.bytes())
+    }
+
     pub(super) fn into_fd(self) -> OwnedFd {
         self.socket.into()
     }
 
     #[inline]
-    fn note(&mut self, readiness: Readiness) {
+    pub(super) fn note(&mut self, readiness: Readiness) {
         self.readable |= readiness.readable;
         self.writable |= readiness.writable;
         if readiness.ended | readiness.failed {
@@ -282,6 +395,8 @@ pub(super) struct Streams {
     flush: Queue,
     /// Where the watchdog goes on.
     checked: usize,
+    /// How many are encrypted.
+    encrypted: usize,
 }
 
 impl Streams {
@@ -291,6 +406,7 @@ impl Streams {
             self.slots.resize_with(at + 1, || None);
         }
         debug_assert!(self.slots[at].is_none(), "socket {id} exists");
+        self.encrypted += usize::from(stream.is_encrypted());
         self.slots[at] = Some(stream);
     }
 
@@ -300,7 +416,9 @@ impl Streams {
 
     /// Takes the socket out. Its place in the queues stays, and finds nobody there.
     pub(super) fn remove(&mut self, id: u32) -> Option<Stream> {
-        self.slots.get_mut(id as usize)?.take()
+        let stream = self.slots.get_mut(id as usize)?.take()?;
+        self.encrypted -= usize::from(stream.is_encrypted());
+        Some(stream)
     }
 
     /// Sets the bits an event brought, and queues what can go on.
@@ -337,6 +455,11 @@ impl Streams {
         }
     }
 
+    /// What all connections take beside their sockets, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        if self.encrypted == 0 { 0 } else { self.slots.iter().flatten().map(Stream::bytes).sum() }
+    }
+
     pub(super) fn ready(&self) -> usize {
         self.ready.len()
     }
@@ -369,7 +492,7 @@ impl Streams {
             let Some(stream) = &self.slots[self.checked] else { continue };
             let id = self.checked as u32;
             let stuck_read = stream.may_read() && !stream.in_ready;
-            let stuck_write = stream.writable && !stream.in_flush && has_output(id);
+            let stuck_write = stream.writable && !stream.opening && !stream.in_flush && has_output(id);
             if stuck_read || stuck_write {
                 return Some(id);
             }

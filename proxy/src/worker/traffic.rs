@@ -2,9 +2,11 @@
 
 use super::poller::{Poller, Readiness, Source};
 use super::stream::{Got, READ_MAX, Stream, Streams};
+use super::tls::Session;
 use crate::os;
 use crate::relay::{ClientId, ClientState, Deed, LinkId, Relay};
 use cluster::instance::Addr;
+use cluster::tls::Caller;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -30,6 +32,8 @@ pub(super) struct Traffic {
     links: Streams,
     /// Every read goes here; the relay copies what it keeps. So idle sockets own no buffer.
     scratch: Vec<u8>,
+    /// How instances are met; None: unencrypted.
+    instance_tls: Option<Caller>,
 }
 
 impl Traffic {
@@ -40,6 +44,7 @@ impl Traffic {
             clients: Streams::default(),
             links: Streams::default(),
             scratch: vec![0; READ_MAX],
+            instance_tls: None,
         }
     }
 
@@ -137,7 +142,7 @@ impl Traffic {
                 }
                 return n;
             }
-            Got::Nothing => {}
+            Got::Nothing => self.clients.queue_read(client),
             Got::End => {
                 self.relay.client_finished(client);
                 self.clients.queue_read(client);
@@ -150,14 +155,15 @@ impl Traffic {
     fn read_link(&mut self, link: LinkId) {
         let Some(stream) = self.links.get_mut(link) else { return };
         match stream.opened() {
-            Some(Ok(())) => self.relay.link_opened(link),
+            Some(Ok(())) => {
+                self.relay.link_opened(link);
+                self.links.queue_flush(link);
+            }
             Some(Err(e)) => return self.close_link(link, &cause(&e)),
             None if stream.is_lost() => return self.close_link(link, "connection lost"),
             None => {}
         }
-        if !stream.may_read() {
-            return;
-        }
+        let Some(stream) = self.links.get_mut(link).filter(|s| s.may_read()) else { return };
         self.calls.reads += 1;
         match stream.read(&mut self.scratch) {
             Got::Bytes(n) => {
@@ -233,6 +239,18 @@ impl Traffic {
             return self.relay.client_closed(client);
         }
         self.clients.insert(client, stream);
+        // What came with the end of a handshake is here already.
+        self.clients.queue_read(client);
+    }
+
+    /// How instances are met from now on; None: unencrypted. Links that are open stay as they are.
+    pub(super) fn set_instance_tls(&mut self, tls: Option<Caller>) {
+        self.instance_tls = tls;
+    }
+
+    /// What encrypted connections take, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.clients.bytes() + self.links.bytes()
     }
 
     /// Does a deed that is about sockets. Others are given back.
@@ -252,35 +270,50 @@ impl Traffic {
     }
 
     fn connect(&mut self, link: LinkId, addr: &Addr, poller: &Poller) {
-        let opening = Stream::connect(addr).and_then(|s| poller.watch(&s, Source::Link(link)).map(|()| s));
+        let opening = self.dial(addr).and_then(|s| poller.watch(&s, Source::Link(link)).map(|()| s));
         match opening {
             Ok(stream) => self.links.insert(link, stream),
             Err(e) => self.relay.link_closed(link, &cause(&e)),
         }
     }
 
+    /// A unix socket leads to this machine, and is not encrypted.
+    fn dial(&self, addr: &Addr) -> io::Result<Stream> {
+        let stream = Stream::connect(addr)?;
+        match (&self.instance_tls, addr) {
+            (Some(tls), Addr::Tcp(tcp)) => Ok(stream.encrypted(Session::client(&tls.config, tls.name_at(tcp.ip()))?)),
+            _ => Ok(stream),
+        }
+    }
+
     fn close_client(&mut self, client: ClientId) {
-        if self.clients.remove(client).is_some() {
+        if let Some(stream) = self.clients.remove(client) {
+            stream.close();
             self.relay.client_closed(client);
         }
     }
 
     fn close_link(&mut self, link: LinkId, cause: &str) {
-        if self.links.remove(link).is_some() {
+        if let Some(stream) = self.links.remove(link) {
+            stream.close();
             self.relay.link_closed(link, cause);
         }
     }
 
     /// Takes out a client that is to leave. Bytes that wait in the kernel may travel with the socket; where they may
-    /// not, they are read and answered first.
+    /// not, they are read and answered first. The keys of an encrypted connection cannot travel: it ends here.
     pub(super) fn take_client(&mut self, client: ClientId, unread_travels: bool, poller: &Poller) -> Leaving {
         let Some(stream) = self.clients.get_mut(client) else { return Leaving::Not };
         let unwritten = self.relay.client_output(client, &mut [io::IoSlice::new(&[])]) > 0;
-        if unwritten || (stream.may_read() && !unread_travels) {
+        if unwritten || (stream.may_read() && (!unread_travels || stream.is_encrypted())) {
             return Leaving::Later;
         }
         let Some(state) = self.relay.client_hand_over(client) else { return Leaving::Not };
         let Some(stream) = self.clients.remove(client) else { return Leaving::Not };
+        if stream.is_encrypted() {
+            stream.close();
+            return Leaving::Not;
+        }
         if let Err(e) = poller.forget(&stream) {
             tracing::warn!(client = state.id, error = %e, "a client could not be taken from the poller");
         }
@@ -323,6 +356,8 @@ fn cause(e: &io::Error) -> String {
         io::ErrorKind::TimedOut => "the instance's machine does not answer".to_owned(),
         io::ErrorKind::HostUnreachable => "no route to the instance".to_owned(),
         io::ErrorKind::NotFound => "no such socket file".to_owned(),
+        io::ErrorKind::UnexpectedEof => "closed by the instance in the TLS handshake".to_owned(),
+        io::ErrorKind::InvalidData => format!("TLS: {e}"),
         _ => e.to_string(),
     }
 }

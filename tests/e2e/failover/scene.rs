@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use cluster::slot::{TagRule, slot_of};
-use configsvr::playground::{Options, Playground, ask, http, info, until};
+use configsvr::playground::{Options, Playground, ask, find_binary, http, info, until};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tests::history::{Anomalies, Load, Op, Outcome, Plan};
@@ -82,6 +83,13 @@ impl Scene {
         let scene = Self { playground: Playground::start(options)?, loads: 0 };
         scene.known()?;
         Ok(scene)
+    }
+
+    /// An operator at the command line: all that was said.
+    pub(crate) fn operator(&self, words: &[&str]) -> Result<String> {
+        let dir = self.playground.dir().display().to_string();
+        let out = Command::new(find_binary("twemslotctl")?).args(["--state-dir", &dir]).args(words).output()?;
+        Ok(format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
     }
 
     /// The control plane knows both primaries' histories.
