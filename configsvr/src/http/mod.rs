@@ -25,6 +25,7 @@ mod auth;
 mod door;
 mod extract;
 pub mod words;
+mod moving;
 mod documented;
 pub mod problem;
 pub mod limits;

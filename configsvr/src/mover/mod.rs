@@ -8,8 +8,8 @@
 mod job;
 mod audit;
 mod scout;
-mod preflight;
 pub mod survey;
+mod preflight;
 mod attach;
 mod sweep;
 mod name;
