@@ -15,3 +15,4 @@ pub mod log;
 pub mod consensus;
 pub mod control;
 pub mod store;
+pub mod tls;

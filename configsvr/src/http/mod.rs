@@ -40,6 +40,7 @@ pub use members::Members;
 use crate::agent::push::Pusher;
 use crate::desk::Desk;
 use crate::store::Store;
+use crate::tls::Tls;
 use axum::http::{Method, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
@@ -90,7 +91,7 @@ impl Api {
             members,
             store,
             metrics,
-            peers: Peers::default(),
+            peers: Peers::new(Tls::default()),
             proxies: None,
             failures: auth::SharedFailures::default(),
             places: Semaphore::new(limits::CALLS_MAX),
@@ -100,6 +101,11 @@ impl Api {
 }
 
 impl Api {
+    /// Reaches the other members so.
+    pub fn with_tls(self, tls: Tls) -> Self {
+        Self { peers: Peers::new(tls), ..self }
+    }
+
     /// Asks proxies, too, by this way.
     pub fn with_proxies(self, proxies: Pusher) -> Self {
         Self { proxies: Some(proxies), ..self }
