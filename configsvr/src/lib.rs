@@ -5,6 +5,7 @@ pub mod playground;
 pub mod server;
 pub mod metrics;
 pub mod members;
+pub mod dashboard;
 pub mod http;
 pub mod mover;
 pub mod agent;

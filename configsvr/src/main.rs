@@ -23,7 +23,7 @@ use configsvr::server::{self, Server};
 use configsvr::store::Store;
 use configsvr::store::etcd::Etcd;
 use configsvr::tls::{self, CallerAddr, Door, Tls};
-use configsvr::{log, server::Stopped, supervisor};
+use configsvr::{dashboard, log, server::Stopped, supervisor};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -115,14 +115,14 @@ async fn serve(config: Config) -> Result<()> {
     let tokens: Result<Vec<Token>, String> = config.tokens.iter().map(Token::try_from).collect();
     let tokens = tokens.map_err(anyhow::Error::msg)?;
     let pusher = Pusher::new(config.proxy_token.clone(), certificates.clone());
-    let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render)
-        .with_proxies(pusher.clone())
-        .with_tls(certificates.clone());
-    let app = http::router(api).merge(consensus.router());
-    let serving = tokio::spawn(answer(Door::new(listener, certificates.clone()), app, stopping.clone()));
+    let (user, password) = (config.instance_user, config.instance_password);
+    let access = Arc::new(Access { user, password, tls: certificates.clone() });
+    let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render);
+    let api = api.with_tls(certificates.clone()).with_proxies(pusher.clone()).with_instances(Arc::clone(&access));
+    let app = http::router(api).merge(consensus.router()).merge(dashboard::router());
+    let serving = tokio::spawn(answer(Door::new(listener, certificates), app, stopping.clone()));
     supervisor::tell(supervisor::READY);
 
-    let access = Arc::new(Access { user: config.instance_user, password: config.instance_password, tls: certificates });
     let watchers = Watchers::new(&me.name, Arc::clone(&access));
     let member = control::Member { name: me.name, addr: me.addr.to_string() };
     let mut control = Control::new(member, seed()?).with_hang_ms(config.failover.hang_ms);

@@ -1,8 +1,9 @@
 //! Clients that work through proxies and write down what they were told.
 
+use super::shape::{Read, Shape};
 use super::{Anomalies, Last, Op, Outcome, What, check};
 use anyhow::{Context, Result};
-use redis::{Client, Connection, FromRedisValue, RedisError};
+use redis::{Client, Connection, RedisError, Value};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,10 +23,14 @@ pub struct Plan {
     pub keys: usize,
     /// After each operation.
     pub pause: Duration,
+    /// Work on every type, in transactions, by scripts and with blocking pops; else on lists, counters and registers.
+    pub all_types: bool,
 }
 
 /// A client that hears nothing for so long asks on another connection.
 const PATIENCE: Duration = Duration::from_millis(800);
+/// Lists from which values are popped.
+const QUEUES: u64 = 4;
 /// A list is left for the next one after so many values, so that reading it stays cheap.
 const LIST_MAX: u64 = 100;
 
@@ -82,10 +87,13 @@ impl Drop for Load {
 }
 
 fn look(link: &mut Connection, op: &Op) -> Result<Last> {
-    Ok(match op.what {
-        What::Append(_) | What::List(_) => Last::List(redis::cmd("LRANGE").arg(&op.key).arg(0).arg(-1).query(link)?),
-        What::Increment(_) => Last::Count(redis::cmd("GET").arg(&op.key).query::<Option<u64>>(link)?.unwrap_or(0)),
-        What::Set(_) | What::Delete | What::Get(_) => Last::Register(redis::cmd("GET").arg(&op.key).query(link)?),
+    let shape = Shape::of(&op.key);
+    let words = shape.look(&op.key);
+    Ok(match shape.read(redis::cmd(&words[0]).arg(&words[1..]).query(link)?)? {
+        Read::Values(values) if shape.is_ordered() => Last::List(values),
+        Read::Values(values) => Last::Set(values),
+        Read::Number(number) if shape.counts() => Last::Count(number.unwrap_or(0)),
+        Read::Number(number) => Last::Register(number),
     })
 }
 
@@ -116,67 +124,71 @@ impl Worker {
             self.serial += 1;
             let unique = ((self.n as u64) << 40) | self.serial;
             let place = turn % self.plan.keys as u64;
-            match turn % 7 {
-                0 | 1 => {
-                    let list = self.list(place);
-                    self.ask(&list, What::Append(unique), &["RPUSH", &list, &unique.to_string()]);
-                }
-                2 | 3 => {
-                    let key = format!("{}-count-{place}", self.plan.name);
-                    self.ask(&key, What::Increment(None), &["INCR", &key]);
-                }
-                4 => {
-                    let list = self.list(place);
-                    self.ask(&list, What::List(Vec::new()), &["LRANGE", &list, "0", "-1"]);
-                }
+            match turn % if self.plan.all_types { 16 } else { 7 } {
+                0 | 1 => self.write(Shape::List, place, What::Append(unique)),
+                2 | 3 => self.write(Shape::Count, place, What::Increment(None)),
+                4 => self.look_at(Shape::List, place),
                 5 => {
-                    let key = format!("{}-own-{}", self.plan.name, self.n);
-                    match self.held.take() {
-                        Some(_) => self.ask(&key, What::Delete, &["DEL", &key]),
-                        None => {
-                            self.held = Some(unique);
-                            self.ask(&key, What::Set(unique), &["SET", &key, &unique.to_string()]);
-                        }
-                    }
+                    let what = if self.held.take().is_some() { What::Delete } else { What::Set(unique) };
+                    self.held = (what == What::Set(unique)).then_some(unique);
+                    self.write(Shape::Own, self.n as u64, what);
                 }
-                _ => {
-                    let key = format!("{}-own-{}", self.plan.name, self.n);
-                    self.ask(&key, What::Get(None), &["GET", &key]);
+                6 => self.look_at(Shape::Own, self.n as u64),
+                7 => self.write(Shape::Pair, place, What::Append(unique)),
+                8 => self.write(Shape::Stream, place, What::Append(unique)),
+                9 => self.write(Shape::Scripted, place, What::Append(unique)),
+                10 => self.write(Shape::SETS[place as usize % Shape::SETS.len()], place, What::Add(unique)),
+                11 => self.look_at(Shape::SETS[place as usize % Shape::SETS.len()], place),
+                12 => self.write(Shape::Bits, place, What::Increment(None)),
+                13 => self.write(Shape::Brief, self.n as u64, What::Brief { value: unique, ms: 20 + unique % 400 }),
+                14 => {
+                    self.look_at(Shape::Brief, self.n as u64);
+                    self.write(Shape::Queue, place % QUEUES, What::Append(unique));
                 }
+                _ => self.write(Shape::Queue, place % QUEUES, What::Pop(None)),
             }
             std::thread::sleep(self.plan.pause);
         }
         self.ops
     }
 
-    fn list(&self, place: u64) -> String {
-        format!("{}-list-{place}-{}", self.plan.name, self.serial / LIST_MAX)
+    fn key(&self, shape: Shape, place: u64) -> String {
+        shape.key(&self.plan.name, place, self.serial / LIST_MAX)
     }
 
-    fn ask(&mut self, key: &str, what: What, words: &[&str]) {
+    fn write(&mut self, shape: Shape, place: u64, what: What) {
+        let key = self.key(shape, place);
+        let commands = shape.commands(&key, &what, self.serial);
+        self.ask(shape, &key, what, &commands);
+    }
+
+    fn look_at(&mut self, shape: Shape, place: u64) {
+        let key = self.key(shape, place);
+        let what = match shape {
+            Shape::Own | Shape::Brief => What::Get(None),
+            _ => What::List(Vec::new()),
+        };
+        self.ask(shape, &key, what, &[shape.look(&key)]);
+    }
+
+    fn ask(&mut self, shape: Shape, key: &str, what: What, commands: &[Vec<String>]) {
         let invoked = self.began.elapsed().as_micros() as u64;
-        let (what, outcome) = self.outcome(what, words);
+        let (what, outcome) = self.outcome(shape, what, commands);
         let completed = self.began.elapsed().as_micros() as u64;
-        self.ops.push(Op { key: key.to_owned(), what, invoked, completed, outcome });
+        for key in shape.touched(key) {
+            self.ops.push(Op { key, what: what.clone(), invoked, completed, outcome });
+        }
         if outcome != Outcome::Done {
             std::thread::sleep(Duration::from_millis(3)); // it would ask thousands of times a second
         }
     }
 
-    fn outcome(&mut self, what: What, words: &[&str]) -> (What, Outcome) {
+    fn outcome(&mut self, shape: Shape, what: What, commands: &[Vec<String>]) -> (What, Outcome) {
         if self.link.is_none() {
             self.link = connect(self.proxy).ok();
         }
         let Some(link) = &mut self.link else { return (what, Outcome::Refused) };
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]);
-        let answered = match what {
-            What::List(_) => read(command.query(link), What::List),
-            What::Increment(_) => read(command.query(link), |n| What::Increment(Some(n))),
-            What::Get(_) => read(command.query(link), What::Get),
-            ref other => read(command.query::<redis::Value>(link), |_| other.clone()),
-        };
-        match answered {
+        match asked(link, shape, commands).and_then(|reply| answered(&what, shape, reply)) {
             Ok(what) => (what, Outcome::Done),
             Err(e) if e.is_io_error() || e.is_connection_dropped() => {
                 self.link = None;
@@ -188,6 +200,29 @@ impl Worker {
     }
 }
 
-fn read<T: FromRedisValue>(answer: Result<T, RedisError>, what: impl FnOnce(T) -> What) -> Result<What, RedisError> {
-    answer.map(what)
+/// The last reply; for a transaction that of EXEC.
+fn asked(link: &mut Connection, shape: Shape, commands: &[Vec<String>]) -> Result<Value, RedisError> {
+    if let [words] = commands {
+        return redis::cmd(&words[0]).arg(&words[1..]).query(link);
+    }
+    let mut pipe = redis::pipe();
+    if shape == Shape::Pair {
+        pipe.atomic();
+    }
+    commands.iter().for_each(|words| _ = pipe.cmd(&words[0]).arg(&words[1..]));
+    Ok(pipe.query::<Vec<Value>>(link)?.pop().unwrap_or(Value::Nil))
+}
+
+/// What was asked, with what was answered.
+fn answered(what: &What, shape: Shape, reply: Value) -> Result<What, RedisError> {
+    Ok(match what {
+        What::Increment(_) | What::Get(_) | What::List(_) | What::Pop(_) => match (what, shape.read(reply)?) {
+            (What::Increment(_), Read::Number(number)) => What::Increment(number),
+            (What::Get(_), Read::Number(number)) => What::Get(number),
+            (What::Pop(_), Read::Values(values)) => What::Pop(values.last().copied()),
+            (_, Read::Values(values)) => What::List(values),
+            (other, Read::Number(_)) => other.clone(),
+        },
+        other => other.clone(),
+    })
 }

@@ -1,14 +1,17 @@
 //! Histories: what clients asked, when, and what they were told; and the checker that says what cannot be. For every test in
 //! which the cluster changes under load: failover, and moving slots.
 //!
-//! Three kinds of work, each on keys of its own: lists to which unique values are appended (W1), counters (W3), and registers
-//! that one client sets, deletes and reads (W7). An operation is `Done`, `Refused` (certainly not done) or `Unknown`; a client
+//! Work of several kinds, each on keys of its own: lists to which unique values are appended (W1), counters (W3), registers
+//! that one client sets, deletes and reads (W7); and where all types are wanted also sets (W2), appends by transactions to two
+//! keys (W5), values that end by themselves (W6) and pops that wait (W8). An operation is `Done`, `Refused` (certainly not done) or `Unknown`; a client
 //! that got no answer goes on under a new number.
 
 mod load;
+mod shape;
 
 pub use load::{Load, Plan};
 
+use shape::Shape;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What became of an operation.
@@ -23,9 +26,19 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     Append(u64),
+    /// To a set.
+    Add(u64),
+    /// All values were read.
     List(Vec<u64>),
+    /// The first value was taken away, if there was one in time.
+    Pop(Option<u64>),
     Increment(Option<u64>),
     Set(u64),
+    /// It ends after so many milliseconds.
+    Brief {
+        value: u64,
+        ms: u64,
+    },
     Delete,
     Get(Option<u64>),
 }
@@ -51,6 +64,7 @@ pub struct Op {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Last {
     List(Vec<u64>),
+    Set(Vec<u64>),
     Count(u64),
     Register(Option<u64>),
 }
@@ -68,6 +82,8 @@ pub struct Anomalies {
     pub order: usize,
     /// Read after it was acknowledged, and not seen.
     pub stale: usize,
+    /// One of two keys has what a transaction did to both.
+    pub torn: usize,
     /// Some of them, in words.
     pub examples: Vec<String>,
 }
@@ -77,7 +93,7 @@ const VERDICT: &str = "verdict of the checker";
 
 impl Anomalies {
     pub fn none(&self) -> bool {
-        self.lost + self.duplicated + self.phantom + self.order + self.stale == 0
+        self.lost + self.duplicated + self.phantom + self.order + self.stale + self.torn == 0
     }
 
     /// Fails unless there are none. `.ci/test` never tries again what failed with these words.
@@ -88,7 +104,7 @@ impl Anomalies {
 
     /// Fails unless there is nothing but what asynchronous replication may lose: no duplicate, no phantom.
     pub fn must_be_only_lost(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(self.duplicated + self.phantom == 0, "{VERDICT}: {self:?}");
+        anyhow::ensure!(self.duplicated + self.phantom + self.torn == 0, "{VERDICT}: {self:?}");
         Ok(())
     }
 
@@ -109,13 +125,109 @@ pub fn check(history: &[Op], last: &BTreeMap<String, Last>) -> Anomalies {
     for (key, mut ops) in by_key {
         ops.sort_by_key(|op| op.invoked);
         match last.get(key) {
+            Some(Last::List(list)) if Shape::of(key) == Shape::Queue => check_queue(key, &ops, list, &mut found),
+            Some(Last::Register(_)) if Shape::of(key) == Shape::Brief => check_brief(key, &ops, &mut found),
+            Some(Last::Set(values)) => check_set(key, &ops, values, &mut found),
             Some(Last::List(list)) => check_list(key, &ops, list, &mut found),
             Some(Last::Count(count)) => check_counter(key, &ops, *count, &mut found),
             Some(Last::Register(value)) => check_register(key, &ops, *value, &mut found),
             None => found.note(|| format!("{key}: nobody looked at the end")),
         }
     }
+    for (key, there) in last {
+        let other = key.strip_suffix(":a").and_then(|both| last.get(&format!("{both}:b")));
+        if other.is_some_and(|other| other != there) {
+            found.torn += 1;
+            found.note(|| format!("{key}: {there:?}, its twin {other:?}"));
+        }
+    }
     found
+}
+
+/// What was taken is taken once; nothing is gone that nobody took.
+fn check_queue(key: &str, ops: &[&Op], list: &[u64], found: &mut Anomalies) {
+    let values = |outcome: Outcome| -> BTreeSet<u64> {
+        let of = ops.iter().filter(|op| op.outcome == outcome);
+        of.filter_map(|op| if let What::Append(value) = op.what { Some(value) } else { None }).collect()
+    };
+    let (done, unknown) = (values(Outcome::Done), values(Outcome::Unknown));
+    let popped = ops.iter().filter(|op| op.outcome == Outcome::Done);
+    let popped = popped.filter_map(|op| if let What::Pop(Some(value)) = op.what { Some(value) } else { None });
+    let mut seen = BTreeSet::new();
+    for value in popped.chain(list.iter().copied()) {
+        if !seen.insert(value) {
+            found.duplicated += 1;
+            found.note(|| format!("{key}: {value} was taken twice"));
+        }
+        if !done.contains(&value) && !unknown.contains(&value) {
+            found.phantom += 1;
+            found.note(|| format!("{key}: {value} was taken, and never there"));
+        }
+    }
+    // Whoever got no answer may have taken one.
+    let unheard = ops.iter().filter(|op| op.outcome == Outcome::Unknown && matches!(op.what, What::Pop(_))).count();
+    let gone = done.difference(&seen).count();
+    if gone > unheard {
+        found.lost += gone - unheard;
+        found.note(|| format!("{key}: {gone} values are gone, {unheard} pops are unknown"));
+    }
+}
+
+fn check_set(key: &str, ops: &[&Op], values: &[u64], found: &mut Anomalies) {
+    let added = |op: &Op| if let What::Add(value) = op.what { Some(value) } else { None };
+    let done: BTreeMap<u64, &Op> =
+        ops.iter().filter(|op| op.outcome == Outcome::Done).filter_map(|op| Some((added(op)?, *op))).collect();
+    let possible: BTreeSet<u64> =
+        ops.iter().filter(|op| op.outcome != Outcome::Refused).filter_map(|op| added(op)).collect();
+    let there: BTreeSet<u64> = values.iter().copied().collect();
+    for value in done.keys().filter(|value| !there.contains(value)) {
+        found.lost += 1;
+        found.note(|| format!("{key}: {value} was added, and is gone"));
+    }
+    for read in ops.iter().filter(|op| op.outcome == Outcome::Done) {
+        let What::List(seen) = &read.what else { continue };
+        let seen: BTreeSet<u64> = seen.iter().copied().collect();
+        found.phantom += seen.iter().filter(|value| !possible.contains(value)).count();
+        let missed = done.iter().find(|(value, op)| op.completed < read.invoked && !seen.contains(value));
+        if let Some((value, _)) = missed {
+            found.stale += 1;
+            found.note(|| format!("{key}: {value} was acknowledged, and not read at {} us", read.invoked));
+        }
+    }
+    if let Some(value) = there.iter().find(|value| !possible.contains(value)) {
+        found.phantom += 1;
+        found.note(|| format!("{key}: {value} is there, and was never added"));
+    }
+}
+
+/// Instances end a value within a tenth of a second of its time, and never before it.
+const BRIEF_SLACK_US: u64 = 100_000;
+
+/// One client works on it.
+fn check_brief(key: &str, ops: &[&Op], found: &mut Anomalies) {
+    let mut last: Option<(&Op, u64, u64)> = None;
+    for op in ops {
+        match (&op.what, op.outcome, last) {
+            (What::Brief { value, ms }, Outcome::Done, _) => last = Some((op, *value, ms * 1000)),
+            (What::Brief { .. }, Outcome::Unknown, _) => last = None,
+            (What::Get(read), Outcome::Done, Some((set, value, us))) => {
+                let over = op.invoked > set.completed + us + BRIEF_SLACK_US;
+                let lives = op.completed < set.invoked + us;
+                match read {
+                    Some(read) if over || *read != value => found.phantom += 1,
+                    None if lives => found.lost += 1,
+                    _ => continue,
+                }
+                found.note(|| {
+                    format!(
+                        "{key}: {read:?} read at {} us, {value} was set at {} us for {us} us",
+                        op.invoked, set.invoked
+                    )
+                });
+            }
+            _ => {}
+        }
+    }
 }
 
 fn check_list(key: &str, ops: &[&Op], list: &[u64], found: &mut Anomalies) {
@@ -272,7 +384,23 @@ mod tests {
         ops.push(op("r", What::Get(Some(1)), 12, 13, Outcome::Done));
         ops.push(op("r", What::Delete, 14, 15, Outcome::Done));
         ops.push(op("r", What::Get(None), 16, 17, Outcome::Done));
+        for n in 1..=3 {
+            ops.push(op("x-set-1", What::Add(n), n * 10, n * 10 + 5, Outcome::Done));
+            ops.push(op("{x-pair-1}:a", What::Append(n), n * 10, n * 10 + 5, Outcome::Done));
+            ops.push(op("{x-pair-1}:b", What::Append(n), n * 10, n * 10 + 5, Outcome::Done));
+            ops.push(op("x-queue-1", What::Append(n), n * 10, n * 10 + 5, Outcome::Done));
+        }
+        ops.push(op("x-queue-1", What::Pop(Some(1)), 50, 51, Outcome::Done));
+        ops.push(op("x-queue-1", What::Pop(None), 52, 53, Outcome::Unknown));
+        ops.push(op("x-brief-1", What::Brief { value: 5, ms: 100 }, 10, 20, Outcome::Done));
+        ops.push(op("x-brief-1", What::Get(Some(5)), 30, 40, Outcome::Done));
+        ops.push(op("x-brief-1", What::Get(None), 100_030, 100_040, Outcome::Done));
         let last = [
+            ("x-set-1".to_owned(), Last::Set(vec![3, 2, 1])),
+            ("{x-pair-1}:a".to_owned(), Last::List(vec![1, 2, 3])),
+            ("{x-pair-1}:b".to_owned(), Last::List(vec![1, 2, 3])),
+            ("x-queue-1".to_owned(), Last::List(vec![3])),
+            ("x-brief-1".to_owned(), Last::Register(None)),
             ("l".to_owned(), Last::List((1..=10).collect())),
             ("c".to_owned(), Last::Count(10)),
             ("r".to_owned(), Last::Register(None)),
@@ -292,9 +420,7 @@ mod tests {
     fn what_is_planted_is_found() {
         type Mistake = fn(&mut Vec<Op>, &mut BTreeMap<String, Last>);
         type Count = fn(&Anomalies) -> usize;
-        let list = |values: Vec<u64>| Last::List(values);
-        let _ = list;
-        let mistakes: [(&str, Mistake, Count); 9] = [
+        let mistakes: [(&str, Mistake, Count); 17] = [
             ("an append is dropped", |_, l| _ = l.insert("l".into(), Last::List((1..=9).collect())), |a| a.lost),
             (
                 "an append is sent again",
@@ -330,6 +456,41 @@ mod tests {
                 "the deleted comes back",
                 |o, _| o.push(op("r", What::Get(Some(1)), 30, 31, Outcome::Done)),
                 |a| a.phantom,
+            ),
+            ("a member is dropped", |_, l| _ = l.insert("x-set-1".into(), Last::Set(vec![1, 3])), |a| a.lost),
+            (
+                "a member comes from nowhere",
+                |_, l| _ = l.insert("x-set-1".into(), Last::Set(vec![1, 2, 3, 4])),
+                |a| a.phantom,
+            ),
+            (
+                "a transaction is done by half",
+                |o, l| {
+                    o.retain(|op| op.key != "{x-pair-1}:b" || op.what != What::Append(3));
+                    l.insert("{x-pair-1}:b".into(), Last::List(vec![1, 2]));
+                },
+                |a| a.torn,
+            ),
+            (
+                "a value is popped twice",
+                |o, _| o.push(op("x-queue-1", What::Pop(Some(1)), 60, 61, Outcome::Done)),
+                |a| a.duplicated,
+            ),
+            (
+                "popped values are there again",
+                |_, l| _ = l.insert("x-queue-1".into(), Last::List(vec![1, 3])),
+                |a| a.duplicated,
+            ),
+            ("a queue is emptied", |_, l| _ = l.insert("x-queue-1".into(), Last::List(vec![])), |a| a.lost),
+            (
+                "a value outlives its time",
+                |o, _| o.push(op("x-brief-1", What::Get(Some(5)), 300_000, 300_001, Outcome::Done)),
+                |a| a.phantom,
+            ),
+            (
+                "a value ends before its time",
+                |o, _| o.push(op("x-brief-1", What::Get(None), 50_000, 50_010, Outcome::Done)),
+                |a| a.lost,
             ),
         ];
         for (what, plant, count) in mistakes {

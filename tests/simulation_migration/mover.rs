@@ -46,11 +46,16 @@ pub(crate) struct Mover {
     pub(crate) dies: bool,
 }
 
+/// Whether it is told the one that runs something, or to begin another one.
+fn same(a: &Job, b: &Job) -> bool {
+    (&a.task, a.token, a.attempt) == (&b.task, b.token, b.attempt)
+}
+
 impl World {
     pub(crate) fn told_to_move(&mut self, member: usize, job: Arc<Job>, goal: Goal) {
         let mine = |m: &Mover| m.member == member && m.life == self.nodes[member].life && m.job.task == job.task;
-        if let Some(mover) = self.movers.values_mut().find(|m| mine(m) && m.job == job) {
-            mover.goal = goal;
+        if let Some(mover) = self.movers.values_mut().find(|m| mine(m) && same(&m.job, &job)) {
+            (mover.goal, mover.job) = (goal, job);
             return;
         }
         self.movers.retain(|_, m| !mine(m));

@@ -4,7 +4,6 @@ use crate::world::{Deed, Due, Summary, World, port};
 use crate::{caught, story};
 use cluster::instance::Addr;
 use configsvr::control::command::{Command, NewMove, NewMoves, Steering};
-use configsvr::control::task::Limits;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// When it begins: everybody knows everybody by then, and there is something to move.
@@ -16,7 +15,7 @@ fn addr(group: u32) -> Addr {
 
 fn start(from: u32, to: u32) -> Deed {
     let moves = vec![NewMove { from, to, slots: Vec::new(), count: Some(2) }];
-    Deed::Ask(Command::StartMigrations(NewMoves { moves, limits: Limits::default(), window: None }))
+    Deed::Ask(Command::StartMigrations(NewMoves { moves, ..NewMoves::default() }))
 }
 
 fn cancel() -> Deed {

@@ -4,7 +4,6 @@ use crate::members::name;
 use crate::world::{Deed, Due, GROUPS, MEMBERS, PROXIES, World, port};
 use cluster::instance::Addr;
 use configsvr::control::command::{Command, NewMove, NewMoves, Steering};
-use configsvr::control::task::Limits;
 
 impl World {
     /// One fault, sometimes, and when the next one may come.
@@ -129,6 +128,6 @@ impl World {
             };
             moves.push(NewMove { from, to, slots: Vec::new(), count: Some(count.max(1) as u16) });
         }
-        Command::StartMigrations(NewMoves { moves, limits: Limits::default(), window: None })
+        Command::StartMigrations(NewMoves { moves, ..NewMoves::default() })
     }
 }

@@ -201,7 +201,8 @@ fn what_next(playground: &Playground, dir: &Path, bare: bool) -> String {
         }
         lines.push(format!("  twemslotctl{at} slots spread"));
     }
-    if !playground.configsvrs().is_empty() {
+    if let Some(configsvr) = playground.configsvrs().first() {
+        lines.push(format!("  http://{}/ shows it in a browser", configsvr.addr()));
         lines.push(format!("  twemslotctl{at} status"));
         lines.push(format!("  twemslotctl{at} slots list"));
     }
@@ -280,6 +281,10 @@ mod tests {
             "migrations reverse 3 --wait",
             "rebalance --weight 1=2,2=0 --wait --yes",
             "groups drain g2 --yes",
+            "groups drain g2 --remove --by keys --dry-run",
+            "groups add --primary 127.0.0.1:1 --rebalance --by ops --seconds 3 --wait --no-audit --yes",
+            "rebalance --by memory --from 1 --to 2,g3 --force --dry-run --json",
+            "migrations resume 3 --force",
             "members add --id 4 --name m4 --addr 10.0.0.4:6390 --dry-run",
             "store diff a b",
             "store servers --json",

@@ -113,6 +113,8 @@ pub(super) struct Changes {
     work: Option<Work>,
     /// The comparisons (leader, epoch) of a transaction that was given up as unknown: while both hold, it may yet be done.
     doubt: Option<[Compare; 2]>,
+    /// Wall clock when this process took its first step.
+    since: Option<u64>,
 }
 
 impl Changes {
@@ -190,6 +192,7 @@ impl Changes {
 
     /// Goes as far as it can.
     pub(super) fn advance(&mut self, now: u64, wall: u64, ground: &Ground, out: &mut Out) {
+        self.since.get_or_insert(wall);
         self.expire(now, ground, out);
         while self.step(now, wall, ground, out) {}
     }
@@ -366,7 +369,7 @@ impl Changes {
             Standing::Edited { .. } => Some(Job::Adopt),
             Standing::Valid if epoch.is_some_and(|e| !e.unfolded.is_empty()) => Some(Job::Fold),
             Standing::Valid if self.doubt.is_some() => Some(Job::Seal),
-            Standing::Empty if is_given_up(state, fence, wall) => Some(Job::Clear),
+            Standing::Empty if is_given_up(state, fence, self.since, wall) => Some(Job::Clear),
             _ => None,
         }
     }
@@ -407,10 +410,13 @@ fn is_done(sent: &Sent, state: &State) -> bool {
     at.is_ok_and(|at| state.audit[at].1 == *audit)
 }
 
-/// A load of the store that nobody goes on with: its leader is another one's predecessor, or it takes longer than any may.
-fn is_given_up(state: &State, fence: &Fence, wall: u64) -> bool {
+/// A load of the store that nobody goes on with: its leader is another one's predecessor, or was an earlier process of this
+/// member (one that starts again may lead again under its old token), or it takes longer than any may. `since`: wall clock
+/// of this process's first step; a clock that was set back meanwhile only makes a load fail whose mark is gone.
+fn is_given_up(state: &State, fence: &Fence, since: Option<u64>, wall: u64) -> bool {
     let Some(restoring) = state.restoring.as_ref().map(|item| &item.value) else { return false };
-    restoring.given_up || restoring.token != fence.token || wall.abs_diff(restoring.begun) > RESTORE_MS
+    let before = since.is_some_and(|since| restoring.begun < since);
+    restoring.given_up || before || restoring.token != fence.token || wall.abs_diff(restoring.begun) > RESTORE_MS
 }
 
 enum Decision {

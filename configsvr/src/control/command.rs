@@ -124,7 +124,7 @@ pub enum Command {
 }
 
 /// Migrations to begin: one for each move.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewMoves {
     pub moves: Vec<NewMove>,
@@ -132,6 +132,15 @@ pub struct NewMoves {
     pub limits: Limits,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
+    /// The epoch that they were planned at: refused under any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Both sides are not compared before the source's keys are removed.
+    #[serde(default)]
+    pub skip_audit: bool,
+    /// Also where the target seems to have too little memory.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// These slots, or so many of the source's last.
@@ -155,6 +164,9 @@ pub struct Steering {
     pub cancelled: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// Also where the target seems to have too little memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
 }
 
 /// An instance somebody wants in a group.

@@ -23,6 +23,8 @@ pub struct Job {
     pub source: Side,
     pub target: Side,
     pub limits: JobLimits,
+    /// The target's memory is not looked at.
+    pub force: bool,
 }
 
 /// One end of a copy, as the topology in force has it.

@@ -11,6 +11,7 @@ mod changes;
 mod plan;
 mod migration;
 mod failover;
+pub mod measure;
 pub mod balance;
 pub mod fleet;
 pub mod health;

@@ -36,6 +36,12 @@ pub struct Task {
     /// It copies and fences only within it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
+    /// Both sides are not compared before the source's keys are removed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub skip_audit: bool,
+    /// The target's memory is not looked at.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub force: bool,
     /// In `fence`: the epoch under which the slots are held. From `clean` on: the one under which the target owns them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
@@ -166,6 +172,12 @@ pub struct Progress {
     pub lag_bytes: u64,
     /// Milliseconds since the mover said so.
     pub age_ms: u64,
+    /// Until all keys were met once, at the pace of this attempt so far; None: it is too early to tell, or done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_ms: Option<u64>,
+    /// How long the slots have been held by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_ms: Option<u64>,
 }
 
 /// What it cost.

@@ -3,8 +3,9 @@
 
 use super::client::{Client, Reached};
 use super::fault::{Fault, Result};
+use super::settings::{self, Visit};
 use super::show::{json, say};
-use crate::agent::link::{Access, connect};
+use crate::agent::link::Access;
 use crate::config::Secret;
 use crate::http::words::{Cluster, StoreServer};
 use crate::tls::{Certificates, Files, InstanceFiles, Tls};
@@ -21,8 +22,6 @@ use std::time::{Duration, SystemTime};
 const LIMIT: Duration = Duration::from_secs(2);
 /// Clocks this far apart make times in logs and the audit trail mislead; nothing decides by them.
 const CLOCK_APART_MS: u64 = 500;
-/// A replica that was away for a moment goes on where it stopped if the backlog still holds what it missed.
-const BACKLOG_BYTES: u64 = 64 << 20;
 /// Half of what etcd takes by default.
 const ETCD_BYTES: u64 = 1 << 30;
 /// Where an instance must be able to remember a failover's changes: the oldest that is tested.
@@ -48,6 +47,9 @@ pub struct Doctor {
     /// The name in their certificates, where it is not their address.
     #[arg(long, value_name = "NAME")]
     instance_server_name: Option<String>,
+    /// Set what failover rests on at each instance (CONFIG SET, CONFIG REWRITE) where it is not as it should be.
+    #[arg(long)]
+    fix: bool,
 }
 
 /// How bad it is.
@@ -110,7 +112,7 @@ pub(super) fn run(client: &mut Client, as_json: bool, doctor: &Doctor) -> Result
             Ok(servers) => store_servers(&servers, &mut all),
             Err(Fault { what, hint }) => Findings { subject: "store".to_owned(), all: &mut all }.bad(what, &hint),
         }
-        instances(cluster, &access, &mut all);
+        instances(cluster, &access, doctor.fix, &mut all);
         proxies(cluster, &mut all);
     }
     show(&all, as_json)?;
@@ -255,13 +257,29 @@ fn reach(addr: &str) -> std::result::Result<(), String> {
     TcpStream::connect_timeout(&addr, LIMIT).map(drop).map_err(|e| e.to_string())
 }
 
-fn instances(c: &Cluster, access: &Access, all: &mut Vec<Finding>) {
+fn instances(c: &Cluster, access: &Access, fix: bool, all: &mut Vec<Finding>) {
     for group in &c.groups {
         let replicas = group.replicas.iter().map(|addr| (addr, Role::Replica));
         for (addr, role) in std::iter::once((&group.primary, Role::Primary)).chain(replicas) {
             let mut instance = Findings { subject: format!("instance {addr} (group {})", group.id), all };
             match facts(addr, access) {
-                Ok(facts) => judge(&facts, role, &group.primary, !group.replicas.is_empty(), &mut instance),
+                Ok((facts, mut visit)) => {
+                    let replicated = !group.replicas.is_empty();
+                    judge(&facts, role, &group.primary, &mut instance);
+                    for amiss in settings::amiss(&facts, replicated) {
+                        if !fix {
+                            let hint = format!("CONFIG SET {} {}: `doctor --fix` does it", amiss.name, amiss.wanted);
+                            instance.advise(amiss.what, &hint);
+                            continue;
+                        }
+                        match settings::set(&mut visit, &amiss) {
+                            Ok(done) => instance.good(done),
+                            Err(why) => {
+                                instance.advise(format!("{}; it refuses another: {why}", amiss.what), "set it by hand")
+                            }
+                        }
+                    }
+                }
                 Err(why) if why.contains("NOAUTH") || why.contains("WRONGPASS") => {
                     instance
                         .advise(why, "say --instance-user and TWEMSLOT_INSTANCE_PASSWORD, so that it can be looked at");
@@ -280,26 +298,17 @@ fn instances(c: &Cluster, access: &Access, all: &mut Vec<Finding>) {
 /// What an instance says of itself: INFO and CONFIG GET, names to values. A server without CONFIG just says less.
 type Facts = BTreeMap<String, String>;
 
-fn facts(addr: &Addr, access: &Access) -> std::result::Result<Facts, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    runtime.block_on(async {
-        let mut connection = connect(addr, access).await?;
-        let text: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(|e| e.to_string())?;
-        let pair =
-            |line: &str| line.trim_end().split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let mut facts: Facts = text.lines().filter_map(pair).collect();
-        for name in CONFIGURED {
-            let found: redis::RedisResult<BTreeMap<String, String>> =
-                redis::cmd("CONFIG").arg("GET").arg(name).query_async(&mut connection).await;
-            facts.extend(found.unwrap_or_default());
-        }
-        Ok(facts)
-    })
+fn facts(addr: &Addr, access: &Access) -> std::result::Result<(Facts, Visit), String> {
+    let mut visit = Visit::open(addr, access)?;
+    let text: String = visit.ask(&redis::cmd("INFO")).map_err(|e| e.to_string())?;
+    let pair = |line: &str| line.trim_end().split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut facts: Facts = text.lines().filter_map(pair).collect();
+    for name in ["maxmemory", "maxmemory-policy", "cluster-enabled"].into_iter().chain(settings::names()) {
+        let found: redis::RedisResult<BTreeMap<String, String>> = visit.ask(redis::cmd("CONFIG").arg("GET").arg(name));
+        facts.extend(found.unwrap_or_default());
+    }
+    Ok((facts, visit))
 }
-
-/// Of an instance's configuration, what is looked at.
-const CONFIGURED: [&str; 5] =
-    ["maxmemory", "maxmemory-policy", "repl-backlog-size", "repl-ping-replica-period", "cluster-enabled"];
 
 /// How to speak to instances.
 fn access(doctor: &Doctor) -> Result<Access> {
@@ -317,7 +326,7 @@ fn access(doctor: &Doctor) -> Result<Access> {
 }
 
 /// What is right and what is not. Pure.
-fn judge(facts: &Facts, role: Role, primary: &Addr, replicated: bool, to: &mut Findings<'_>) {
+fn judge(facts: &Facts, role: Role, primary: &Addr, to: &mut Findings<'_>) {
     let fact = |name: &str| facts.get(name).map(String::as_str);
     let number = |name: &str| fact(name).and_then(|v| v.parse::<u64>().ok());
     judge_role(facts, role, primary, to);
@@ -345,16 +354,6 @@ fn judge(facts: &Facts, role: Role, primary: &Addr, replicated: bool, to: &mut F
             to.advise(what, "good for a cache; for a store CONFIG SET maxmemory-policy noeviction");
         }
         _ => {}
-    }
-    if replicated && number("repl-backlog-size").is_some_and(|size| size < BACKLOG_BYTES) {
-        let what =
-            format!("repl-backlog-size {}: a short break costs a full copy", fact("repl-backlog-size").unwrap_or("?"));
-        to.advise(what, "CONFIG SET repl-backlog-size 64mb, or more where much is written");
-    }
-    if replicated && number("repl-ping-replica-period").is_some_and(|period| period > 1) {
-        let period = fact("repl-ping-replica-period").unwrap_or("?");
-        let what = format!("repl-ping-replica-period {period}: its replicas notice late that it is gone");
-        to.advise(what, "CONFIG SET repl-ping-replica-period 1");
     }
 }
 
@@ -398,19 +397,13 @@ mod tests {
         let facts = facts.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let mut all = Vec::new();
         let mut to = Findings { subject: "it".to_owned(), all: &mut all };
-        judge(&facts, role, &PRIMARY.parse().expect("an address"), true, &mut to);
+        judge(&facts, role, &PRIMARY.parse().expect("an address"), &mut to);
         assert!(all.iter().all(|f| (f.level == Level::Good) == f.hint.is_empty()), "{all:?}");
         all.into_iter().map(|f| (f.level, f.what)).collect()
     }
 
-    const GOOD: [(&str, &str); 6] = [
-        ("role", "master"),
-        ("redis_version", "7.0.15"),
-        ("maxmemory", "1000000"),
-        ("maxmemory-policy", "noeviction"),
-        ("repl-backlog-size", "67108864"),
-        ("repl-ping-replica-period", "1"),
-    ];
+    const GOOD: [(&str, &str); 4] =
+        [("role", "master"), ("redis_version", "7.0.15"), ("maxmemory", "1000000"), ("maxmemory-policy", "noeviction")];
 
     #[test]
     fn a_good_instance_gets_no_advice() {
@@ -426,8 +419,6 @@ mod tests {
             ("redis_version", "3.2.1", Level::Advice, "3.2.1"),
             ("maxmemory", "0", Level::Advice, "no maxmemory"),
             ("maxmemory-policy", "allkeys-lru", Level::Advice, "allkeys-lru"),
-            ("repl-backlog-size", "1048576", Level::Advice, "1048576"),
-            ("repl-ping-replica-period", "10", Level::Advice, "repl-ping-replica-period 10"),
         ] {
             let mut facts = GOOD.to_vec();
             facts.retain(|(n, _)| *n != name);

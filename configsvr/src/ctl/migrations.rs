@@ -1,19 +1,16 @@
-//! The verbs about slots that move: start, watch, steer, and the plans that make them up.
+//! The verbs about slots that move: start, watch, steer.
 #![expect(clippy::disallowed_methods, reason = "a shell: waits")]
 
-use super::change::{Change, Terms, change, confirm, perform};
+use super::change::{Change, Terms, change, perform};
 use super::client::{Ask, Client, id_of, read};
 use super::fault::{Fault, Result};
 use super::ranges::{Ranges, ranges};
-use super::show::{json, or_dash, say, table};
-use crate::control::balance::Balance;
+use super::show::{bytes, json, lasting, or_dash, say, table};
 use crate::control::task::TaskView;
 use crate::control::task::{Task, TaskPhase, Window};
 use crate::http::words::{Answer, MigrationLimits};
 use clap::{Args, Subcommand};
-use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -55,6 +52,9 @@ pub enum MigrationsVerb {
     },
     Resume {
         id: u64,
+        /// Also where the target seems to have too little memory.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         terms: Terms,
     },
@@ -73,7 +73,7 @@ pub enum MigrationsVerb {
         #[command(flatten)]
         terms: Terms,
     },
-    /// How hard it may push; what is not named stays.
+    /// How hard it may push, at once, also in the middle of a copy; what is not named stays.
     Limit {
         id: u64,
         #[command(flatten)]
@@ -84,19 +84,42 @@ pub enum MigrationsVerb {
 }
 
 /// How migrations go.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct How {
     /// Until they are over.
     #[arg(long)]
-    wait: bool,
+    pub(super) wait: bool,
     /// Only within these hours, in UTC.
     #[arg(long, value_name = "22:00-06:00")]
     window: Option<Window>,
+    /// Do not compare both sides before the source's keys are removed.
+    #[arg(long)]
+    no_audit: bool,
+    /// Also where the target seems to have too little memory.
+    #[arg(long)]
+    pub(super) force: bool,
     #[command(flatten)]
     limits: LimitArgs,
 }
 
-#[derive(Debug, Clone, Copy, Args)]
+impl How {
+    /// The body of a call that begins these moves.
+    pub(super) fn body(&self, moves: &Value, epoch: Option<u64>) -> Value {
+        let mut body = json!({ "moves": moves, "limits": self.limits(), "window": self.window });
+        (body["skip_audit"], body["force"], body["epoch"]) = (self.no_audit.into(), self.force.into(), epoch.into());
+        body
+    }
+
+    pub(super) fn waiting(&self) -> Self {
+        Self { wait: true, ..self.clone() }
+    }
+
+    pub(super) fn limits(&self) -> MigrationLimits {
+        self.limits.into()
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Args)]
 pub struct LimitArgs {
     /// 0: no limit.
     #[arg(long, value_name = "N")]
@@ -117,34 +140,6 @@ impl From<LimitArgs> for MigrationLimits {
         let LimitArgs { keys_per_s, bytes_per_s, latency_ms, value_bytes } = args;
         Self { keys_per_s, bytes_per_s, latency_ms, value_bytes }
     }
-}
-
-/// A part by weight for everybody.
-#[derive(Debug, Args)]
-pub struct Rebalance {
-    /// Groups that are to own more or less than the others: `2=3` for three times as much, `2=0` for nothing.
-    #[arg(long, value_name = "GROUP=WEIGHT", value_delimiter = ',')]
-    weight: Vec<String>,
-    #[command(flatten)]
-    how: How,
-    #[command(flatten)]
-    terms: Terms,
-}
-
-/// A group that is to own nothing.
-#[derive(Debug, Args)]
-pub struct Drain {
-    group: String,
-    #[command(flatten)]
-    how: How,
-    #[command(flatten)]
-    terms: Terms,
-}
-
-#[derive(Deserialize)]
-struct Planned {
-    balance: Balance,
-    begun: Vec<u64>,
 }
 
 pub(super) fn migrations(client: &mut Client, as_json: bool, verb: MigrationsVerb) -> Result<ExitCode> {
@@ -174,9 +169,7 @@ pub(super) fn migrations(client: &mut Client, as_json: bool, verb: MigrationsVer
             let spans: Option<Vec<Value>> =
                 slots.map(|s| s.0.iter().map(|(from, to)| json!({ "from": from, "to": to })).collect());
             let one = json!({ "from": from, "to": to, "slots": spans.unwrap_or_default(), "count": count });
-            let limits: MigrationLimits = how.limits.into();
-            let body = json!({ "moves": [one], "limits": limits, "window": how.window });
-            let ask = post("/api/v1/migrations".to_owned(), Some(body));
+            let ask = post("/api/v1/migrations".to_owned(), Some(how.body(&json!([one]), None)));
             let danger = "While it copies, clients notice nothing; when the slots change hands, they wait for some \
                           milliseconds. It can be cancelled until then, and reversed afterwards.";
             let plan = |text: &str| Ok(format!("The plan: {}", begun_in_words(text)?));
@@ -186,11 +179,15 @@ pub(super) fn migrations(client: &mut Client, as_json: bool, verb: MigrationsVer
             }
             follow(client, as_json, &begun(&text)?, how.wait)
         }
-        MigrationsVerb::Watch { id } => watch(client, &id),
+        MigrationsVerb::Watch { id } => watch(client, &id).map(code),
         MigrationsVerb::Pause { id, terms } => {
             change(client, as_json, Change { ask: steer(id, "pause"), danger: None, terms })
         }
-        MigrationsVerb::Resume { id, terms } => {
+        MigrationsVerb::Resume { id, force, terms } => {
+            if force && !terms.dry_run {
+                let (path, body) = (format!("/api/v1/migrations/{id}"), Some(json!({ "force": true })));
+                client.ask(&Ask { method: "PATCH", path, body })?;
+            }
             change(client, as_json, Change { ask: steer(id, "resume"), danger: None, terms })
         }
         MigrationsVerb::Cancel { id, terms } => {
@@ -212,66 +209,13 @@ pub(super) fn migrations(client: &mut Client, as_json: bool, verb: MigrationsVer
     }
 }
 
-pub(super) fn rebalance(client: &mut Client, as_json: bool, what: &Rebalance) -> Result<ExitCode> {
-    let mut weights = BTreeMap::new();
-    for pair in &what.weight {
-        let wrong = || Fault::new(format!("{pair:?} is not GROUP=WEIGHT"), "as --weight 2=3");
-        let (group, weight) = pair.split_once('=').ok_or_else(wrong)?;
-        weights.insert(id_of(client, group)?, weight.parse().map_err(|_| wrong())?);
-    }
-    balance(client, as_json, &weights, &what.how, what.terms)
-}
-
-pub(super) fn drain(client: &mut Client, as_json: bool, what: &Drain) -> Result<ExitCode> {
-    let weights = [(id_of(client, &what.group)?, 0)].into();
-    balance(client, as_json, &weights, &what.how, what.terms)
-}
-
-fn balance(
-    client: &mut Client,
-    as_json: bool,
-    weights: &BTreeMap<u32, u32>,
-    how: &How,
-    terms: Terms,
-) -> Result<ExitCode> {
-    let limits: MigrationLimits = how.limits.into();
-    let body = |apply: bool| json!({ "weights": weights, "apply": apply, "limits": limits, "window": how.window });
-    let ask = |apply: bool| Ask { method: "POST", path: "/api/v1/rebalance".to_owned(), body: Some(body(apply)) };
-    let plan: Planned = read(&client.ask(&ask(false))?, "a plan")?;
-    if terms.dry_run && as_json {
-        return json(&plan.balance).map(|()| ExitCode::SUCCESS);
-    }
-    let words = plan_in_words(&plan.balance);
-    if terms.dry_run || plan.balance.moves.is_empty() {
-        return say(&words).map(|()| ExitCode::SUCCESS);
-    }
-    confirm(terms.yes, &words)?;
-    let done: Planned = read(&client.ask(&ask(true))?, "a plan")?;
-    follow(client, as_json, &done.begun, how.wait)
-}
-
-fn plan_in_words(plan: &Balance) -> String {
-    let share = |s: &crate::control::balance::Share| {
-        vec![s.group.to_string(), s.weight.to_string(), s.slots_before.to_string(), s.slots_after.to_string()]
-    };
-    let mut lines = vec![table(&["GROUP", "WEIGHT", "SLOTS", "THEN"], plan.shares.iter().map(share))];
-    for one in &plan.moves {
-        let slots: usize = one.slots.iter().map(|s| usize::from(s.to - s.from) + 1).sum();
-        lines.push(format!("group {} gives {slots} slots to group {}", one.from, one.to));
-    }
-    if plan.moves.is_empty() {
-        lines.push("nothing to do".to_owned());
-    }
-    lines.join("\n")
-}
-
 fn tasks(text: &str) -> Result<Vec<Task>> {
     let answer: Answer = read(text, "a migration")?;
     serde_json::from_value(answer.result["migrations"].clone())
         .map_err(|e| Fault::new(format!("the answer is not understood: {e}"), "is this program as new as the members?"))
 }
 
-fn begun(text: &str) -> Result<Vec<u64>> {
+pub(super) fn begun(text: &str) -> Result<Vec<u64>> {
     Ok(tasks(text)?.iter().map(|task| task.id).collect())
 }
 
@@ -292,8 +236,8 @@ fn list(task: &Task) -> String {
 }
 
 /// What was begun; and with `wait`, until it is over.
-fn follow(client: &mut Client, as_json: bool, ids: &[u64], wait: bool) -> Result<ExitCode> {
-    let code = if wait { watch_quietly(client, ids, !as_json)? } else { ExitCode::SUCCESS };
+pub(super) fn follow(client: &mut Client, as_json: bool, ids: &[u64], wait: bool) -> Result<ExitCode> {
+    let well = !wait || watch_quietly(client, ids, !as_json)?;
     let mut all: Vec<TaskView> = client.of_leader("/api/v1/migrations")?;
     all.retain(|m| ids.contains(&m.task.id));
     if as_json {
@@ -301,30 +245,41 @@ fn follow(client: &mut Client, as_json: bool, ids: &[u64], wait: bool) -> Result
     } else {
         say(&screen(&all))?
     }
-    Ok(code)
+    Ok(code(well))
 }
 
-fn watch(client: &mut Client, ids: &[u64]) -> Result<ExitCode> {
+pub(super) fn code(well: bool) -> ExitCode {
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Those that are not over, and have to do with a group.
+pub(super) fn open_of(client: &mut Client, group: u32) -> Result<Vec<u64>> {
+    let all: Vec<TaskView> = client.of_leader("/api/v1/migrations")?;
+    let open = all.iter().map(|m| &m.task).filter(|t| !t.phase.is_over());
+    Ok(open.filter(|t| t.from == group || t.to == group).map(|t| t.id).collect())
+}
+
+fn watch(client: &mut Client, ids: &[u64]) -> Result<bool> {
     let mut ids = ids.to_vec();
     if ids.is_empty() {
         let all: Vec<TaskView> = client.of_leader("/api/v1/migrations")?;
         ids.extend(all.iter().filter(|m| !m.task.phase.is_over()).map(|m| m.task.id));
     }
     if ids.is_empty() {
-        return say("no migration is under way").map(|()| ExitCode::SUCCESS);
+        return say("no migration is under way").map(|()| true);
     }
     watch_quietly(client, &ids, true)
 }
 
-/// Until all are over. On a terminal the bars are drawn over each other; elsewhere a line for each change.
-fn watch_quietly(client: &mut Client, ids: &[u64], shown: bool) -> Result<ExitCode> {
+/// Until all are over: whether all are done. On a terminal the bars are drawn over each other; elsewhere a line for each change.
+pub(super) fn watch_quietly(client: &mut Client, ids: &[u64], shown: bool) -> Result<bool> {
     let terminal = std::io::stderr().is_terminal();
     let (mut drawn, mut last) = (0, String::new());
     loop {
         let mut all: Vec<TaskView> = client.of_leader("/api/v1/migrations")?;
         all.retain(|m| ids.contains(&m.task.id));
         let over = all.iter().all(|m| m.task.phase.is_over());
-        let lines: Vec<String> = all.iter().map(|m| if terminal { bar(m) } else { stage(m) }).collect();
+        let lines: Vec<String> = all.iter().map(|m| if terminal { bar(m) } else { line(m) }).collect();
         if shown && (terminal || lines.join("\n") != last) {
             let up = if terminal && drawn > 0 { format!("\x1b[{drawn}A") } else { String::new() };
             let text: String = lines.iter().map(|l| format!("{l}{}\n", if terminal { "\x1b[K" } else { "" })).collect();
@@ -332,8 +287,7 @@ fn watch_quietly(client: &mut Client, ids: &[u64], shown: bool) -> Result<ExitCo
             (drawn, last) = (lines.len(), lines.join("\n"));
         }
         if over {
-            let done = all.iter().all(|m| m.task.phase == TaskPhase::Done);
-            return Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(all.iter().all(|m| m.task.phase == TaskPhase::Done));
         }
         if let Some(stuck) = all.iter().find(|m| m.task.paused && m.task.note.is_some()) {
             let why = stuck.task.note.clone().unwrap_or_default();
@@ -361,14 +315,34 @@ fn stage(m: &TaskView) -> String {
     format!("migration {}: group {} -> {}: {stage}{paused}", m.task.id, m.task.from, m.task.to)
 }
 
+/// Where there is no terminal: only what does not change all the time.
+fn line(m: &TaskView) -> String {
+    let ended = m.task.tally.map(|t| format!(" ({} keys, pause {} ms)", t.keys, t.pause_ms));
+    format!("{}{}", stage(m), ended.unwrap_or_default())
+}
+
 fn bar(m: &TaskView) -> String {
     let percent = percent(m);
     let full = (percent / 5) as usize;
-    let mut line = format!("{} [{}{}] {percent:>3} %", stage(m), "#".repeat(full), ".".repeat(20 - full));
-    if let Some(p) = &m.progress {
-        line.push_str(&format!("  {} keys, {} KiB, dirty {}, lag {}", p.copied, p.bytes / 1024, p.dirty, p.lag_bytes));
+    let bar = format!("{} [{}{}] {percent:>3} %", stage(m), "#".repeat(full), ".".repeat(20 - full));
+    format!("{bar}  {}", numbers(m).join(", "))
+}
+
+/// How far it is.
+fn numbers(m: &TaskView) -> Vec<String> {
+    let mut all = Vec::new();
+    match (&m.task.tally, &m.progress) {
+        (Some(t), _) => all.extend([format!("{} keys", t.keys), bytes(t.bytes)]),
+        (None, Some(p)) => {
+            all.extend([format!("{} keys", p.copied), bytes(p.bytes), format!("dirty {}", p.dirty)]);
+            all.push(format!("lag {}", bytes(p.lag_bytes)));
+            all.extend(p.eta_ms.map(|ms| format!("{} to go", lasting(ms))));
+        }
+        (None, None) => {}
     }
-    line
+    let pause = m.task.tally.map(|t| t.pause_ms).or(m.progress.and_then(|p| p.held_ms));
+    all.extend(pause.map(|ms| format!("pause {ms} ms")));
+    all
 }
 
 fn screen(all: &[TaskView]) -> String {
@@ -399,6 +373,8 @@ fn story(m: &TaskView) -> String {
         let far = format!("{} of {} keys met, {} copied ({} bytes)", p.scanned, p.to_scan, p.copied, p.bytes);
         lines.push(format!("progress   {far}, {} commands applied", p.applied));
         lines.push(format!("left       {} keys to be copied again, {} bytes of the stream", p.dirty, p.lag_bytes));
+        lines.extend(p.eta_ms.map(|ms| format!("to go      {} until all keys were met once", lasting(ms))));
+        lines.extend(p.held_ms.map(|ms| format!("held       for {ms} ms by now")));
     }
     lines.push(format!("fences     {}", t.fences));
     if let Some(tally) = &t.tally {
@@ -406,6 +382,9 @@ fn story(m: &TaskView) -> String {
         lines
             .push(format!("copied     {} keys, {} bytes; {} commands applied", tally.keys, tally.bytes, tally.applied));
         lines.push(format!("removed    {} keys at the source", tally.removed));
+    }
+    if t.skip_audit {
+        lines.push("audit      nobody wanted one".to_owned());
     }
     if let Some(found) = &t.audit {
         let wrong = format!("{} missing, {} different, {} extra", found.missing, found.different, found.extra);
@@ -420,4 +399,32 @@ fn story(m: &TaskView) -> String {
     lines.extend(m.trouble.iter().map(|why| format!("trouble    {why}")));
     lines.extend(t.note.iter().map(|note| format!("note       {note}")));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(task: &Value, progress: Option<&Value>) -> TaskView {
+        let mut all = json!({ "id": 3, "from": 1, "to": 2, "slots": [{"from": 0, "to": 9}], "state": 3, "phase": "copy",
+            "times": {"created": 0}, "slot_count": 10, "stage": "copying" });
+        for (name, value) in task.as_object().into_iter().flatten() {
+            all[name] = value.clone();
+        }
+        all["progress"] = progress.cloned().unwrap_or_default();
+        serde_json::from_value(all).expect("a migration")
+    }
+
+    #[test]
+    fn a_bar_says_how_far_it_is_and_what_is_left() {
+        let progress = json!({ "attempt": 1, "scanned": 500, "to_scan": 1000, "copied": 200, "bytes": 2048, "applied": 7,
+            "dirty": 3, "lag_bytes": 12, "age_ms": 1, "eta_ms": 61_000 });
+        let text = "migration 3: group 1 -> 2: copying [#########...........]  47 %  200 keys, 2.0 KiB, dirty 3, lag 12 B, \
+                    1 min 1 s to go";
+        assert_eq!(bar(&view(&json!({}), Some(&progress))), text);
+        let tally = json!({ "keys": 200, "bytes": 2048, "applied": 7, "pause_ms": 31 });
+        let done = view(&json!({ "phase": "done", "tally": tally }), None);
+        assert_eq!(line(&done), "migration 3: group 1 -> 2: done (200 keys, pause 31 ms)");
+        assert!(bar(&done).ends_with("100 %  200 keys, 2.0 KiB, pause 31 ms"), "{}", bar(&done));
+    }
 }

@@ -3,13 +3,16 @@
 #![allow(clippy::print_stdout, reason = "a command line prints")]
 
 mod nouns;
+mod rebalance;
 mod migrations;
+mod plans;
 mod failovers;
 mod status;
 mod traffic;
 mod plain;
 mod records;
 mod doctor;
+mod settings;
 mod change;
 mod ranges;
 mod show;
@@ -80,8 +83,8 @@ pub enum Verb {
     /// Slots that change hands with their keys, while clients write.
     #[command(subcommand)]
     Migrations(migrations::MigrationsVerb),
-    /// Each group owns its part of the slots: the plan, and with a yes the migrations that lead there.
-    Rebalance(migrations::Rebalance),
+    /// Each group owns its part of the slots, or of what they cost: the plan, and with a yes the migrations that lead there.
+    Rebalance(rebalance::Rebalance),
     /// What happened to primaries, and why.
     #[command(subcommand)]
     Failovers(failovers::FailoversVerb),
@@ -143,7 +146,7 @@ fn act(reach: &Reach, json: bool, verb: Verb) -> Result<ExitCode> {
         Verb::Members(verb) => nouns::members(client, json, verb),
         Verb::Settings(verb) => nouns::settings(client, json, verb),
         Verb::Migrations(verb) => migrations::migrations(client, json, verb),
-        Verb::Rebalance(what) => migrations::rebalance(client, json, &what),
+        Verb::Rebalance(what) => rebalance::rebalance(client, json, &what),
         Verb::Failovers(verb) => failovers::failovers(client, json, verb),
         Verb::Switchover(what) => failovers::switchover(client, json, &what),
         Verb::Failover(what) => failovers::failover(client, json, &what),

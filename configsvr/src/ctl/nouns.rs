@@ -4,8 +4,8 @@ use super::change::{Change, Terms, change, perform};
 use super::client::{Ask, Client, id_of, part, read};
 use super::failovers;
 use super::fault::{Fault, Result};
-use super::migrations;
 use super::ranges::{Ranges, ranges};
+use super::rebalance;
 use super::show::{json, or_dash, say, table};
 use super::status;
 use super::traffic;
@@ -43,7 +43,7 @@ pub enum GroupsVerb {
         /// Its id or its name.
         group: String,
     },
-    /// Add a group, without slots. Its instances are probed first.
+    /// Add a group, without slots unless --rebalance is said. Its instances are probed first.
     Add {
         /// Where the primary listens; @ZONE says where it stands.
         #[arg(long, value_name = "ADDR[@ZONE]", value_parser = placed)]
@@ -60,6 +60,8 @@ pub enum GroupsVerb {
         #[arg(long)]
         take_data: bool,
         #[command(flatten)]
+        part: rebalance::Part,
+        #[command(flatten)]
         terms: Terms,
     },
     /// Remove a group that owns no slot. Its instances are left as they are.
@@ -74,8 +76,8 @@ pub enum GroupsVerb {
         #[command(flatten)]
         terms: Terms,
     },
-    /// Move all its slots to the other groups, so that it can be removed.
-    Drain(migrations::Drain),
+    /// Move all its slots to the other groups, so that it can be removed; with --remove it is.
+    Drain(rebalance::Drain),
     /// Restart all its instances, one after another, without an end to its service: replicas, a switchover, the old primary.
     Roll {
         group: String,
@@ -287,9 +289,15 @@ pub(super) fn groups(client: &mut Client, as_json: bool, verb: GroupsVerb) -> Re
             let group: Group = client.get(&format!("/api/v1/groups/{id}"))?;
             list(as_json, &group, |g| status::groups(std::slice::from_ref(g)))
         }
-        GroupsVerb::Add { primary, replica, id, name, take_data, terms } => {
+        GroupsVerb::Add { primary, replica, id, name, take_data, part, terms } => {
+            if part.is_idle() {
+                return Err(Fault::new("this is about the slots it is to get", "say --rebalance as well"));
+            }
             let replicas: Vec<Value> = replica.iter().map(Placed::json).collect();
             let body = json!({ "id": id, "name": name, "primary": primary.json(), "replicas": replicas, "take_data": take_data });
+            if part.rebalance {
+                return rebalance::add(client, as_json, body, &part, terms);
+            }
             let ask = ask("POST", "/api/v1/groups".to_owned(), Some(body));
             let danger = "Instances that are to follow lose the keys they hold.";
             let change_ = if take_data { dangerous(ask, terms, danger) } else { plain(ask, terms) };
@@ -299,7 +307,7 @@ pub(super) fn groups(client: &mut Client, as_json: bool, verb: GroupsVerb) -> Re
             let ask = ask("DELETE", format!("/api/v1/groups/{}", id_of(client, &group)?), None);
             change(client, as_json, dangerous(ask, terms, "The group goes; its instances are left as they are."))
         }
-        GroupsVerb::Drain(what) => migrations::drain(client, as_json, &what),
+        GroupsVerb::Drain(what) => rebalance::drain(client, as_json, &what),
         GroupsVerb::Roll { group, exec, terms } => failovers::roll(client, &group, &exec, terms),
         GroupsVerb::Rename { group, name, terms } => {
             let path = format!("/api/v1/groups/{}", id_of(client, &group)?);

@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::fault::Result;
-use super::show::{json, or_dash, say, table};
+use super::show::{bytes, json, or_dash, say, table};
 use crate::http::words::{BigKey, BigKeys, HotKey, HotKeys, SlotsTraffic};
 use clap::Args;
 use std::process::ExitCode;
@@ -75,17 +75,9 @@ fn hot_table(keys: &[HotKey]) -> String {
 fn big_table(keys: &[BigKey]) -> String {
     let row = |k: &BigKey| {
         let seen = format!("{} s ago", k.age_ms / 1000);
-        vec![size(k.bytes), k.command.clone(), seen, k.slot.to_string(), or_dash(k.group), k.key.clone()]
+        vec![bytes(k.bytes), k.command.clone(), seen, k.slot.to_string(), or_dash(k.group), k.key.clone()]
     };
     table(&["SIZE", "COMMAND", "SEEN", "SLOT", "GROUP", "KEY"], keys.iter().map(row))
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1024 => format!("{bytes} B"),
-        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
-        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
-    }
 }
 
 #[cfg(test)]
@@ -103,6 +95,5 @@ mod tests {
         assert_eq!(with_silent(String::new(), &["p1: away".into()]), "\n! p1: away");
         let text = "SLOT  REQUESTS  SHARE\n2     30        75.0 %\n0     10        25.0 %";
         assert_eq!(slot_table(&[10, 0, 30], 20), text);
-        assert_eq!((size(5), size(2048)), ("5 B".to_owned(), "2.0 KiB".to_owned()));
     }
 }

@@ -284,6 +284,12 @@ pub(super) struct MigrationWord {
     pub limits: LimitsWord,
     /// Hours in UTC, `22:00-06:00`.
     pub window: Option<String>,
+    /// Both sides are not compared before the source's keys are removed.
+    #[schema(required = false)]
+    pub skip_audit: bool,
+    /// The target's memory is not looked at.
+    #[schema(required = false)]
+    pub force: bool,
     /// Under which the slots are held, or owned by the target.
     pub epoch: Option<u64>,
     /// How often the slots were held so far.
@@ -363,14 +369,10 @@ pub(super) struct ProgressWord {
     pub dirty: u64,
     pub lag_bytes: u64,
     pub age_ms: u64,
-}
-
-/// A plan, and the migrations begun for it.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Rebalanced)]
-pub(super) struct BalanceWord {
-    pub balance: PlanWord,
-    pub begun: Vec<u64>,
+    /// Until all keys were met once.
+    pub eta_ms: Option<u64>,
+    /// How long the slots have been held by now.
+    pub held_ms: Option<u64>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -395,6 +397,91 @@ pub(super) struct ShareWord {
     pub weight: u32,
     pub slots_before: usize,
     pub slots_after: usize,
+    /// In slots, keys, bytes or requests a second.
     pub load_before: u64,
     pub load_after: u64,
+}
+
+/// What is spread evenly.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = By)]
+pub(super) enum ByWord {
+    Slots,
+    Keys,
+    Memory,
+    Ops,
+}
+
+/// What a plan goes by.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Measured)]
+pub(super) struct MeasuredWord {
+    /// Since measuring began.
+    pub age_ms: u64,
+    /// By group.
+    pub samples: Vec<SampledWord>,
+    pub ops: Option<CountedWord>,
+}
+
+/// A walk over some of a group's keys.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Sampled)]
+pub(super) struct SampledWord {
+    pub group: GroupId,
+    pub addr: String,
+    /// There was no replica to ask.
+    pub primary: bool,
+    /// All keys that it holds.
+    pub keys: u64,
+    /// Keys that were met, and how many of them were asked for their size.
+    pub scanned: u64,
+    pub sized: u64,
+    pub took_ms: u64,
+}
+
+/// Requests at the proxies.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Counted)]
+pub(super) struct CountedWord {
+    pub window_ms: u64,
+    pub requests: u64,
+    pub proxies: Vec<String>,
+}
+
+/// What a plan costs.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Estimate)]
+pub(super) struct EstimateWord {
+    pub slots: u64,
+    pub keys: u64,
+    /// Of memory.
+    pub bytes: u64,
+    /// Until the last slot has changed hands, at the limits or at the speed of the last migration; null: neither is known.
+    pub ms: Option<u64>,
+    pub speed: Option<SpeedWord>,
+}
+
+/// How fast a migration went.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Speed)]
+pub(super) struct SpeedWord {
+    pub migration: u64,
+    pub keys_per_s: u64,
+    pub bytes_per_s: u64,
+}
+
+/// Whether what comes to an instance fits.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Room)]
+pub(super) struct RoomWord {
+    pub group: GroupId,
+    pub addr: String,
+    pub primary: bool,
+    pub coming_bytes: u64,
+    pub used_bytes: Option<u64>,
+    /// Its `maxmemory`, or with `of_host` what its machine has; null: nobody knows.
+    pub most_bytes: Option<u64>,
+    pub of_host: bool,
+    pub enough: bool,
 }

@@ -1,7 +1,7 @@
 //! What every call goes through, whatever it asks: how many at once, for how long, and what if something breaks.
 
 use super::Api;
-use super::limits::{CALL_LIMIT, CALLS_MAX, IMPORT_LIMIT};
+use super::limits::{CALL_LIMIT, CALLS_MAX, IMPORT_LIMIT, PLAN_LIMIT};
 use super::problem::Problem;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -19,7 +19,11 @@ pub(super) async fn bound(State(api): State<Arc<Api>>, call: Request, next: Next
     let Ok(_place) = api.places.try_acquire() else {
         return Problem::busy(&format!("{CALLS_MAX} calls are under way")).into_response();
     };
-    let limit = if super::is_import(call.uri().path()) { IMPORT_LIMIT } else { CALL_LIMIT };
+    let limit = match call.uri().path() {
+        path if super::is_import(path) => IMPORT_LIMIT,
+        "/api/v1/rebalance" => PLAN_LIMIT,
+        _ => CALL_LIMIT,
+    };
     let answer = tokio::time::timeout(limit, next.run(call)).await;
     answer.unwrap_or_else(|_| Problem::unknown(format!("no answer within {limit:?}")).into_response())
 }

@@ -15,6 +15,13 @@ pub const IMPORT_BYTES_MAX: usize = 64 << 20;
 pub const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// An import probes each instance and writes each slot.
 pub const IMPORT_LIMIT: Duration = Duration::from_secs(120);
+/// A plan measures first: it counts requests for `COUNT_SECONDS`, or walks over keys for some seconds.
+pub const PLAN_LIMIT: Duration = Duration::from_secs(60);
+/// How long requests may be counted for a plan: a second tells little, and nobody waits for longer.
+pub const COUNT_SECONDS: std::ops::RangeInclusive<u64> = 1..=15;
+pub const COUNT_SECONDS_DEFAULT: u64 = 5;
+/// Instances of a group that is imagined for a plan: each is asked for its memory.
+pub const INSTANCES_MAX: usize = 64;
 /// To connect to the leader: it is a neighbour, and was there a moment ago.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// An `Idempotency-Key`: a UUID is 36 long, a name with a date and a counter still fits. It is kept in the audit trail.

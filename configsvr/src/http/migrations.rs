@@ -1,21 +1,16 @@
-//! `migrations`: slots that change hands with their keys while clients write; and `rebalance`, which makes them up.
+//! `migrations`: slots that change hands with their keys while clients write.
 
 use super::Api;
 use super::change::change;
-use super::documented::{AnswerWord, BalanceWord, MigrationWord};
+use super::documented::{AnswerWord, MigrationWord};
 use super::extract::{Asked, At, Said, Terms};
 use super::problem::{ChangeProblems, Problem, ReadProblems};
-use super::words::{Answer, DryRun, IdempotencyKey, MigrationLimits, NewMigrations, Rebalance, Whose};
-use crate::control::balance::{Balance, balance};
+use super::words::{Answer, DryRun, IdempotencyKey, MigrationChange, NewMigrations, Whose};
 use crate::control::command::{Command, NewMove, NewMoves, Steering};
-use crate::control::limits::MOVES_AT_ONCE;
 use crate::control::task::Task;
 use crate::control::task::TaskView;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -29,7 +24,6 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(resume))
         .routes(routes!(cancel))
         .routes(routes!(reverse))
-        .routes(routes!(rebalance))
 }
 
 /// Migrations, the latest last: a bounded number of them. How far they are is known to the leader alone.
@@ -58,7 +52,8 @@ async fn start(
     Said(new): Said<NewMigrations>,
 ) -> Result<Json<Answer>, Problem> {
     let moves = new.moves.into_iter().map(|m| NewMove { from: m.from, to: m.to, slots: m.slots, count: m.count });
-    let new = NewMoves { moves: moves.collect(), limits: new.limits.over(None), window: new.window };
+    let NewMigrations { window, epoch, skip_audit, force, .. } = new;
+    let new = NewMoves { moves: moves.collect(), limits: new.limits.over(None), window, epoch, skip_audit, force };
     change(&api, terms, Command::StartMigrations(new)).await
 }
 
@@ -66,18 +61,24 @@ async fn steer(api: &Api, terms: Terms, id: u64, steering: Steering) -> Result<J
     change(api, terms, Command::SteerMigration { id, steering }).await
 }
 
-/// How hard it may push; what is not named stays. It begins its copy anew when it is next interrupted, and then knows.
+/// How hard it may push, at once; what is not named stays.
 #[utoipa::path(patch, path = "/api/v1/migrations/{id}", tag = "migrations",
-    params(("id" = u64, Path), DryRun, IdempotencyKey), request_body = MigrationLimits,
+    params(("id" = u64, Path), DryRun, IdempotencyKey), request_body = MigrationChange,
     responses((status = 200, description = "noted", body = AnswerWord), ChangeProblems))]
 async fn limit(
     State(api): State<Arc<Api>>,
     At(id): At<u64>,
     terms: Terms,
-    Said(new): Said<MigrationLimits>,
+    Said(new): Said<MigrationChange>,
 ) -> Result<Json<Answer>, Problem> {
     let task = task_of(&api, id)?;
-    steer(&api, terms, id, Steering { limits: Some(new.over(Some(task.limits))), ..Steering::default() }).await
+    steer(
+        &api,
+        terms,
+        id,
+        Steering { limits: Some(new.limits().over(Some(task.limits))), force: new.force, ..Steering::default() },
+    )
+    .await
 }
 
 fn task_of(api: &Api, id: u64) -> Result<Task, Problem> {
@@ -116,49 +117,4 @@ async fn cancel(State(api): State<Arc<Api>>, At(id): At<u64>, terms: Terms) -> R
     responses((status = 200, description = "it is in the store", body = AnswerWord), ChangeProblems))]
 async fn reverse(State(api): State<Arc<Api>>, At(id): At<u64>, terms: Terms) -> Result<Json<Answer>, Problem> {
     change(&api, terms, Command::ReverseMigration { id }).await
-}
-
-/// Who should own how many slots, and the migrations that lead there. Only with `apply` are they begun.
-#[utoipa::path(post, path = "/api/v1/rebalance", tag = "migrations", params(DryRun, IdempotencyKey),
-    request_body = Rebalance,
-    responses((status = 200, description = "the plan; begun with `apply`", body = BalanceWord), ChangeProblems))]
-async fn rebalance(
-    State(api): State<Arc<Api>>,
-    terms: Terms,
-    Said(new): Said<Rebalance>,
-) -> Result<Json<serde_json::Value>, Problem> {
-    let plan = plan(&api, &new)?;
-    let mut answer = json!({ "balance": plan, "begun": [] });
-    if new.apply && !terms.dry_run && !plan.moves.is_empty() {
-        let whole =
-            |m: &crate::control::balance::Move| NewMove { from: m.from, to: m.to, slots: m.slots.clone(), count: None };
-        let moves = plan.moves.iter().take(MOVES_AT_ONCE).map(whole).collect();
-        let new = NewMoves { moves, limits: new.limits.over(None), window: new.window };
-        let Json(done) = change(&api, terms, Command::StartMigrations(new)).await?;
-        let ids = done.result["migrations"].as_array().into_iter().flatten().map(|task| task["id"].clone());
-        answer["begun"] = ids.collect();
-    }
-    Ok(Json(answer))
-}
-
-fn plan(api: &Api, new: &Rebalance) -> Result<Balance, Problem> {
-    let view = api.desk.view.borrow().clone();
-    let topology = view.topology.clone().ok_or_else(Problem::no_cluster)?;
-    let all = || topology.groups().iter().map(|g| (g.id, 1)).collect::<BTreeMap<_, _>>();
-    let mut weights = all();
-    for (group, weight) in &new.weights {
-        if weights.insert(*group, *weight).is_none() {
-            let hint = "see GET /api/v1/groups";
-            return Err(Problem::absent("no_such_group", format!("there is no group {group}"), hint));
-        }
-    }
-    if weights.values().all(|w| *w == 0) {
-        let hint = "give one of them a weight above 0";
-        return Err(Problem::new(StatusCode::CONFLICT, "no_takers", "no group would keep its slots", hint));
-    }
-    let owners: Vec<_> = topology.slots().iter().map(|s| s.group).collect();
-    let open = view.migrations.iter().filter(|m| !m.task.phase.is_over());
-    let fixed: BTreeSet<_> = open.flat_map(|m| m.task.slots()).collect();
-    let loads = vec![1; owners.len()];
-    Ok(balance(&owners, &loads, &weights, &fixed))
 }

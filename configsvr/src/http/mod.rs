@@ -10,6 +10,7 @@ mod cluster;
 mod groups;
 mod failovers;
 mod migrations;
+mod rebalance;
 mod slots;
 mod traffic;
 mod proxies;
@@ -24,6 +25,7 @@ mod auth;
 mod door;
 mod extract;
 pub mod words;
+mod moving;
 mod documented;
 pub mod problem;
 pub mod limits;
@@ -37,6 +39,7 @@ pub use auth::{Hash, Token};
 pub use forward::{LEADER, MEMBER, Peers};
 pub use members::Members;
 
+use crate::agent::link::Access;
 use crate::agent::push::Pusher;
 use crate::desk::Desk;
 use crate::store::Store;
@@ -66,6 +69,10 @@ pub struct Api {
     peers: Peers,
     /// The way to proxies, which know what is asked for.
     proxies: Option<Pusher>,
+    /// The way to instances, which know what they hold.
+    instances: Option<Arc<Access>>,
+    /// One at a time.
+    surveys: Semaphore,
     failures: auth::SharedFailures,
     places: Semaphore,
     listeners: Arc<Semaphore>,
@@ -93,6 +100,8 @@ impl Api {
             metrics,
             peers: Peers::new(Tls::default()),
             proxies: None,
+            instances: None,
+            surveys: Semaphore::new(1),
             failures: auth::SharedFailures::default(),
             places: Semaphore::new(limits::CALLS_MAX),
             listeners: Arc::new(Semaphore::new(limits::LISTENERS_MAX)),
@@ -109,6 +118,11 @@ impl Api {
     /// Asks proxies, too, by this way.
     pub fn with_proxies(self, proxies: Pusher) -> Self {
         Self { proxies: Some(proxies), ..self }
+    }
+
+    /// Looks at instances, too.
+    pub fn with_instances(self, access: Arc<Access>) -> Self {
+        Self { instances: Some(access), ..self }
     }
 }
 
@@ -135,6 +149,7 @@ fn nouns() -> OpenApiRouter<Arc<Api>> {
         .merge(groups::routes())
         .merge(failovers::routes())
         .merge(migrations::routes())
+        .merge(rebalance::routes())
         .merge(slots::routes())
         .merge(traffic::routes())
         .merge(proxies::routes())

@@ -1,5 +1,7 @@
 //! The API against a desk whose loop is a test: real sockets, real calls.
 
+mod documents;
+
 use super::*;
 use crate::control::command::{Answer, BeatAnswer, Kind, ProxyView, Refusal, Request};
 use crate::control::event::News;
@@ -647,42 +649,4 @@ async fn the_document_names_what_there_is() {
         at += found + 1;
     }
     assert!(at > 0, "no reference was found");
-}
-
-/// The words that documentation has of its own are those that travel.
-#[test]
-fn documented_words_are_the_words() {
-    let document = json_of(&document());
-    let properties = |name: &str| -> Vec<String> {
-        let schema = &document["components"]["schemas"][name]["properties"];
-        schema.as_object().unwrap_or_else(|| panic!("{name}: no such schema")).keys().cloned().collect()
-    };
-    let keys = |value: &Value| -> Vec<String> { value.as_object().expect("an object").keys().cloned().collect() };
-    let message = json_of(
-        r#"{"epoch":1,"name":"a","slot_count":2,"groups":[{"id":1,"name":"g","instances":[{"addr":
-        "127.0.0.1:1","role":"primary","run_id":"r","zone":"z"}]}],"tag_rule":"redis","slots":[{"from":0,"to":1,"group":1,
-        "state":"moving","target":2}]}"#,
-    );
-    let message: ::cluster::wire::Message = serde_json::from_value(message).expect("a message");
-    let message = json!(message);
-    let sight = json!({"addr": "127.0.0.1:1", "links_up": 1, "links": 1, "last_reply_ms": 1});
-    let beat: crate::control::command::Beat = serde_json::from_value(json!({"id": "p", "version": "1", "addr": "a",
-        "admin_addr": "b", "zone": "z", "epoch": 1, "started_at": 1, "from_disk": true, "leaving": true, "instances": [sight]}))
-    .expect("a beat");
-    let answer = Answer { epoch: 1, result: Value::Null, notes: vec![String::new()], repeated: true };
-    for (name, value) in [
-        ("Topology", message.clone()),
-        ("TopologyGroup", message["groups"][0].clone()),
-        ("TopologyInstance", message["groups"][0]["instances"][0].clone()),
-        ("TopologyRange", message["slots"][0].clone()),
-        ("Range", json!(layout::SlotRange { from: 0, to: 1, group: None })),
-        ("News", json!(news("x"))),
-        ("Answer", json!(answer)),
-        ("Beat", json!(beat)),
-        ("Sight", json!(beat.instances[0])),
-        ("BeatAnswer", json!(BeatAnswer { epoch: 1, draining: true, registered: true, next_ms: 1 })),
-        ("Problem", json_of(r#"{"error":{}}"#)),
-    ] {
-        assert_eq!(properties(name), keys(&value), "{name}");
-    }
 }

@@ -7,6 +7,7 @@ use crate::agent::push::Pusher;
 use crate::control::event::PushFault;
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use futures_util::future::join_all;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -74,6 +75,31 @@ async fn slots(State(api): State<Arc<Api>>) -> Result<Json<SlotsTraffic>, Proble
         }
     }
     Ok(Json(SlotsTraffic { slot_count, requests, proxies: heard.ids(), silent: heard.silent }))
+}
+
+/// What one proxy has counted.
+pub(super) struct Counts {
+    pub(super) requests: Vec<u64>,
+    /// When it began, in milliseconds since 1970 by its own clock.
+    pub(super) started_ms: u64,
+}
+
+/// What every live proxy has counted so far, by its id. One that is silent is refused: nobody knows what it has.
+pub(super) async fn counts(api: &Api) -> Result<BTreeMap<String, Counts>, Problem> {
+    let heard = ask(api, "/api/v1/slots/traffic").await?;
+    let why = heard.silent.first().cloned();
+    let why = why.or_else(|| heard.answers.is_empty().then(|| "no proxy is alive".to_owned()));
+    if let Some(why) = why {
+        let message = format!("the ops cannot be measured: {why}");
+        let hint = "see `twemslotctl proxies list`; or go by keys";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_measured", message, hint));
+    }
+    let counts = |answer: &Value| {
+        let ms = |name: &str| answer[name].as_u64().unwrap_or(0);
+        let started_ms = ms("time_unix_ms").saturating_sub(ms("uptime_ms"));
+        Counts { requests: list(&answer["requests"]), started_ms }
+    };
+    Ok(heard.answers.iter().map(|(id, answer)| (id.clone(), counts(answer))).collect())
 }
 
 /// What is there and looks as it should.

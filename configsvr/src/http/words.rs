@@ -1,7 +1,7 @@
 //! The words of the API, as they travel: what its bodies say and what its answers say. The command line reads the same
 //! types.
 
-use super::documented::{NewsWord, RangeWord, SightWord, SpanWord, StateWord, TagRuleWord, TopologyWord};
+use super::documented::{NewsWord, RangeWord, SightWord, StateWord, TagRuleWord, TopologyWord};
 use crate::control::command::{self, ProxyView, Sight};
 use crate::control::view::GroupView;
 use crate::store::Revision;
@@ -11,13 +11,12 @@ use cluster::slot::{SLOT_COUNT_DEFAULT, Slot, TagRule};
 use cluster::wire::{Message, State};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use utoipa::{IntoParams, ToSchema};
 
+pub use super::moving::{Imagined, MigrationChange, MigrationLimits, Moved, NewMigrations, Rebalance, Rebalanced};
 pub use crate::control::command::{Answer, BeatAnswer};
 pub use crate::control::event::News;
 pub use crate::control::layout::SlotRange;
-use crate::control::task::{Limits, Span, Window};
 
 /// A key that is asked for often.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -523,79 +522,4 @@ impl Proxy {
             None => None,
         }
     }
-}
-
-/// Slots that are to change hands: a migration for each move.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewMigrations {
-    pub moves: Vec<Moved>,
-    #[serde(default)]
-    pub limits: MigrationLimits,
-    /// Only within these hours (UTC).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "22:00-06:00")]
-    pub window: Option<Window>,
-}
-
-/// These slots, or so many of the source's last.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Moved {
-    pub from: GroupId,
-    pub to: GroupId,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<SpanWord>)]
-    pub slots: Vec<Span>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub count: Option<u16>,
-}
-
-/// How hard a migration may push. What is not named stays, or is the default.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MigrationLimits {
-    /// 0: no limit, which is the default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keys_per_s: Option<u64>,
-    /// 0: no limit, which is the default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes_per_s: Option<u64>,
-    /// A PING to either side that takes longer slows the copy down. 20 by default; 0: never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub latency_ms: Option<u64>,
-    /// The largest value that is copied in one piece, in bytes of memory; a larger one that cannot be copied in pieces ends
-    /// the copy. 64 MiB by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value_bytes: Option<u64>,
-}
-
-impl MigrationLimits {
-    pub(super) fn over(self, now: Option<Limits>) -> Limits {
-        let now = now.unwrap_or_default();
-        Limits {
-            keys_per_s: self.keys_per_s.unwrap_or(now.keys_per_s),
-            bytes_per_s: self.bytes_per_s.unwrap_or(now.bytes_per_s),
-            latency_ms: self.latency_ms.unwrap_or(now.latency_ms),
-            value_bytes: self.value_bytes.unwrap_or(now.value_bytes),
-        }
-    }
-}
-
-/// Everybody gets a part by weight.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Rebalance {
-    /// By group; 1 where a group is not named, 0 for one that is to be empty.
-    #[serde(default)]
-    #[schema(value_type = std::collections::HashMap<String, u32>)]
-    pub weights: BTreeMap<GroupId, u32>,
-    /// Begin the migrations. Otherwise only the plan is told.
-    #[serde(default)]
-    pub apply: bool,
-    #[serde(default)]
-    pub limits: MigrationLimits,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "22:00-06:00")]
-    pub window: Option<Window>,
 }

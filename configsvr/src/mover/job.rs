@@ -8,10 +8,10 @@ use super::core::{Copier, Fault, Mark, Plan};
 use super::line::Line;
 use super::name::{Name, Part};
 use super::scout::{Said, Scout};
-use super::{Confirm, preflight, sweep};
+use super::{Confirm, Told, preflight, sweep};
 use crate::agent::link::Access;
 use crate::control::event::Event;
-use crate::control::job::{Goal, Job, Stage, Status};
+use crate::control::job::{Job, Stage, Status};
 use cluster::resp::write;
 use std::io;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub(super) struct Ground {
     pub(super) job: Arc<Job>,
     pub(super) access: Arc<Access>,
     pub(super) confirm: Confirm,
-    pub(super) goal: watch::Receiver<Goal>,
+    pub(super) told: watch::Receiver<Told>,
     pub(super) outcomes: mpsc::Sender<Event>,
     pub(super) mark: watch::Sender<Option<Mark>>,
 }
@@ -94,7 +94,11 @@ async fn prepare<'a>(ground: &'a Ground, name: &'a Name) -> Result<Run<'a>, Faul
     {
         // Before the purge, so that what cannot work has changed nothing.
         let mut source = reading_place(ground, name).await?;
-        preflight::check(&mut source, &mut target, &slots).await?;
+        preflight::check(&mut source, &mut target).await?;
+        if !job.force {
+            let replicas = replicas(ground, name).await;
+            preflight::room(&mut source, &mut target, replicas, &slots).await?;
+        }
     }
     sweep::clear(&mut target, &slots, 0).await.map_err(Fault::failed)?;
     let attached = attach::attach(&job.source, name, access).await?;
@@ -138,6 +142,15 @@ async fn reading_place(ground: &Ground, name: &Name) -> Result<Line, Fault> {
     name.connect(&ground.job.source.primary, &ground.access, Part::Reader).await.map_err(Fault::failed)
 }
 
+/// The target's replicas, as far as they answer: what comes to the primary comes to them.
+async fn replicas(ground: &Ground, name: &Name) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for replica in &ground.job.target.replicas {
+        lines.extend(name.connect(replica, &ground.access, Part::Reader).await);
+    }
+    lines
+}
+
 async fn run_id(line: &mut Line) -> Result<String, String> {
     let info = line.say(&[b"INFO", b"server"]).await?;
     let id = info.lines().find_map(|l| l.trim_end().strip_prefix("run_id:"));
@@ -169,7 +182,7 @@ enum Woken {
     Stream,
     Source,
     Target,
-    Goal,
+    Told,
     Scout(Option<Said>),
     Tick,
 }
@@ -178,11 +191,11 @@ impl Run<'_> {
     /// Carries bytes until there is a fault.
     async fn carry(&mut self) -> Fault {
         let begun = Instant::now();
-        let mut goal = self.ground.goal.clone();
-        goal.mark_changed();
+        let mut told = self.ground.told.clone();
+        told.mark_changed();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (mut reported, mut acked, mut told) = (begun, begun, None);
+        let (mut reported, mut acked, mut said) = (begun, begun, None);
         let (mut moved, mut moved_at) = (self.copier.received(), begun);
         loop {
             self.copier.step(begun.elapsed().as_millis() as u64);
@@ -205,11 +218,11 @@ impl Run<'_> {
             } else if now - moved_at > STALL && self.copier.status().lag > 0 {
                 return Fault::failed(format!("{}: its stream stands still", self.attached.addr));
             }
-            let changed = told.as_ref().is_none_or(|stage| *stage != self.copier.stage());
+            let changed = said.as_ref().is_none_or(|stage| *stage != self.copier.stage());
             if changed || now - reported >= REPORT {
                 reported = now;
                 let status = self.copier.status();
-                told = Some(status.stage.clone());
+                said = Some(status.stage.clone());
                 self.ground.mark.send_replace(self.copier.mark().cloned());
                 self.ground.report(status).await;
             }
@@ -217,8 +230,8 @@ impl Run<'_> {
                 _ = self.attached.line.ready(false) => Woken::Stream,
                 _ = self.source.ready(!self.copier.to_source.is_empty()) => Woken::Source,
                 _ = self.target.ready(!self.copier.to_target.is_empty()) => Woken::Target,
-                changed = goal.changed() => match changed {
-                    Ok(()) => Woken::Goal,
+                changed = told.changed() => match changed {
+                    Ok(()) => Woken::Told,
                     Err(_) => return Fault::failed("the job was dropped"),
                 },
                 said = self.scout.hear() => Woken::Scout(said),
@@ -228,8 +241,10 @@ impl Run<'_> {
                 Woken::Stream => self.read_stream().await,
                 Woken::Source => self.read_source().await,
                 Woken::Target => self.read_target().await,
-                Woken::Goal => {
-                    self.copier.goal(*goal.borrow_and_update());
+                Woken::Told => {
+                    let Told { goal, limits } = *told.borrow_and_update();
+                    self.copier.limit(limits);
+                    self.copier.goal(goal);
                     Ok(())
                 }
                 Woken::Scout(said) => {

@@ -8,6 +8,7 @@
 mod job;
 mod audit;
 mod scout;
+pub mod survey;
 mod preflight;
 mod attach;
 mod sweep;
@@ -19,7 +20,7 @@ pub mod core;
 use self::core::Mark;
 use crate::agent::link::Access;
 use crate::control::event::{DeedId, Event};
-use crate::control::job::{Audit, Goal, Job, Sweep};
+use crate::control::job::{Audit, Goal, Job, JobLimits, Sweep};
 use crate::control::layout::Token;
 use job::Ground;
 use std::collections::BTreeMap;
@@ -45,9 +46,16 @@ pub struct Movers {
 /// Marks of so many tasks are kept.
 const MARKS_MAX: usize = 256;
 
+/// What a job is to do for now, and how hard it may push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    goal: Goal,
+    limits: JobLimits,
+}
+
 struct Running {
     attempt: (Token, u64),
-    goal: watch::Sender<Goal>,
+    told: watch::Sender<Told>,
     task: JoinHandle<()>,
 }
 
@@ -64,16 +72,17 @@ impl Movers {
         Self { access, confirm, outcomes, jobs: BTreeMap::new(), marks: BTreeMap::new() }
     }
 
-    /// Begins a job, or tells the one that runs how far it is to go. An older attempt of the same task ends.
+    /// Begins a job, or tells the one that runs how far it is to go, and its limits as they are by now. An older attempt of the same task ends.
     pub fn tell(&mut self, job: Arc<Job>, goal: Goal) {
         let attempt = (job.token, job.attempt);
+        let told = Told { goal, limits: job.limits };
         match self.jobs.get(&job.task) {
             Some(running) if running.attempt == attempt => {
-                running.goal.send_if_modified(|now| std::mem::replace(now, goal) != goal);
+                running.told.send_if_modified(|now| std::mem::replace(now, told) != told);
             }
             Some(running) if running.attempt > attempt => {}
             _ => {
-                let (tell, goal) = watch::channel(goal);
+                let (tell, told) = watch::channel(told);
                 let (mark, marked) = watch::channel::<Option<Mark>>(None);
                 self.marks.insert(job.task.clone(), marked);
                 while self.marks.len() > MARKS_MAX {
@@ -83,12 +92,12 @@ impl Movers {
                     job: Arc::clone(&job),
                     access: Arc::clone(&self.access),
                     confirm: Arc::clone(&self.confirm),
-                    goal,
+                    told,
                     outcomes: self.outcomes.clone(),
                     mark,
                 };
                 let task = tokio::spawn(job::run(ground));
-                self.jobs.insert(job.task.clone(), Running { attempt, goal: tell, task });
+                self.jobs.insert(job.task.clone(), Running { attempt, told: tell, task });
             }
         }
     }

@@ -5,6 +5,7 @@ use super::core::Fault;
 use super::core::slots::Slots;
 use super::core::table::Table;
 use super::line::Line;
+use crate::control::measure::{self, Memory};
 use cluster::resp::reply::{Elements, integer, text};
 use cluster::resp::write;
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ pub(super) struct Ground {
 }
 
 /// Looks at both sides. `source`: where copies are read; `target`: its writer, confirmed.
-pub(super) async fn check(source: &mut Line, target: &mut Line, slots: &Slots) -> Result<(), Fault> {
+pub(super) async fn check(source: &mut Line, target: &mut Line) -> Result<(), Fault> {
     let there = Info::of(target).await?;
     let here = Info::of(source).await?;
     for (line, info) in [(&*source, &here), (&*target, &there)] {
@@ -42,10 +43,56 @@ pub(super) async fn check(source: &mut Line, target: &mut Line, slots: &Slots) -
         return Err(Fault::failed("an instance is still loading its data"));
     }
     clocks(source, target).await?;
-    let keys = look(source).await?.keys;
+    let keys = keys(source).await?;
     let samples = samples(source, keys).await?;
-    room(source, target, &there, slots, keys, &samples)?;
     formats(source, target, &samples).await
+}
+
+/// Whether what moves fits into the target and its replicas, by an estimate.
+pub(super) async fn room(
+    source: &mut Line,
+    target: &mut Line,
+    mut replicas: Vec<Line>,
+    slots: &Slots,
+) -> Result<(), Fault> {
+    let keys = keys(source).await?;
+    let samples = samples(source, keys).await?;
+    if samples.is_empty() {
+        return Ok(());
+    }
+    let moving: i64 = samples.iter().filter(|(key, _)| slots.hold(key)).map(|(_, size)| size).sum();
+    let needed = moving.max(0) as u64 * keys / samples.len() as u64;
+    for line in std::iter::once(target).chain(&mut replicas) {
+        let memory = memory(line).await.map_err(Fault::failed)?;
+        // A sample may be off; what is refused here must not fit for sure.
+        if memory.lacks(needed - needed / 4) {
+            let (what, hint) = measure::lack(line.addr(), &memory, needed);
+            let why = format!("{what} from {}: {hint}, or resume it with --force", source.addr());
+            return Err(Fault::hopeless(why));
+        }
+    }
+    Ok(())
+}
+
+/// How much of its memory an instance uses.
+pub(super) async fn memory(line: &mut Line) -> Result<Memory, String> {
+    let said = line.say(&[b"INFO", b"memory"]).await?;
+    Ok(read_memory(&said))
+}
+
+pub(super) fn read_memory(said: &str) -> Memory {
+    let number =
+        |name: &str| said.lines().find_map(|l| l.trim_end().strip_prefix(name)?.strip_prefix(':')?.parse::<u64>().ok());
+    Memory {
+        used_bytes: number("used_memory").unwrap_or(0),
+        max_bytes: number("maxmemory").unwrap_or(0),
+        host_bytes: number("total_system_memory"),
+    }
+}
+
+async fn keys(line: &mut Line) -> Result<u64, Fault> {
+    let said = line.done(&[b"DBSIZE"]).await.map_err(Fault::failed)?;
+    Ok(integer(&said).unwrap_or(0).max(0) as u64)
 }
 
 /// What the copy has to know of the source.
@@ -53,8 +100,7 @@ pub(super) async fn look(source: &mut Line) -> Result<Ground, Fault> {
     let raw = source.done(&[b"COMMAND"]).await.map_err(Fault::hopeless)?;
     let table =
         Table::read(&raw).ok_or_else(|| Fault::hopeless(format!("{}: COMMAND makes no sense", source.addr())))?;
-    let keys = source.done(&[b"DBSIZE"]).await.map_err(Fault::failed)?;
-    Ok(Ground { table, keys: integer(&keys).unwrap_or(0).max(0) as u64 })
+    Ok(Ground { table, keys: keys(source).await? })
 }
 
 /// INFO.
@@ -63,7 +109,7 @@ struct Info(BTreeMap<String, String>);
 impl Info {
     async fn of(line: &mut Line) -> Result<Self, Fault> {
         let mut all = BTreeMap::new();
-        for section in [&b"server"[..], b"replication", b"memory", b"persistence", b"cluster"] {
+        for section in [&b"server"[..], b"replication", b"persistence", b"cluster"] {
             let said = line.say(&[b"INFO", section]).await.map_err(Fault::failed)?;
             all.extend(
                 said.lines().filter_map(|l| l.trim_end().split_once(':')).map(|(k, v)| (k.to_owned(), v.to_owned())),
@@ -74,10 +120,6 @@ impl Info {
 
     fn is(&self, name: &str, value: &str) -> bool {
         self.0.get(name).is_some_and(|v| v == value)
-    }
-
-    fn number(&self, name: &str) -> u64 {
-        self.0.get(name).and_then(|v| v.parse().ok()).unwrap_or(0)
     }
 }
 
@@ -130,36 +172,6 @@ async fn samples(source: &mut Line, keys: u64) -> Result<Vec<(Vec<u8>, i64)>, Fa
         )));
     }
     Ok(found.into_iter().zip(sizes.iter().map(|raw| integer(raw).unwrap_or(0))).collect())
-}
-
-/// Whether what moves fits into the target, by an estimate.
-fn room(
-    source: &Line,
-    target: &Line,
-    there: &Info,
-    slots: &Slots,
-    keys: u64,
-    samples: &[(Vec<u8>, i64)],
-) -> Result<(), Fault> {
-    let (most, used) = (there.number("maxmemory"), there.number("used_memory"));
-    if most == 0 || samples.is_empty() {
-        return Ok(());
-    }
-    let moving: i64 = samples.iter().filter(|(key, _)| slots.hold(key)).map(|(_, size)| size).sum();
-    let needed = moving.max(0) as u64 * keys / samples.len() as u64;
-    // A sample may be off; what is refused here must not fit for sure.
-    if used + needed - needed / 4 > most {
-        let mb = |n: u64| n >> 20;
-        return Err(Fault::hopeless(format!(
-            "{} has {} MB of {} MB free, and about {} MB would come from {}: raise its maxmemory or move less",
-            target.addr(),
-            mb(most.saturating_sub(used)),
-            mb(most),
-            mb(needed),
-            source.addr()
-        )));
-    }
-    Ok(())
 }
 
 /// Whether the target reads what the source writes: newer servers write newer formats.

@@ -46,11 +46,10 @@ impl Scout {
         let (fences, wanted) = mpsc::channel(1);
         let look = Look { at: job.source.primary.clone(), name: name.clone(), access: Arc::clone(&access) };
         let mut tasks = vec![tokio::spawn(watch_primary(look, wanted, tell.clone()))];
-        if job.limits.latency_ms > 0 {
-            for at in [attached, job.target.primary.clone()] {
-                let look = Look { at, name: name.clone(), access: Arc::clone(&access) };
-                tasks.push(tokio::spawn(ping(look, tell.clone())));
-            }
+        // Also without a limit: there may be one in a minute.
+        for at in [attached, job.target.primary.clone()] {
+            let look = Look { at, name: name.clone(), access: Arc::clone(&access) };
+            tasks.push(tokio::spawn(ping(look, tell.clone())));
         }
         Self { fences, said, tasks }
     }

@@ -41,6 +41,10 @@ fn no_call_finds_a_fault_of_ours() -> Result<()> {
         ensure!((400..500).contains(&refused.status), "events?{query}: {} {}", refused.status, refused.body);
         ensure!(documented[refused.status.to_string()].is_object(), "events: {} is not documented", refused.status);
     }
+    for path in ["/dashboard", "/dashboard/page.js", "/dashboard/page.css"] {
+        let page = http::call("GET", api, path, &[], "", Duration::from_secs(20))?;
+        ensure!(page.status == 200 && page.body.len() > 500, "{path}: {} {}", page.status, page.body);
+    }
     // After all of it the member is as well as before.
     let ready = http::call("GET", api, "/readyz", &[], "", Duration::from_secs(2))?;
     ensure!(ready.status == 200, "/readyz says {}: {}", ready.status, ready.body);

@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use cluster::slot::{TagRule, slot_of};
-use configsvr::playground::{Options, Playground, ask, http, info, until};
+use configsvr::playground::{Options, Playground, ask, find_binary, http, info, until};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tests::history::{Anomalies, Load, Op, Outcome, Plan};
@@ -84,6 +85,13 @@ impl Scene {
         Ok(scene)
     }
 
+    /// An operator at the command line: all that was said.
+    pub(crate) fn operator(&self, words: &[&str]) -> Result<String> {
+        let dir = self.playground.dir().display().to_string();
+        let out = Command::new(find_binary("twemslotctl")?).args(["--state-dir", &dir]).args(words).output()?;
+        Ok(format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
+    }
+
     /// The control plane knows both primaries' histories.
     pub(crate) fn known(&self) -> Result<()> {
         until("the primaries are known", LIMIT, || {
@@ -143,7 +151,7 @@ impl Scene {
         let proxies = self.playground.proxies().iter().map(|p| p.addr()).collect();
         self.loads += 1;
         let name = format!("load{}", self.loads);
-        let plan = Plan { name, proxies, clients: 8, keys: 32, pause: Duration::from_millis(2) };
+        let plan = Plan { name, proxies, clients: 8, keys: 32, pause: Duration::from_millis(2), all_types: false };
         let load = Load::start(&plan);
         std::thread::sleep(Duration::from_millis(800)); // some load, before
         let (old, at) = (self.primary()?, load.now());

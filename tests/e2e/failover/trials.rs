@@ -2,6 +2,7 @@
 
 use crate::scene::{Fault, Scene, turn};
 use anyhow::{Result, ensure};
+use configsvr::playground::ask;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(4);
@@ -70,6 +71,22 @@ fn a_primary_that_restarts_empty_wipes_nobody() -> Result<()> {
     seen.found.must_be_only_lost()?;
     ensure!(seen.found.lost <= 8, "{:?}", seen.found);
     ensure!(before > 0 && after >= before, "{before} keys, then {after}");
+    Ok(())
+}
+
+/// Settings that failover rests on, at every instance, by one command.
+#[test]
+fn the_doctor_sets_what_is_amiss() -> Result<()> {
+    let _turn = turn();
+    let scene = Scene::begin()?;
+    let said = scene.operator(&["doctor", "--fix"])?;
+    ensure!(said.contains("busy-reply-threshold is 500 now"), "{said}");
+    for instance in scene.playground.group(1) {
+        let found = ask(instance.server.addr(), &["CONFIG", "GET", "busy-reply-threshold"])?;
+        ensure!(String::from_utf8_lossy(&found).contains("\r\n500\r\n"), "{found:?}");
+    }
+    let again = scene.operator(&["doctor"])?;
+    ensure!(!again.contains("busy-reply-threshold"), "{again}");
     Ok(())
 }
 

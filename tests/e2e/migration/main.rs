@@ -8,6 +8,7 @@
 //! ```
 #![allow(clippy::print_stdout, reason = "the soak prints what it measured")]
 
+mod planning;
 mod trials;
 mod soak;
 mod scene;

@@ -139,10 +139,15 @@ impl Scene {
     }
 
     pub(crate) fn load(&mut self) -> Load {
+        self.load_of(true)
+    }
+
+    /// Not of `all_types` where a primary dies: what a replica did not hear of, a pop as well, is not done there.
+    pub(crate) fn load_of(&mut self, all_types: bool) -> Load {
         self.loads += 1;
         let proxies = self.playground.proxies().iter().map(|p| p.addr()).collect();
         let name = format!("load{}", self.loads);
-        Load::start(&Plan { name, proxies, clients: 8, keys: 48, pause: Duration::from_millis(1) })
+        Load::start(&Plan { name, proxies, clients: 8, keys: 48, pause: Duration::from_millis(1), all_types })
     }
 
     /// Ends the load, and compares.
@@ -159,7 +164,7 @@ impl Scene {
     }
 
     /// Which slots each group owns, in force.
-    fn owners(&self) -> Result<Vec<Option<u32>>> {
+    pub(crate) fn owners(&self) -> Result<Vec<Option<u32>>> {
         let topology = self.get("/api/v1/topology")?;
         let mut owners = vec![None; usize::from(SLOTS)];
         for range in topology["slots"].as_array().into_iter().flatten() {

@@ -64,7 +64,7 @@ fn a_primary_dies_in_the_middle() -> Result<()> {
     let _turn = turn();
     let mut scene = Scene::begin(2, 1)?;
     for group in [1, 2] {
-        let load = scene.load();
+        let load = scene.load_of(false);
         let (id, old) =
             (scene.begun("migrations start --from 1 --to 2 --count 8 --keys-per-s 200")?[0], scene.primary(group)?);
         scene.until_it(id, &["copying", "tailing"])?;

@@ -59,6 +59,7 @@ impl Scene {
             source: source.side(1),
             target: target.side(2),
             limits,
+            force: false,
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let (outcomes, events) = mpsc::channel(4096);

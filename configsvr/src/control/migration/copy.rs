@@ -61,6 +61,7 @@ impl Migrations {
             return;
         }
         let Some(run) = self.runs.get_mut(&task.id) else { return };
+        run.limit(task.limits.into(), out);
         run.tell(scene.now, if ready { Goal::Copy } else { Goal::Pause }, out);
         if ready && self.writer.is_idle() && may_fence(scene, run) {
             let Some((txn, epoch)) = record::fenced(scene, task) else { return };
@@ -147,12 +148,14 @@ impl Migrations {
             source,
             target,
             limits: task.limits.into(),
+            force: task.force,
         });
         let last = self.runs.remove(&task.id);
         let (failures, fence) = last.map_or((0, Fence::default()), |run| (run.failures, run.fence));
         let goal = Goal::Copy;
         out.push(Action::Move { job: Arc::clone(&job), goal });
-        let run = Run { job, goal, status: None, told_at: scene.now, failures, again_at: None, fence };
+        let told_at = scene.now;
+        let run = Run { job, goal, status: None, copying: None, told_at, failures, again_at: None, fence };
         self.runs.insert(task.id, run);
     }
 

@@ -64,7 +64,7 @@ impl Migrations {
     pub(super) fn moved(&mut self, now: u64, task: &str, attempt: u64, status: Status) {
         let run = task.parse().ok().and_then(|id: u64| self.runs.get_mut(&id));
         if let Some(run) = run.filter(|run| run.job.attempt == attempt) {
-            run.status = Some((status, now));
+            run.heard(now, status);
         }
     }
 

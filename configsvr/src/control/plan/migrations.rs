@@ -19,6 +19,15 @@ pub(super) fn start(there: &There, new: &NewMoves, wall: u64) -> Result<Plan, Re
         let message = format!("{} moves: from 1 to {MOVES_AT_ONCE} at once", new.moves.len());
         return Err(refusal(Kind::Invalid, "bad_moves", message, "name which slots go from which group to which"));
     }
+    if let Some(planned) = new.epoch.filter(|planned| *planned != there.known.epoch()) {
+        let message = format!("planned at epoch {planned}, and the topology is at {} by now", there.known.epoch());
+        return Err(refusal(
+            Kind::Conflict,
+            "plan_outdated",
+            message,
+            "plan again: what was planned may not hold any more",
+        ));
+    }
     let mut taken: BTreeSet<Slot> = moving(there);
     let mut tasks = Vec::new();
     let last = there.state.tasks.keys().next_back().copied().unwrap_or(0);
@@ -36,6 +45,8 @@ pub(super) fn start(there: &There, new: &NewMoves, wall: u64) -> Result<Plan, Re
             cancelled: false,
             limits: new.limits,
             window: new.window,
+            skip_audit: new.skip_audit,
+            force: new.force,
             epoch: None,
             fences: 0,
             times: TaskTimes { created: wall, ..TaskTimes::default() },
@@ -67,6 +78,7 @@ pub(super) fn steer(there: &There, id: u64, steering: &Steering) -> Result<Plan,
     }
     next.cancelled = task.cancelled || steering.cancelled == Some(true);
     next.limits = steering.limits.unwrap_or(task.limits);
+    next.force = steering.force.unwrap_or(task.force);
     let key = task_key(id);
     let mut plan = there.same();
     plan.compares.push(there.state.as_it_is(&key));

@@ -201,6 +201,12 @@ impl Copier {
         }
     }
 
+    /// How hard it may push, from now on.
+    pub fn limit(&mut self, limits: JobLimits) {
+        self.plan.limits = limits;
+        self.pace.limit(&limits);
+    }
+
     /// Bytes of the stream came.
     pub fn stream_said(&mut self, bytes: &[u8]) {
         self.journal.push(bytes);

@@ -31,6 +31,13 @@ impl Bucket {
         Self { per_s, left: 0, at: None }
     }
 
+    /// A new limit: what was overdrawn under the old one is forgiven.
+    fn limit(&mut self, per_s: u64) {
+        if per_s != self.per_s {
+            *self = Self::new(per_s);
+        }
+    }
+
     fn open(&mut self, now: u64) -> bool {
         if self.per_s == 0 {
             return true;
@@ -62,6 +69,16 @@ impl Pace {
             latency_ms: limits.latency_ms,
             brake_ms: 0,
             not_before: 0,
+        }
+    }
+
+    /// Other limits, from now on.
+    pub(super) fn limit(&mut self, limits: &JobLimits) {
+        self.keys.limit(limits.keys_per_s);
+        self.bytes.limit(limits.bytes_per_s);
+        self.latency_ms = limits.latency_ms;
+        if limits.latency_ms == 0 {
+            (self.brake_ms, self.not_before) = (0, 0);
         }
     }
 
@@ -124,6 +141,28 @@ mod tests {
         let bytes = passed(JobLimits { bytes_per_s: 1 << 20, ..JobLimits::default() }, 10, 1 << 16) << 16;
         assert!((10 << 20..(10 << 20) + (1 << 18)).contains(&bytes), "{bytes}");
         assert_eq!(passed(JobLimits::default(), 10, 10), 1, "no limit");
+    }
+
+    #[test]
+    fn other_limits_hold_from_now_on() {
+        let mut pace = Pace::new(&JobLimits { keys_per_s: 1, latency_ms: 5, ..JobLimits::default() });
+        assert!(pace.open(0));
+        pace.asked(0, 1000);
+        assert!(!pace.open(10_000), "a thousand seconds' worth is under way");
+        (0..20).for_each(|_| pace.pinged(6));
+        pace.limit(&JobLimits { keys_per_s: 1000, latency_ms: 0, ..JobLimits::default() });
+        let mut asked = 0;
+        for now in 10_000..11_000 {
+            while pace.open(now) {
+                pace.asked(now, 10);
+                asked += 10;
+            }
+        }
+        assert!((1000..1150).contains(&asked), "{asked}");
+        pace.limit(&JobLimits::default());
+        assert!(pace.open(11_000));
+        pace.asked(11_000, 1_000_000);
+        assert!(pace.open(11_000), "no limit");
     }
 
     #[test]

@@ -1,0 +1,198 @@
+//! Plans that go by what was measured, and groups that come and go, each with one command.
+
+use crate::scene::{LIMIT, SLOTS, Scene, turn};
+use anyhow::{Context, Result, ensure};
+use cluster::slot::{TagRule, slot_of};
+use configsvr::playground::{ask, find_binary, http, until};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Keys that lie in few slots of one group.
+const SKEWED: usize = 9_000;
+/// Slots that nearly all requests are for.
+const HOT: usize = 9;
+
+#[test]
+fn what_was_measured_is_spread() -> Result<()> {
+    let _turn = turn();
+    let scene = Scene::begin(3, 1)?;
+    skew(&scene)?;
+    let plan: Value = serde_json::from_str(&scene.operator("rebalance --by keys --dry-run --json")?)?;
+    let samples = plan["measured"]["samples"].as_array().context("no samples")?;
+    ensure!(samples.len() == 3 && samples.iter().all(|s| s["primary"] == false && s["keys"] == s["scanned"]), "{plan}");
+    ensure!(plan["estimate"]["keys"].as_u64() > Some(3_000) && plan["estimate"]["bytes"].as_u64() > Some(0), "{plan}");
+    let room = plan["room"].as_array().context("no room")?;
+    ensure!(
+        room.len() >= 2 && room.iter().all(|r| r["enough"] == true && r["used_bytes"].as_u64() > Some(0)),
+        "{plan}"
+    );
+    scene.operator("rebalance --by keys --wait --yes")?;
+    even(&keys(&scene)?)?;
+    scene.nothing_astray()?;
+
+    let hot = Hot::begin(&scene)?;
+    scene.operator("rebalance --by ops --seconds 2 --wait --yes")?;
+    let first = counted(&scene)?;
+    std::thread::sleep(Duration::from_secs(2)); // what is measured is a rate
+    let second = counted(&scene)?;
+    hot.end()?;
+    let mut ops: BTreeMap<u32, u64> = BTreeMap::new();
+    for (slot, owner) in scene.owners()?.into_iter().enumerate() {
+        *ops.entry(owner.context("a slot without an owner")?).or_default() += second[slot] - first[slot];
+    }
+    even(&ops.into_values().collect::<Vec<_>>())?;
+    scene.nothing_astray()?;
+
+    // A copy that would take minutes is told in its middle that it need not.
+    let id = scene.begun("migrations start --from 1 --to 2 --count 4 --keys-per-s 1 --no-audit")?[0];
+    scene.until_it(id, &["copying"])?;
+    scene.operator(&format!("migrations limit {id} --keys-per-s 0"))?;
+    let done = scene.until_it(id, &["done"])?;
+    ensure!(done["skip_audit"] == true && done["audit"].is_null(), "{done}");
+    // A plan is for the topology that it was made for.
+    let dry = |epoch: &Value| format!(r#"{{"moves":[{{"from":2,"to":1,"count":1}}],"epoch":{epoch}}}"#);
+    let member = scene.playground.configsvrs()[0].addr();
+    let old = http::post(member, "/api/v1/migrations?dry_run=true", &dry(&plan["epoch"]))?;
+    ensure!(old.status == 409 && old.body.contains("plan_outdated"), "{}", old.body);
+    Ok(())
+}
+
+/// A group goes and comes again while clients write; whoever asked for it is killed in the middle, and asks again.
+#[test]
+fn a_group_goes_and_comes_with_one_command_each() -> Result<()> {
+    let _turn = turn();
+    let mut scene = Scene::begin(3, 1)?;
+    let load = scene.load();
+    let instances: Vec<String> = scene.playground.group(3).map(|i| i.server.addr().to_string()).collect();
+    let [primary, replica] = &instances[..] else { anyhow::bail!("{instances:?}") };
+    broken_off(&scene, "groups drain 3 --remove --yes", |scene| Ok(scene.owned(3)? < usize::from(SLOTS) / 3))?;
+    scene.operator("groups drain 3 --remove --yes")?;
+    let groups = scene.get("/api/v1/groups")?;
+    ensure!(groups.as_array().is_some_and(|all| all.len() == 2), "{groups}");
+    let add = format!("groups add --primary {primary} --replica {replica} --rebalance --wait --yes");
+    let dry: Value = serde_json::from_str(&scene.operator(&format!("{add} --dry-run --json"))?)?;
+    ensure!(dry["balance"]["shares"][2]["slots_after"].as_u64() >= Some(u64::from(SLOTS) / 3 - 1), "{dry}");
+    broken_off(&scene, &add, |scene| Ok(scene.get("/api/v1/groups")?.as_array().is_some_and(|all| all.len() == 3)))?;
+    scene.operator(&add)?;
+    let seen = scene.judge(load)?;
+    seen.found.must_be_none()?;
+    ensure!(seen.failed == 0, "{} failed", seen.failed);
+    for group in 1..=3 {
+        let owned = scene.owned(group)?;
+        ensure!(owned.abs_diff(usize::from(SLOTS) / 3) <= 1, "group {group} owns {owned} slots");
+    }
+    for one in scene.get("/api/v1/migrations")?.as_array().into_iter().flatten() {
+        let found = |what: &str| one["audit"][what].as_u64();
+        let nothing = [found("missing"), found("different"), found("extra")] == [Some(0); 3];
+        ensure!(one["phase"] == "done" && found("compared") > Some(0) && nothing, "{one}");
+    }
+    scene.nothing_astray()
+}
+
+/// An operator who is killed as soon as `until_then`.
+fn broken_off(scene: &Scene, words: &str, until_then: impl Fn(&Scene) -> Result<bool>) -> Result<()> {
+    let dir = scene.playground.dir().display().to_string();
+    let mut operator = Command::new(find_binary("twemslotctl")?)
+        .args(["--state-dir", &dir])
+        .args(words.split(' '))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let seen = until(words, LIMIT, || Ok(if until_then(scene)? { Ok(()) } else { Err("not yet".to_owned()) }));
+    operator.kill()?;
+    operator.wait()?;
+    seen
+}
+
+/// None is further than 15 % from the mean.
+fn even(all: &[u64]) -> Result<()> {
+    let mean = all.iter().sum::<u64>() / all.len().max(1) as u64;
+    ensure!(mean > 0 && all.iter().all(|n| n.abs_diff(mean) * 100 <= mean * 15), "{all:?} are not even");
+    Ok(())
+}
+
+fn keys(scene: &Scene) -> Result<Vec<u64>> {
+    let of = |group: u32| -> Result<u64> {
+        let said = ask(scene.primary(group)?, &["DBSIZE"])?;
+        Ok(String::from_utf8_lossy(&said).trim_start_matches(':').trim_end().parse()?)
+    };
+    (1..=3).map(of).collect()
+}
+
+fn link(scene: &Scene) -> Result<redis::Connection> {
+    Ok(redis::Client::open(format!("redis://{}", scene.playground.proxy_addr()?))?.get_connection()?)
+}
+
+/// Many keys in a third of what group 1 owns.
+fn skew(scene: &Scene) -> Result<()> {
+    let owners = scene.owners()?;
+    let tags = tags(|slot| owners[slot] == Some(1), usize::from(SLOTS) / 9);
+    let mut pipe = redis::pipe();
+    for n in 0..SKEWED {
+        pipe.cmd("SET").arg(format!("{{{}}}:{n}", tags[n % tags.len()])).arg("value").ignore();
+    }
+    pipe.query::<()>(&mut link(scene)?)?;
+    until("the replica has it", LIMIT, || {
+        let sizes: Vec<_> =
+            scene.playground.group(1).map(|i| ask(i.server.addr(), &["DBSIZE"])).collect::<Result<_>>()?;
+        Ok(if sizes.iter().all(|size| *size == sizes[0]) { Ok(()) } else { Err(format!("{sizes:?}")) })
+    })
+}
+
+/// Tags of so many slots.
+fn tags(wanted: impl Fn(usize) -> bool, count: usize) -> Vec<String> {
+    let mut tags = BTreeMap::new();
+    for n in 0..10_000 {
+        let tag = format!("tag{n}");
+        let slot = usize::from(slot_of(tag.as_bytes(), TagRule::Redis, SLOTS));
+        if wanted(slot) && tags.len() < count {
+            tags.entry(slot).or_insert(tag);
+        }
+    }
+    tags.into_values().collect()
+}
+
+fn counted(scene: &Scene) -> Result<Vec<u64>> {
+    let said = scene.get("/api/v1/slots/traffic")?;
+    Ok(said["requests"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect())
+}
+
+/// A client that asks for keys of a few slots of one group, over and over.
+struct Hot {
+    stop: Arc<AtomicBool>,
+    client: JoinHandle<Result<()>>,
+}
+
+impl Hot {
+    fn begin(scene: &Scene) -> Result<Self> {
+        let owners = scene.owners()?;
+        let owned = |group: u32| owners.iter().filter(|owner| **owner == Some(group)).count();
+        let group = (1..=3).max_by_key(|group| owned(*group)).unwrap_or(1);
+        let tags = tags(|slot| owners[slot] == Some(group), HOT);
+        ensure!(tags.len() == HOT, "group {group} owns {} slots", owned(group));
+        let (mut link, stop) = (link(scene)?, Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        let client = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let mut pipe = redis::pipe();
+                for tag in &tags {
+                    pipe.cmd("GET").arg(tag).ignore();
+                }
+                pipe.query::<()>(&mut link)?;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Ok(())
+        });
+        Ok(Self { stop, client })
+    }
+
+    fn end(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.client.join().map_err(|_| anyhow::anyhow!("the client broke"))?
+    }
+}
