@@ -111,7 +111,7 @@ fn a_whole_cluster_speaks_nothing_else() -> Result<()> {
     }
     let seen = ctl(dir, &api, "proxies list")?;
     ensure!(seen.contains(&format!("https://{admin}")), "{seen}");
-    let instances = format!("doctor --instance-ca ca.pem --instance-cert client.pem --instance-key client.key");
+    let instances = "doctor --instance-ca ca.pem --instance-cert client.pem --instance-key client.key".to_owned();
     let seen = told(&instances)?;
     ensure!(seen.contains(&one.to_string()), "{seen}");
     until("the new certificate was read", PATIENCE, || {
