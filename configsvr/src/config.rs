@@ -5,6 +5,7 @@ use crate::consensus::{ELECTION_MAX_MS, ELECTION_MIN_MS, HEARTBEAT_MS};
 use crate::control::limits::{HANG_MS, HANG_RANGE_MS};
 use crate::log::LogSettings;
 use crate::store::etcd;
+use crate::tls::{Certificates, Files, InstanceFiles};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -40,6 +41,10 @@ pub struct Config {
     pub instance_password: Option<Secret>,
     #[serde(default)]
     pub instance_password_file: Option<PathBuf>,
+    #[serde(default)]
+    pub tls: Files,
+    #[serde(default)]
+    pub instance_tls: InstanceFiles,
     #[serde(default)]
     pub raft: Raft,
     #[serde(default)]
@@ -175,6 +180,11 @@ impl Config {
         self.members.iter().find(|m| m.name == self.name)
     }
 
+    /// What the files of `tls` and `instance_tls` hold now.
+    pub fn certificates(&self) -> Result<Certificates, Vec<String>> {
+        Certificates::load(&self.tls, &self.instance_tls)
+    }
+
     fn read_secrets(&mut self, faults: &mut Vec<String>) {
         let pairs = [
             ("peer_token", &mut self.peer_token, &self.peer_token_file),
@@ -197,6 +207,7 @@ impl Config {
     fn check(&self, faults: &mut Vec<String>) {
         self.check_members(faults);
         self.check_doors(faults);
+        faults.extend(self.certificates().err().unwrap_or_default());
         for token in &self.tokens {
             if token.sha256.len() != 64 || !token.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
                 let name = &token.name;
@@ -344,6 +355,8 @@ members:
             (between("\ntokens: []\n", "\n\n"), keys::<ApiToken>()),
             (between("\nraft:\n", "\n\n"), keys::<Raft>()),
             (between("\nlog:\n", "\n\n"), keys::<LogSettings>()),
+            (between("\ntls:\n", "\n\n"), keys::<Files>()),
+            (between("\ninstance_tls:\n", "\n\n"), keys::<InstanceFiles>()),
             (etcd, keys::<etcd::Options>()),
             (between("\n#    tls:\n", "\n#    #"), keys::<etcd::Tls>()),
         ];

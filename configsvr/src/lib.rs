@@ -16,3 +16,4 @@ pub mod log;
 pub mod consensus;
 pub mod control;
 pub mod store;
+pub mod tls;

@@ -4,6 +4,8 @@
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware::map_request;
 use clap::Parser;
 use configsvr::agent::link::Access;
 use configsvr::agent::push::Pusher;
@@ -20,9 +22,9 @@ use configsvr::metrics::Metrics;
 use configsvr::server::{self, Server};
 use configsvr::store::Store;
 use configsvr::store::etcd::Etcd;
+use configsvr::tls::{self, CallerAddr, Door, Tls};
 use configsvr::{dashboard, log, server::Stopped, supervisor};
 use std::io::{Read, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,7 +35,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 /// One member of Twemslot's control plane.
 ///
-/// Signals: TERM and INT stop it.
+/// Signals: TERM and INT stop it; HUP reads the certificates of `tls` and `instance_tls` again.
 #[derive(Debug, Parser)]
 #[command(name = "twemslot-configsvr", version)]
 struct Args {
@@ -90,7 +92,11 @@ async fn serve(config: Config) -> Result<()> {
     let me = config.me().context("the configuration was checked")?.clone();
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("cannot listen at {}", config.listen))?;
-    let consensus = Consensus::start(raft(&config, &me)?).await?;
+    let certificates = config.certificates().map_err(|faults| anyhow::anyhow!(faults.join("; ")))?;
+    let (renew, certificates) = Tls::new(certificates);
+    let files = (config.tls.clone(), config.instance_tls.clone());
+    tokio::spawn(tls::renew_on_hup(renew, files));
+    let consensus = Consensus::start(Options { tls: certificates.clone(), ..raft(&config, &me)? }).await?;
     let store: Arc<dyn Store> = match config.store.clone() {
         StoreKind::Embedded => Arc::new(Embedded::new(consensus.clone())),
         StoreKind::Etcd(options) => Arc::new(Etcd::new(*options)?),
@@ -108,12 +114,13 @@ async fn serve(config: Config) -> Result<()> {
     let quorum = Arc::new(Quorum(consensus.clone()));
     let tokens: Result<Vec<Token>, String> = config.tokens.iter().map(Token::try_from).collect();
     let tokens = tokens.map_err(anyhow::Error::msg)?;
-    let pusher = Pusher::new(config.proxy_token);
-    let access = Arc::new(Access { user: config.instance_user, password: config.instance_password });
+    let pusher = Pusher::new(config.proxy_token.clone(), certificates.clone());
+    let (user, password) = (config.instance_user, config.instance_password);
+    let access = Arc::new(Access { user, password, tls: certificates.clone() });
     let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render);
-    let api = api.with_proxies(pusher.clone()).with_instances(Arc::clone(&access));
+    let api = api.with_tls(certificates.clone()).with_proxies(pusher.clone()).with_instances(Arc::clone(&access));
     let app = http::router(api).merge(consensus.router()).merge(dashboard::router());
-    let serving = tokio::spawn(answer(listener, app, stopping.clone()));
+    let serving = tokio::spawn(answer(Door::new(listener, certificates), app, stopping.clone()));
     supervisor::tell(supervisor::READY);
 
     let watchers = Watchers::new(&me.name, Arc::clone(&access));
@@ -148,9 +155,14 @@ async fn serve(config: Config) -> Result<()> {
     }
 }
 
-async fn answer(listener: TcpListener, app: Router, mut stop: watch::Receiver<bool>) {
-    let service: IntoMakeServiceWithConnectInfo<Router, SocketAddr> = app.into_make_service_with_connect_info();
-    let ended = axum::serve(listener, service).with_graceful_shutdown(async move { _ = stop.changed().await });
+async fn answer(door: Door, app: Router, mut stop: watch::Receiver<bool>) {
+    // The API counts failed logins by address.
+    let app = app.layer(map_request(|ConnectInfo(CallerAddr(caller)), mut call: Request| async move {
+        call.extensions_mut().insert(ConnectInfo(caller));
+        call
+    }));
+    let service: IntoMakeServiceWithConnectInfo<Router, CallerAddr> = app.into_make_service_with_connect_info();
+    let ended = axum::serve(door, service).with_graceful_shutdown(async move { _ = stop.changed().await });
     if let Err(e) = ended.await {
         tracing::error!(error = %e, "the API ended");
     }

@@ -1,6 +1,7 @@
 //! A connection to an instance, for a few commands.
 
 use crate::config::Secret;
+use crate::tls::Tls;
 use cluster::instance::Addr;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
@@ -14,6 +15,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Access {
     pub user: Option<String>,
     pub password: Option<Secret>,
+    pub tls: Tls,
 }
 
 /// Connects; the error says where and why.
@@ -29,12 +31,34 @@ pub async fn connect(addr: &Addr, access: &Access) -> Result<MultiplexedConnecti
     if let Some(password) = &access.password {
         login = login.set_password(password.reveal());
     }
-    let info = place.into_connection_info().map_err(said)?.set_redis_settings(login);
-    let client = Client::open(info).map_err(said)?;
     let limits = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CALL_TIMEOUT))
         .set_response_timeout(Some(CALL_TIMEOUT));
+    if let Addr::Tcp(tcp) = addr
+        && access.tls.instance(*tcp).is_some()
+    {
+        return encrypted(addr, access, &login, limits).await;
+    }
+    let info = place.into_connection_info().map_err(said)?.set_redis_settings(login);
+    let client = Client::open(info).map_err(said)?;
     client.get_multiplexed_async_connection_with_config(&limits).await.map_err(said)
+}
+
+/// As `connect`, over TLS of ours.
+async fn encrypted(
+    addr: &Addr,
+    access: &Access,
+    login: &RedisConnectionInfo,
+    limits: AsyncConnectionConfig,
+) -> Result<MultiplexedConnection, String> {
+    let connecting = async {
+        let wire = access.tls.dial(addr).await.map_err(|e| e.to_string())?;
+        MultiplexedConnection::new_with_config(login, wire, limits).await.map_err(said)
+    };
+    let connected = tokio::time::timeout(CALL_TIMEOUT, connecting).await;
+    let (connection, driver) = connected.map_err(|_| "no connection in time".to_owned())??;
+    tokio::spawn(driver); // ends with the connection
+    Ok(connection)
 }
 
 /// The library's words on one line.

@@ -2,13 +2,13 @@
 
 use crate::config::Secret;
 use crate::control::event::PushFault;
+use crate::tls::{Dialer, Tls};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::http::request::Builder;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use std::time::Duration;
@@ -28,16 +28,14 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// The way to all proxies; connections are kept.
 #[derive(Debug, Clone)]
 pub struct Pusher {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Dialer, Full<Bytes>>,
     token: Option<Secret>,
 }
 
 impl Pusher {
-    /// `token`: what proxies ask for at their admin port.
-    pub fn new(token: Option<Secret>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
+    /// `token`: what proxies ask for at their admin port; `tls`: for those whose address begins with https://.
+    pub fn new(token: Option<Secret>, tls: Tls) -> Self {
+        let connector = Dialer::new(CONNECT_TIMEOUT, tls);
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(2).build(connector);
         Self { client, token }
     }
@@ -52,7 +50,7 @@ impl Pusher {
 
     /// What the proxy's admin port says at `path`.
     pub async fn read(&self, admin_addr: &str, path: &str) -> Result<Value, PushFault> {
-        let uri = format!("http://{admin_addr}{path}");
+        let uri = format!("{}{path}", base(admin_addr));
         match timeout(READ_TIMEOUT, self.get_well(&uri)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(PushFault::Unreachable(format!("no answer within {} s", READ_TIMEOUT.as_secs()))),
@@ -66,7 +64,7 @@ impl Pusher {
     }
 
     async fn put(&self, admin_addr: &str, epoch: u64, message: &str, quiet: bool) -> Result<u64, PushFault> {
-        let uri = format!("http://{admin_addr}/api/v1/topology?timeout_ms={BARRIER_MS}&quiet={quiet}");
+        let uri = format!("{}/api/v1/topology?timeout_ms={BARRIER_MS}&quiet={quiet}", base(admin_addr));
         let call = self.call(Method::PUT, &uri)?.body(Full::from(message.to_owned()));
         let call = call.map_err(|e| PushFault::Refused(e.to_string()))?;
         let (status, json) = self.ask(call).await?;
@@ -74,7 +72,7 @@ impl Pusher {
             return judge(status, &json);
         }
         // It serves another topology of this epoch, or a later one: which?
-        let serving = self.get(&format!("http://{admin_addr}/api/v1/topology/status")).await?["epoch"].as_u64();
+        let serving = self.get(&format!("{}/api/v1/topology/status", base(admin_addr))).await?["epoch"].as_u64();
         match serving.filter(|serving| *serving > epoch) {
             Some(serving) => Err(PushFault::Newer { serving }),
             None => judge(status, &json),
@@ -102,6 +100,11 @@ impl Pusher {
         let body = body.map_err(|e| PushFault::Unreachable(e.to_string()))?.to_bytes();
         Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
     }
+}
+
+/// A proxy that speaks TLS at its admin port says so in its address.
+fn base(admin_addr: &str) -> String {
+    if admin_addr.starts_with("https://") { admin_addr.to_owned() } else { format!("http://{admin_addr}") }
 }
 
 fn judge(status: StatusCode, json: &Value) -> Result<u64, PushFault> {

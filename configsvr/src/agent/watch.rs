@@ -12,7 +12,6 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -160,14 +159,8 @@ impl Task {
     async fn connect(&mut self) -> Result<Box<dyn Stream>, String> {
         let since = Instant::now();
         let opened = async {
-            Ok::<Box<dyn Stream>, std::io::Error>(match &self.addr {
-                Addr::Tcp(addr) => {
-                    let stream = TcpStream::connect(addr).await?;
-                    stream.set_nodelay(true)?;
-                    Box::new(stream)
-                }
-                Addr::Unix(path) => Box::new(UnixStream::connect(path).await?),
-            })
+            let wire = self.access.tls.dial(&self.addr).await?;
+            Ok::<Box<dyn Stream>, std::io::Error>(Box::new(wire))
         };
         match timeout(CONNECT_LIMIT, opened).await {
             Ok(Ok(stream)) => Ok(stream),

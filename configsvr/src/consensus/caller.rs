@@ -1,12 +1,12 @@
 //! How members call each other: JSON over HTTP, on the port of the API, with the peers' token.
 
 use super::types::{MemberId, SnapshotMeta, Vote};
+use crate::tls::{Dialer, Tls};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -78,22 +78,21 @@ impl std::error::Error for NoAnswer {}
 /// Cheap to clone; keeps connections.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Dialer, Full<Bytes>>,
+    tls: Tls,
     token: HeaderValue,
     from: MemberId,
 }
 
 impl Caller {
-    pub(super) fn new(from: MemberId, token: &str) -> anyhow::Result<Self> {
+    pub(super) fn new(from: MemberId, token: &str, tls: Tls) -> anyhow::Result<Self> {
         let mut token: HeaderValue = format!("Bearer {token}")
             .parse()
             .map_err(|_| anyhow::anyhow!("the peers' token holds characters that HTTP headers must not"))?;
         token.set_sensitive(true);
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_LIMIT));
-        connector.set_nodelay(true);
+        let connector = Dialer::new(CONNECT_LIMIT, tls.clone());
         let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(connector);
-        Ok(Self { client, token, from })
+        Ok(Self { client, tls, token, from })
     }
 
     /// Body and answer as JSON.
@@ -119,7 +118,7 @@ impl Caller {
         let failed = |why: &dyn fmt::Display| NoAnswer(format!("member {to} at {addr}: {why}"));
         let request = Request::builder()
             .method(Method::POST)
-            .uri(format!("http://{addr}{path}"))
+            .uri(format!("{}://{addr}{path}", self.tls.scheme()))
             .header(AUTHORIZATION, self.token.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(TO, to)

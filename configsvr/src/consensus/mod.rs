@@ -24,6 +24,7 @@ use crate::control::event::Leadership;
 use crate::control::health::Ballot;
 use crate::store::Fault;
 use crate::store::feed::Shared;
+use crate::tls::Tls;
 use admission::Admission;
 use anyhow::{Context, ensure};
 use caller::Caller;
@@ -83,6 +84,8 @@ pub struct Options {
     pub initial: Vec<Peer>,
     /// All members have the same. Never empty.
     pub peer_token: String,
+    /// How members are reached.
+    pub tls: Tls,
     pub heartbeat_ms: u64,
     pub election_min_ms: u64,
     pub election_max_ms: u64,
@@ -93,7 +96,8 @@ impl Options {
     pub fn new(me: Peer, data_dir: PathBuf, initial: Vec<Peer>, peer_token: String) -> Self {
         let Peer { id, name, addr } = me;
         let (heartbeat_ms, election_min_ms, election_max_ms) = (HEARTBEAT_MS, ELECTION_MIN_MS, ELECTION_MAX_MS);
-        Self { id, name, addr, data_dir, initial, peer_token, heartbeat_ms, election_min_ms, election_max_ms }
+        let tls = Tls::default();
+        Self { id, name, addr, data_dir, initial, peer_token, tls, heartbeat_ms, election_min_ms, election_max_ms }
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -179,7 +183,7 @@ impl Consensus {
             anyhow::Ok((Log::open(&dir.join("raft.redb"), id)?, machine::Machine::open(&dir)?))
         });
         let (log, machine) = opened.await??;
-        let caller = Caller::new(id, &options.peer_token)?;
+        let caller = Caller::new(id, &options.peer_token, options.tls.clone())?;
         let shared = machine.shared();
         let network = network::Network { caller: caller.clone() };
         let raft = Raft::new(id, config, network, log.clone(), machine).await.context("raft cannot start")?;

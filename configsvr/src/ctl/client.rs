@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "a shell: calls, reads files and waits")]
 
 use super::fault::{Fault, Result};
+use super::https::{self, Https};
 use crate::http::problem::Problem;
 use crate::http::words::Cluster;
 use crate::http::words::Group;
@@ -13,7 +14,10 @@ use serde_json::Value;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
+use ureq::config::Config;
 use ureq::http::{Request, Response};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, TcpConnector};
 use ureq::{Agent, Body};
 
 /// Members are near; one that takes longer to connect to is not there.
@@ -33,6 +37,11 @@ pub struct Reach {
     pub api: Option<String>,
     pub state_dir: PathBuf,
     pub token_file: Option<PathBuf>,
+    /// For https: who signed the API's certificate.
+    pub ca: Option<PathBuf>,
+    /// ... and what it sees of us, where it asks.
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 /// The members of one control plane.
@@ -87,9 +96,18 @@ impl Client {
         if members.is_empty() {
             return Err(Fault::new("no address of the API was given", "--api http://HOST:6390[,URL...]"));
         }
+        let caller = https::caller(reach.ca.as_deref(), reach.cert.as_deref(), reach.key.as_deref())?;
+        if caller.is_none() && members.iter().any(|m| m.starts_with("https://")) {
+            return Err(Fault::new("https: whom to trust?", "--ca FILE, or TWEMSLOT_CA: who signed its certificate"));
+        }
+        let agent = |config: Config| {
+            let connector = ().chain(TcpConnector::default()).chain(Https(caller.clone()));
+            Agent::with_parts(config, connector, DefaultResolver::default())
+        };
         let config = || Agent::config_builder().http_status_as_error(false).proxy(None).max_redirects(0);
-        let agent = config().timeout_connect(Some(CONNECT_LIMIT)).timeout_global(Some(CALL_LIMIT)).build().into();
-        let listener = config().timeout_connect(Some(CONNECT_LIMIT)).build().into();
+        let asking = config().timeout_connect(Some(CONNECT_LIMIT)).timeout_global(Some(CALL_LIMIT)).build();
+        let listening = config().timeout_connect(Some(CONNECT_LIMIT)).build();
+        let (agent, listener) = (agent(asking), agent(listening));
         Ok(Self { members, token: token(reach.token_file.as_deref())?, agent, listener, keys: 0 })
     }
 
@@ -266,14 +284,12 @@ fn unreachable(url: &str, e: &ureq::Error) -> Fault {
 }
 
 fn url(text: &str) -> Result<String> {
-    if text.starts_with("https://") {
-        return Err(Fault::new(
-            format!("{text}: this client speaks no TLS"),
-            "use http:// on a network that you trust",
-        ));
-    }
     let text = text.trim_end_matches('/');
-    Ok(if text.starts_with("http://") { text.to_owned() } else { format!("http://{text}") })
+    Ok(if text.starts_with("http://") || text.starts_with("https://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    })
 }
 
 fn token(file: Option<&Path>) -> Result<Option<String>> {

@@ -3,15 +3,18 @@
 
 use super::client::{Client, Reached};
 use super::fault::{Fault, Result};
-use super::settings;
+use super::settings::{self, Visit};
 use super::show::{json, say};
+use crate::agent::link::Access;
+use crate::config::Secret;
 use crate::http::words::{Cluster, StoreServer};
+use crate::tls::{Certificates, Files, InstanceFiles, Tls};
 use clap::Args;
 use cluster::instance::{Addr, Role};
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -32,6 +35,18 @@ pub struct Doctor {
     /// The password of instances.
     #[arg(long, env = "TWEMSLOT_INSTANCE_PASSWORD", hide_env_values = true)]
     instance_password: Option<String>,
+    /// Instances speak TLS: who signed their certificates, in PEM.
+    #[arg(long, value_name = "FILE", env = "TWEMSLOT_INSTANCE_CA")]
+    instance_ca: Option<PathBuf>,
+    /// What they see of us, where they ask.
+    #[arg(long, value_name = "FILE", env = "TWEMSLOT_INSTANCE_CERT")]
+    instance_cert: Option<PathBuf>,
+    /// The key of `--instance-cert`.
+    #[arg(long, value_name = "FILE", env = "TWEMSLOT_INSTANCE_KEY")]
+    instance_key: Option<PathBuf>,
+    /// The name in their certificates, where it is not their address.
+    #[arg(long, value_name = "NAME")]
+    instance_server_name: Option<String>,
     /// Set what failover rests on at each instance (CONFIG SET, CONFIG REWRITE) where it is not as it should be.
     #[arg(long)]
     fix: bool,
@@ -80,6 +95,7 @@ impl Findings<'_> {
 }
 
 pub(super) fn run(client: &mut Client, as_json: bool, doctor: &Doctor) -> Result<ExitCode> {
+    let access = access(doctor)?;
     let mut all = Vec::new();
     let seen = client.each();
     members(&seen, now_ms(), &mut all);
@@ -96,7 +112,7 @@ pub(super) fn run(client: &mut Client, as_json: bool, doctor: &Doctor) -> Result
             Ok(servers) => store_servers(&servers, &mut all),
             Err(Fault { what, hint }) => Findings { subject: "store".to_owned(), all: &mut all }.bad(what, &hint),
         }
-        instances(cluster, doctor, &mut all);
+        instances(cluster, &access, doctor.fix, &mut all);
         proxies(cluster, &mut all);
     }
     show(&all, as_json)?;
@@ -236,26 +252,27 @@ fn proxies(c: &Cluster, all: &mut Vec<Finding>) {
 }
 
 fn reach(addr: &str) -> std::result::Result<(), String> {
+    let addr = addr.strip_prefix("https://").unwrap_or(addr);
     let addr: SocketAddr = addr.parse().map_err(|_| "not an address".to_owned())?;
     TcpStream::connect_timeout(&addr, LIMIT).map(drop).map_err(|e| e.to_string())
 }
 
-fn instances(c: &Cluster, doctor: &Doctor, all: &mut Vec<Finding>) {
+fn instances(c: &Cluster, access: &Access, fix: bool, all: &mut Vec<Finding>) {
     for group in &c.groups {
         let replicas = group.replicas.iter().map(|addr| (addr, Role::Replica));
         for (addr, role) in std::iter::once((&group.primary, Role::Primary)).chain(replicas) {
             let mut instance = Findings { subject: format!("instance {addr} (group {})", group.id), all };
-            match facts(addr, doctor) {
-                Ok((facts, mut connection)) => {
+            match facts(addr, access) {
+                Ok((facts, mut visit)) => {
                     let replicated = !group.replicas.is_empty();
                     judge(&facts, role, &group.primary, &mut instance);
                     for amiss in settings::amiss(&facts, replicated) {
-                        if !doctor.fix {
+                        if !fix {
                             let hint = format!("CONFIG SET {} {}: `doctor --fix` does it", amiss.name, amiss.wanted);
                             instance.advise(amiss.what, &hint);
                             continue;
                         }
-                        match settings::set(&mut connection, &amiss) {
+                        match settings::set(&mut visit, &amiss) {
                             Ok(done) => instance.good(done),
                             Err(why) => {
                                 instance.advise(format!("{}; it refuses another: {why}", amiss.what), "set it by hand")
@@ -281,35 +298,31 @@ fn instances(c: &Cluster, doctor: &Doctor, all: &mut Vec<Finding>) {
 /// What an instance says of itself: INFO and CONFIG GET, names to values. A server without CONFIG just says less.
 type Facts = BTreeMap<String, String>;
 
-fn facts(addr: &Addr, doctor: &Doctor) -> std::result::Result<(Facts, redis::Connection), String> {
-    let info = connection_info(addr, doctor).map_err(|e| e.to_string())?;
-    let client = redis::Client::open(info).map_err(|e| e.to_string())?;
-    let mut connection = client.get_connection_with_timeout(LIMIT).map_err(|e| e.to_string())?;
-    connection.set_read_timeout(Some(LIMIT)).map_err(|e| e.to_string())?;
-    let text: String = redis::cmd("INFO").query(&mut connection).map_err(|e| e.to_string())?;
+fn facts(addr: &Addr, access: &Access) -> std::result::Result<(Facts, Visit), String> {
+    let mut visit = Visit::open(addr, access)?;
+    let text: String = visit.ask(&redis::cmd("INFO")).map_err(|e| e.to_string())?;
     let pair = |line: &str| line.trim_end().split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned()));
     let mut facts: Facts = text.lines().filter_map(pair).collect();
     for name in ["maxmemory", "maxmemory-policy", "cluster-enabled"].into_iter().chain(settings::names()) {
-        let found: redis::RedisResult<BTreeMap<String, String>> =
-            redis::cmd("CONFIG").arg("GET").arg(name).query(&mut connection);
+        let found: redis::RedisResult<BTreeMap<String, String>> = visit.ask(redis::cmd("CONFIG").arg("GET").arg(name));
         facts.extend(found.unwrap_or_default());
     }
-    Ok((facts, connection))
+    Ok((facts, visit))
 }
 
-fn connection_info(addr: &Addr, doctor: &Doctor) -> redis::RedisResult<ConnectionInfo> {
-    let at = match addr {
-        Addr::Tcp(addr) => ConnectionAddr::Tcp(addr.ip().to_string(), addr.port()),
-        Addr::Unix(path) => ConnectionAddr::Unix(path.clone()),
+/// How to speak to instances.
+fn access(doctor: &Doctor) -> Result<Access> {
+    let files = InstanceFiles {
+        enabled: doctor.instance_ca.is_some(),
+        ca_file: doctor.instance_ca.clone(),
+        cert_file: doctor.instance_cert.clone(),
+        key_file: doctor.instance_key.clone(),
+        server_name: doctor.instance_server_name.clone(),
     };
-    let mut settings = RedisConnectionInfo::default();
-    if let Some(user) = &doctor.instance_user {
-        settings = settings.set_username(user);
-    }
-    if let Some(password) = &doctor.instance_password {
-        settings = settings.set_password(password);
-    }
-    Ok(at.into_connection_info()?.set_redis_settings(settings.set_skip_set_lib_name()))
+    let certificates = Certificates::load(&Files::default(), &files)
+        .map_err(|faults| Fault::new(faults.join("; "), "--instance-ca and its like name files in PEM"))?;
+    let password = doctor.instance_password.clone().map(Secret::new);
+    Ok(Access { user: doctor.instance_user.clone(), password, tls: Tls::new(certificates).1 })
 }
 
 /// What is right and what is not. Pure.

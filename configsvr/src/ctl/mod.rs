@@ -17,6 +17,7 @@ mod change;
 mod ranges;
 mod show;
 mod client;
+mod https;
 mod codis;
 mod fault;
 
@@ -34,11 +35,20 @@ use std::process::ExitCode;
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// The API of any configsvr; more than one with commas between. Otherwise: the playground's in the state directory.
-    #[arg(long, global = true, value_name = "URL[,URL]", env = "TWEMSLOT_API")]
+    #[arg(long, visible_alias = "endpoint", global = true, value_name = "URL[,URL]", env = "TWEMSLOT_API")]
     pub api: Option<String>,
     /// A file with the token in it. Otherwise: TWEMSLOT_TOKEN.
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// For https: a PEM file of who signed the API's certificate.
+    #[arg(long, global = true, value_name = "FILE", env = "TWEMSLOT_CA")]
+    pub ca: Option<PathBuf>,
+    /// For https, where the API asks for one: our certificate.
+    #[arg(long, global = true, value_name = "FILE", env = "TWEMSLOT_CERT")]
+    pub cert: Option<PathBuf>,
+    /// The key of `--cert`.
+    #[arg(long, global = true, value_name = "FILE", env = "TWEMSLOT_KEY")]
+    pub key: Option<PathBuf>,
     /// Answer in JSON.
     #[arg(long, global = true)]
     pub json: bool,
@@ -113,8 +123,8 @@ pub enum Verb {
 
 /// Does it. Errors are said.
 pub fn run(options: Options, state_dir: PathBuf, verb: Verb) -> ExitCode {
-    let Options { api, token_file, json } = options;
-    let done = act(&Reach { api, state_dir, token_file }, json, verb);
+    let Options { api, token_file, ca, cert, key, json } = options;
+    let done = act(&Reach { api, state_dir, token_file, ca, cert, key }, json, verb);
     done.unwrap_or_else(|fault| {
         eprintln!("{fault}");
         ExitCode::FAILURE

@@ -1,8 +1,12 @@
 //! Settings of an instance that failover rests on: what they should be, why, and how they get there. None of them changes
 //! what the instance holds or answers.
 
-use redis::Connection;
+use crate::agent::link::{Access, connect};
+use cluster::instance::Addr;
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, FromRedisValue, RedisResult};
 use std::collections::BTreeMap;
+use tokio::runtime::{Builder, Runtime};
 
 /// One of them.
 struct Rule {
@@ -45,6 +49,26 @@ const RULES: [Rule; 3] = [
     },
 ];
 
+/// A connection to an instance, for somebody who waits for each answer.
+#[derive(Debug)]
+pub(super) struct Visit {
+    runtime: Runtime,
+    connection: MultiplexedConnection,
+}
+
+impl Visit {
+    /// Connects as the control plane does. Errors: why not.
+    pub(super) fn open(addr: &Addr, access: &Access) -> Result<Self, String> {
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+        let connection = runtime.block_on(connect(addr, access))?;
+        Ok(Self { runtime, connection })
+    }
+
+    pub(super) fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
+        self.runtime.block_on(command.query_async(&mut self.connection))
+    }
+}
+
 /// What is to be asked for with CONFIG GET.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     RULES.iter().flat_map(|rule| rule.names.iter().copied())
@@ -72,11 +96,11 @@ pub(super) fn amiss(facts: &BTreeMap<String, String>, replicated: bool) -> Vec<A
 }
 
 /// Sets it, for now and for the next start where the instance has a file for that. What was done, or why not.
-pub(super) fn set(connection: &mut Connection, amiss: &Amiss) -> Result<String, String> {
+pub(super) fn set(visit: &mut Visit, amiss: &Amiss) -> Result<String, String> {
     let said = |e: redis::RedisError| e.to_string();
     let (name, wanted) = (amiss.name, amiss.wanted);
-    redis::cmd("CONFIG").arg("SET").arg(name).arg(wanted).query::<()>(connection).map_err(said)?;
-    let kept = redis::cmd("CONFIG").arg("REWRITE").query::<()>(connection);
+    visit.ask::<()>(redis::cmd("CONFIG").arg("SET").arg(name).arg(wanted)).map_err(said)?;
+    let kept = visit.ask::<()>(redis::cmd("CONFIG").arg("REWRITE"));
     let until = kept.err().map(|e| format!(" until its next start, since its file was not written: {e}"));
     Ok(format!("{name} is {wanted} now{}", until.unwrap_or_default()))
 }

@@ -4,13 +4,13 @@ use super::Api;
 use super::extract::{IDEMPOTENCY_KEY, body_limit, read};
 use super::limits::CONNECT_LIMIT;
 use super::problem::Problem;
+use crate::tls::{Dialer, Tls};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use std::sync::Arc;
 
@@ -32,14 +32,16 @@ const PASSED: [HeaderName; 5] = [
 
 /// Connections to the other members.
 #[derive(Debug, Clone)]
-pub struct Peers(Client<HttpConnector, Body>);
+pub struct Peers {
+    client: Client<Dialer, Body>,
+    tls: Tls,
+}
 
-impl Default for Peers {
-    fn default() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_LIMIT));
-        connector.set_nodelay(true);
-        Self(Client::builder(TokioExecutor::new()).build(connector))
+impl Peers {
+    /// They are met as this member is.
+    pub fn new(tls: Tls) -> Self {
+        let connector = Dialer::new(CONNECT_LIMIT, tls.clone());
+        Self { client: Client::builder(TokioExecutor::new()).build(connector), tls }
     }
 }
 
@@ -73,14 +75,14 @@ fn nobody(why: &str) -> Problem {
 async fn pass(api: &Api, name: &str, addr: &str, call: Request) -> Result<Response, Problem> {
     let (parts, body) = call.into_parts();
     let uri = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-    let mut onward = Request::builder().method(parts.method).uri(format!("http://{addr}{uri}"));
+    let mut onward = Request::builder().method(parts.method).uri(format!("{}://{addr}{uri}", api.peers.tls.scheme()));
     for (header, value) in PASSED.iter().flat_map(|h| parts.headers.get_all(h).iter().map(move |v| (h, v))) {
         onward = onward.header(header, value);
     }
     let onward = onward.header(FORWARDED, &api.member);
     let body = read(body, body_limit(parts.uri.path())).await?;
     let onward = onward.body(Body::from(body)).map_err(|e| nobody(&format!("the leader's address {addr:?}: {e}")))?;
-    let answer = api.peers.0.request(onward).await.map_err(|e| no_answer(name, addr, &e))?;
+    let answer = api.peers.client.request(onward).await.map_err(|e| no_answer(name, addr, &e))?;
     let mut response = answer.map(Body::new);
     for connection in [header::CONNECTION, header::TRANSFER_ENCODING, header::DATE] {
         response.headers_mut().remove(connection); // of that connection, not of ours

@@ -43,6 +43,7 @@ use crate::agent::link::Access;
 use crate::agent::push::Pusher;
 use crate::desk::Desk;
 use crate::store::Store;
+use crate::tls::Tls;
 use axum::http::{Method, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
@@ -97,7 +98,7 @@ impl Api {
             members,
             store,
             metrics,
-            peers: Peers::default(),
+            peers: Peers::new(Tls::default()),
             proxies: None,
             instances: None,
             surveys: Semaphore::new(1),
@@ -109,6 +110,11 @@ impl Api {
 }
 
 impl Api {
+    /// Reaches the other members so.
+    pub fn with_tls(self, tls: Tls) -> Self {
+        Self { peers: Peers::new(tls), ..self }
+    }
+
     /// Asks proxies, too, by this way.
     pub fn with_proxies(self, proxies: Pusher) -> Self {
         Self { proxies: Some(proxies), ..self }

@@ -404,8 +404,8 @@ mod tests {
         }
     }
 
-    /// The leader has written so much of it when another takes over.
-    async fn cut_short(txns: &[Txn], leader: Token) -> World {
+    /// The leader has written so much of it (begun at 1,000) when another takes over, a process that began at `now`.
+    async fn cut_short(txns: &[Txn], leader: Token, now: u64) -> World {
         let store = Memory::new();
         let Compare::ValueIs { key, value } = fence().compare else { panic!("a value") };
         store.commit(Txn { compares: vec![], ops: vec![put(&key, &value)] }).await.expect("done");
@@ -413,7 +413,7 @@ mod tests {
             assert!(matches!(store.commit(txn.clone()).await, Ok(Verdict::Done(_))), "{txn:?}");
         }
         let control = Control::new(Member { name: "n".to_owned(), addr: "127.0.0.1:2".to_owned() }, 7);
-        let mut world = World { store, control, now: 2_000 };
+        let mut world = World { store, control, now };
         world.tell(Event::Committed(Notice::Listed(world.snapshot().await))).await;
         assert_eq!(world.control.view(0).invalid, Vec::<String>::new(), "after {} transactions", txns.len());
         assert!(world.control.view(0).topology.is_none());
@@ -428,7 +428,7 @@ mod tests {
         let txns = made(&large(), &empty);
         assert!(txns.len() > 4 && txns.iter().all(|t| t.check().is_ok()), "{}", txns.len());
         for done in 0..txns.len() {
-            let world = cut_short(&txns[..done], Token { term: 2, member: 2 }).await;
+            let world = cut_short(&txns[..done], Token { term: 2, member: 2 }, 2_000).await;
             let left = world.snapshot().await.entries;
             assert_eq!(left.iter().map(|e| e.key.as_str()).collect::<Vec<_>>(), [LEADER], "after {done}");
             // What the first leader still sends is in vain.
@@ -436,7 +436,7 @@ mod tests {
                 assert!(matches!(world.store.commit(late.clone()).await, Ok(Verdict::Refused(_))));
             }
         }
-        let world = cut_short(&txns, Token { term: 2, member: 2 }).await;
+        let world = cut_short(&txns, Token { term: 2, member: 2 }, 2_000).await;
         let topology = world.control.view(0).topology.expect("a cluster");
         assert_eq!((topology.groups().len(), topology.epoch()), (500, 8), "edited: its sum is not in the export");
         let all = world.snapshot().await.entries;
@@ -448,7 +448,7 @@ mod tests {
     #[tokio::test]
     async fn a_load_under_way_is_left_alone() {
         let txns = made(&large(), &Snapshot { revision: 1, entries: vec![] });
-        let mut world = cut_short(&txns[..3], TOKEN).await;
+        let mut world = cut_short(&txns[..3], TOKEN, 900).await;
         let there = world.snapshot().await;
         world.tell(Event::Tick).await;
         assert_eq!(world.snapshot().await.entries.len(), there.entries.len());
@@ -459,6 +459,14 @@ mod tests {
         world.tell(Event::Tick).await;
         assert_eq!(world.snapshot().await.entries.len(), 1);
         assert!(matches!(world.store.commit(txns[3].clone()).await, Ok(Verdict::Refused(_))));
+    }
+
+    /// A member that starts again may lead again under its old token.
+    #[tokio::test]
+    async fn a_load_of_an_earlier_process_is_cleared_at_once() {
+        let txns = made(&large(), &Snapshot { revision: 1, entries: vec![] });
+        let world = cut_short(&txns[..3], TOKEN, 1_001).await;
+        assert_eq!(world.snapshot().await.entries.len(), 1);
     }
 
     #[test]

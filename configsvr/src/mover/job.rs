@@ -279,10 +279,10 @@ impl Run<'_> {
     }
 
     async fn write(&mut self) -> Result<(), Fault> {
-        if flush(&self.source, &mut self.copier.to_source).is_err() {
+        if flush(&mut self.source, &mut self.copier.to_source).is_err() {
             self.source_again().await?;
         }
-        if flush(&self.target, &mut self.copier.to_target).is_err() {
+        if flush(&mut self.target, &mut self.copier.to_target).is_err() {
             self.target_again().await?;
         }
         Ok(())
@@ -389,7 +389,7 @@ fn lost_history(addr: &cluster::instance::Addr) -> Fault {
 }
 
 /// Writes what the socket takes.
-fn flush(line: &Line, bytes: &mut Vec<u8>) -> io::Result<()> {
+fn flush(line: &mut Line, bytes: &mut Vec<u8>) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         match line.try_write(&bytes[done..]) {

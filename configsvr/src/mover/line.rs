@@ -2,6 +2,7 @@
 //! conversation, and a copy keeps thousands of requests under way.
 
 use super::core::inbox::Inbox;
+use super::encrypted::Encrypted;
 use crate::agent::link::Access;
 use cluster::instance::Addr;
 use cluster::resp::reply::text;
@@ -28,12 +29,14 @@ pub(super) struct Line {
 enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<Encrypted>),
 }
 
 impl Line {
     /// Connects and says the password.
     pub(super) async fn open(addr: &Addr, access: &Access) -> Result<Self, String> {
-        let socket = timeout(ANSWER, Socket::open(addr)).await.map_err(|_| format!("{addr}: no connection in time"))?;
+        let socket =
+            timeout(ANSWER, Socket::open(addr, access)).await.map_err(|_| format!("{addr}: no connection in time"))?;
         let socket = socket.map_err(|e| format!("{addr}: {e}"))?;
         let mut line = Self { socket, inbox: Inbox::default(), chunk: vec![0; CHUNK], addr: addr.clone() };
         if let Some(password) = &access.password {
@@ -119,9 +122,10 @@ impl Line {
     /// Appends what is there to `into`; an error where the peer has closed.
     pub(super) fn try_read(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
         loop {
-            let read = match &self.socket {
+            let read = match &mut self.socket {
                 Socket::Tcp(socket) => socket.try_read(&mut self.chunk),
                 Socket::Unix(socket) => socket.try_read(&mut self.chunk),
+                Socket::Tls(socket) => socket.try_read(&mut self.chunk),
             };
             match read {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -138,10 +142,11 @@ impl Line {
     }
 
     /// Writes what the socket takes.
-    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match &self.socket {
+    pub(super) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.socket {
             Socket::Tcp(socket) => socket.try_write(bytes),
             Socket::Unix(socket) => socket.try_write(bytes),
+            Socket::Tls(socket) => socket.try_write(bytes),
         }
     }
 
@@ -159,12 +164,15 @@ impl Line {
 }
 
 impl Socket {
-    async fn open(addr: &Addr) -> io::Result<Self> {
+    async fn open(addr: &Addr, access: &Access) -> io::Result<Self> {
         match addr {
             Addr::Tcp(addr) => {
                 let socket = TcpStream::connect(addr).await?;
                 socket.set_nodelay(true)?;
-                Ok(Self::Tcp(socket))
+                match access.tls.instance(*addr) {
+                    None => Ok(Self::Tcp(socket)),
+                    Some((config, name)) => Ok(Self::Tls(Box::new(Encrypted::meet(socket, config, name).await?))),
+                }
             }
             Addr::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
         }
@@ -174,6 +182,7 @@ impl Socket {
         match self {
             Self::Tcp(socket) => socket.ready(interest).await.map(drop),
             Self::Unix(socket) => socket.ready(interest).await.map(drop),
+            Self::Tls(socket) => socket.ready(interest).await,
         }
     }
 }

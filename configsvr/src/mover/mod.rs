@@ -14,6 +14,7 @@ mod attach;
 mod sweep;
 mod name;
 mod line;
+mod encrypted;
 pub mod core;
 
 use self::core::Mark;

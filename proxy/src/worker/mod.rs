@@ -25,7 +25,7 @@ use crate::stats::{Counter, Stats};
 use anyhow::Context;
 use arrival::Arrivals;
 use clock::Clock;
-use cluster::tls::{Client, Server};
+use cluster::tls::Server;
 use cluster::topology::Topology;
 use cluster::wire;
 use listener::Listeners;
@@ -367,17 +367,17 @@ impl Worker {
         }
     }
 
-    /// The master has checked these texts. New connections are met so; those that are open stay as they are.
+    /// New connections are met so; those that are open stay as they are. The master has checked these texts: should one not
+    /// do all the same, nobody is met unencrypted who ought not to be.
     fn set_tls(&mut self, tls: WorkerTls) {
-        let server = tls.server.as_ref().map(Server::config).transpose();
-        let instances = tls.instances.as_ref().map(Client::config).transpose();
-        match (server, instances) {
-            (Ok(server), Ok(instances)) => {
-                self.arrivals.set_tls(tls.listen, server);
-                self.traffic.set_instance_tls(instances);
-            }
-            (Err(fault), _) | (_, Err(fault)) => tracing::error!(?fault, "these certificates are not used"),
-        }
+        let server = tls.server.as_ref().map(Server::config).transpose().unwrap_or_else(|fault| {
+            tracing::error!(?fault, "this certificate cannot be used: its listeners take no clients");
+            None
+        });
+        self.arrivals.set_tls(tls.listen, server);
+        let instances =
+            tls.instances.as_ref().map(|client| client.config().map_err(|fault| format!("TLS: {}", fault.why)));
+        self.traffic.set_instance_tls(instances);
     }
 
     fn listen(&mut self, name: String, fd: OwnedFd) {

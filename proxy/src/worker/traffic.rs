@@ -32,8 +32,8 @@ pub(super) struct Traffic {
     links: Streams,
     /// Every read goes here; the relay copies what it keeps. So idle sockets own no buffer.
     scratch: Vec<u8>,
-    /// How instances are met; None: unencrypted.
-    instance_tls: Option<Caller>,
+    /// How instances are met; None: unencrypted; an error: not at all.
+    instance_tls: Option<Result<Caller, String>>,
 }
 
 impl Traffic {
@@ -243,8 +243,8 @@ impl Traffic {
         self.clients.queue_read(client);
     }
 
-    /// How instances are met from now on; None: unencrypted. Links that are open stay as they are.
-    pub(super) fn set_instance_tls(&mut self, tls: Option<Caller>) {
+    /// How instances are met from now on; None: unencrypted; an error: not at all. Links that are open stay as they are.
+    pub(super) fn set_instance_tls(&mut self, tls: Option<Result<Caller, String>>) {
         self.instance_tls = tls;
     }
 
@@ -280,10 +280,9 @@ impl Traffic {
     /// A unix socket leads to this machine, and is not encrypted.
     fn dial(&self, addr: &Addr) -> io::Result<Stream> {
         let stream = Stream::connect(addr)?;
-        match (&self.instance_tls, addr) {
-            (Some(tls), Addr::Tcp(tcp)) => Ok(stream.encrypted(Session::client(&tls.config, tls.name_at(tcp.ip()))?)),
-            _ => Ok(stream),
-        }
+        let (Some(tls), Addr::Tcp(tcp)) = (&self.instance_tls, addr) else { return Ok(stream) };
+        let tls = tls.as_ref().map_err(|why| io::Error::other(why.clone()))?;
+        Ok(stream.encrypted(Session::client(&tls.config, tls.name_at(tcp.ip()))?))
     }
 
     fn close_client(&mut self, client: ClientId) {

@@ -51,6 +51,15 @@ fn etcd_is_killed_and_goes_away() -> Result<()> {
         scene.playground.start_etcd(i)?;
         healthy(&scene.playground, i)?;
     }
+    for i in 0..3 {
+        scene.playground.signal_etcd(i, Signal::SIGSTOP)?;
+        let since = Instant::now();
+        let took = changes_go_on(&scene.playground, since)?;
+        say(&format!("etcd-{} is frozen: the next change after {took:?}", i + 1));
+        std::thread::sleep(FROZEN.saturating_sub(since.elapsed())); // how long a machine hangs
+        scene.playground.signal_etcd(i, Signal::SIGCONT)?;
+        healthy(&scene.playground, i)?;
+    }
     let i = leader(&scene.playground)?;
     scene.playground.kill_configsvr(i)?;
     changes_go_on(&scene.playground, Instant::now())?;

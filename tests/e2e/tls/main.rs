@@ -1,5 +1,6 @@
 //! TLS, with real programs: clients, proxy and instance speak nothing else, and whoever speaks it badly hurts nobody.
 
+mod control;
 mod scene;
 
 use anyhow::{Context, Result, ensure};

@@ -36,8 +36,9 @@ pub(crate) fn caller(who: Option<&str>) -> Result<Caller> {
 pub(crate) struct Process(Child);
 
 impl Process {
-    fn start(program: &Path, args: &[String], dir: &Path) -> Result<Self> {
-        let log = fs::File::create(dir.join(format!("{}.log", program.file_name().unwrap_or_default().display())))?;
+    /// Runs in `dir`, where `NAME.log` has what it says.
+    pub(crate) fn start(program: &Path, args: &[String], dir: &Path, name: &str) -> Result<Self> {
+        let log = fs::File::create(dir.join(format!("{name}.log")))?;
         let mut command = Command::new(program);
         command.args(args).current_dir(dir).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(Self(command.spawn().with_context(|| program.display().to_string())?))
@@ -72,22 +73,9 @@ pub(crate) struct Scene {
 impl Scene {
     /// `extra`: lines of the proxy's section `tls:`.
     pub(crate) fn start(extra: &str) -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        for who in ["ca.pem", "server.pem", "server.key", "client.pem", "client.key"] {
-            fs::write(dir.path().join(who), pem(who))?;
-        }
+        let dir = directory()?;
         let [tls, plain, admin, instance] = free()?;
-        let settings = [
-            ("--port", "0".to_owned()),
-            ("--tls-port", instance.port().to_string()),
-            ("--tls-cert-file", "server.pem".to_owned()),
-            ("--tls-key-file", "server.key".to_owned()),
-            ("--tls-ca-cert-file", "ca.pem".to_owned()),
-            ("--tls-auth-clients", "yes".to_owned()),
-            ("--save", String::new()),
-        ];
-        let args: Vec<String> = settings.into_iter().flat_map(|(key, value)| [key.to_owned(), value]).collect();
-        let instance_process = Process::start(Path::new("redis-server"), &args, dir.path())?;
+        let instance_process = redis(dir.path(), instance)?;
         fs::write(
             dir.path().join("topology.json"),
             format!(
@@ -98,7 +86,7 @@ impl Scene {
         let scene_conf = conf(tls, plain, admin, extra);
         fs::write(dir.path().join("proxy.yml"), scene_conf)?;
         let program: PathBuf = find_binary("twemslot-proxy").context("cargo build --bins")?;
-        let proxy = Process::start(&program, &["-c".into(), "proxy.yml".into()], dir.path())?;
+        let proxy = Process::start(&program, &["-c".into(), "proxy.yml".into()], dir.path(), "proxy")?;
         let scene = Self { dir, proxy, _instance: instance_process, tls, plain, admin };
         until("the proxy serves", PATIENCE, || {
             let mut client = match TcpStream::connect(plain) {
@@ -119,13 +107,39 @@ impl Scene {
     }
 
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("twemslot-proxy.log")).unwrap_or_default()
+        fs::read_to_string(self.dir.path().join("proxy.log")).unwrap_or_default()
     }
 
     /// A client by TLS, who is nobody or somebody.
     pub(crate) fn client(&self, who: Option<&str>) -> Result<Client> {
         Client::connect(self.tls, &caller(who)?)
     }
+}
+
+/// A directory with the certificates in it.
+pub(crate) fn directory() -> Result<TempDir> {
+    let dir = tempfile::tempdir()?;
+    for who in ["ca.pem", "server.pem", "server.key", "client.pem", "client.key"] {
+        fs::write(dir.path().join(who), pem(who))?;
+    }
+    Ok(dir)
+}
+
+/// An instance that speaks TLS alone, to those who show a certificate.
+pub(crate) fn redis(dir: &Path, at: SocketAddr) -> Result<Process> {
+    let settings = [
+        ("--port", "0".to_owned()),
+        ("--tls-port", at.port().to_string()),
+        ("--tls-cert-file", "server.pem".to_owned()),
+        ("--tls-key-file", "server.key".to_owned()),
+        ("--tls-ca-cert-file", "ca.pem".to_owned()),
+        ("--tls-auth-clients", "yes".to_owned()),
+        ("--tls-replication", "yes".to_owned()),
+        ("--dbfilename", format!("{}.rdb", at.port())),
+        ("--save", String::new()),
+    ];
+    let args: Vec<String> = settings.into_iter().flat_map(|(key, value)| [key.to_owned(), value]).collect();
+    Process::start(Path::new("redis-server"), &args, dir, &format!("redis-{}", at.port()))
 }
 
 fn conf(tls: SocketAddr, plain: SocketAddr, admin: SocketAddr, extra: &str) -> String {
@@ -137,7 +151,7 @@ fn conf(tls: SocketAddr, plain: SocketAddr, admin: SocketAddr, extra: &str) -> S
 }
 
 /// Addresses that were free a moment ago.
-fn free<const N: usize>() -> Result<[SocketAddr; N]> {
+pub(crate) fn free<const N: usize>() -> Result<[SocketAddr; N]> {
     let held: Vec<TcpListener> =
         (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<std::io::Result<_>>()?;
     let addrs: Vec<SocketAddr> = held.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
