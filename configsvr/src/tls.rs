@@ -348,23 +348,28 @@ impl Service<Uri> for Dialer {
     }
 }
 
+/// A caller whose handshake is done.
+type Met = (Wire, SocketAddr);
+
 /// Where callers of the API arrive. Handshakes run beside each other, and a slow one keeps nobody out.
 pub struct Door {
     listener: TcpListener,
     tls: Tls,
     places: Arc<Semaphore>,
-    done: (mpsc::Sender<(Wire, SocketAddr)>, mpsc::Receiver<(Wire, SocketAddr)>),
+    done: mpsc::Sender<Met>,
+    met: mpsc::Receiver<Met>,
 }
 
 impl Door {
     pub fn new(listener: TcpListener, tls: Tls) -> Self {
-        Self { listener, tls, places: Arc::new(Semaphore::new(HANDSHAKES_MAX)), done: mpsc::channel(HANDSHAKES_MAX) }
+        let (done, met) = mpsc::channel(HANDSHAKES_MAX);
+        Self { listener, tls, places: Arc::new(Semaphore::new(HANDSHAKES_MAX)), done, met }
     }
 
     /// Lets the handshake go on beside.
     async fn meet(&self, stream: TcpStream, caller: SocketAddr, config: Arc<ServerConfig>) {
         let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-        let done = self.done.0.clone();
+        let done = self.done.clone();
         tokio::spawn(async move {
             match timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(stream)).await {
                 // An error: nobody serves any more.
@@ -384,7 +389,7 @@ impl Listener for Door {
     async fn accept(&mut self) -> (Wire, SocketAddr) {
         loop {
             let accepted = tokio::select! {
-                Some(met) = self.done.1.recv() => return met,
+                Some(met) = self.met.recv() => return met,
                 accepted = self.listener.accept() => accepted,
             };
             match (accepted, self.tls.server()) {

@@ -84,8 +84,8 @@ impl Scale {
 /// Brings each group's load near its part, which is by weight. `owners`: of each slot. `loads`: what each slot costs.
 ///
 /// A slot goes from who has most too much to who has most too little, the costliest first that fits between them: that
-/// ends, since every move brings both nearer to their parts, and moves no slot twice. Where none fits, the cheapest goes by
-/// which both are still nearer to their parts together.
+/// ends, since every move brings both nearer to their parts, and moves no slot twice. Where none fits, the cheapest goes
+/// that is too much by so little that both are still nearer to their parts.
 pub fn balance(owners: &[Option<GroupId>], loads: &[u64], rules: &Rules) -> Balance {
     let weights = &rules.weights;
     let all: u64 = weights.values().map(|w| u64::from(*w)).sum();
@@ -143,7 +143,10 @@ fn give(scales: &mut BTreeMap<GroupId, Scale>) -> Vec<(GroupId, GroupId, Slot)> 
     // The last pair as long as it goes, so that slots move in long ranges; and who has nothing that fits.
     let (mut last, mut stuck) = (None, BTreeSet::new());
     while let Some((from, to)) = pair(scales, last, &stuck) {
-        let Some((load, slot)) = pick(&scales[&from], &scales[&to]) else {
+        let (donor, taker) = (&scales[&from], &scales[&to]);
+        // What is a little too much goes only to who has most room.
+        let over = if last.is_none() { a_little_over(donor, taker) } else { None };
+        let Some((load, slot)) = what_fits(donor, taker).or(over) else {
             if last.take().is_none() {
                 stuck.insert(from);
             }
@@ -177,18 +180,24 @@ fn pair(
     Some((*from, *to))
 }
 
-fn pick(donor: &Scale, taker: &Scale) -> Option<(u64, Slot)> {
-    let (surplus, room) = (donor.surplus(), taker.room().max(0) as u64);
-    let least = surplus.min(room);
-    let fits = donor.slots.range(..=(least, Slot::MAX)).next_back();
+/// So much is too much at the one and too little at the other.
+fn between(donor: &Scale, taker: &Scale) -> u64 {
+    donor.surplus().min(taker.room().max(0) as u64)
+}
+
+fn what_fits(donor: &Scale, taker: &Scale) -> Option<(u64, Slot)> {
+    let fits = donor.slots.range(..=(between(donor, taker), Slot::MAX)).next_back();
     if let Some(fit) = fits.filter(|(load, _)| *load > 0 || donor.leaves()) {
         return Some(*fit);
     }
-    if donor.leaves() {
-        return donor.slots.first().copied();
-    }
-    let over = donor.slots.range((least + 1, 0)..).next();
-    over.filter(|(load, _)| least > 0 && *load < surplus + room).copied()
+    if donor.leaves() { donor.slots.first().copied() } else { None }
+}
+
+/// The cheapest that does not fit, if each of the two is nearer to its part with it than without.
+fn a_little_over(donor: &Scale, taker: &Scale) -> Option<(u64, Slot)> {
+    let most = between(donor, taker);
+    let over = donor.slots.range((most + 1, 0)..).next();
+    over.filter(|(load, _)| *load < 2 * most).copied()
 }
 
 fn moves(given: Vec<(GroupId, GroupId, Slot)>) -> Vec<Move> {
@@ -249,6 +258,16 @@ mod tests {
         // Nothing fits; one goes that is a little too much for who takes it, which passes on what it has too much then.
         let plan = balance(&owners("1123"), &[50, 50, 10, 40], &all);
         assert_eq!(plan.shares.iter().map(|s| s.load_after).collect::<Vec<_>>(), [50, 50, 50]);
+    }
+
+    #[test]
+    fn nobody_gets_much_too_much_for_a_little_room() {
+        // Nine slots are asked for, and one of another group a little.
+        let mut loads = [0; 12];
+        loads[1..10].fill(673);
+        loads[0] = 2;
+        let plan = balance(&owners("122222222233"), &loads, &rules(&[(1, 1), (2, 1), (3, 1)]));
+        assert!(plan.shares.iter().all(|s| s.load_after.abs_diff(2_019) <= 2), "{:?}", plan.shares);
     }
 
     #[test]

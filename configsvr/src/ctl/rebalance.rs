@@ -284,8 +284,19 @@ fn carry(
     let mut all = Vec::new();
     loop {
         has_room(&now, how)?;
+        let began = match begin(client, &now, epoch, how) {
+            Ok(began) => began,
+            Err(fault) => {
+                // Perhaps an earlier try was heard only now: then all of it is under way.
+                now = plan(client, wish, spread, how)?;
+                if !now.balance.moves.is_empty() {
+                    return Err(fault);
+                }
+                Vec::new()
+            }
+        };
         let mut ids = open_of(client, group)?;
-        ids.extend(begin(client, &now, epoch, how)?);
+        ids.extend(began.into_iter().filter(|id| !ids.contains(id)).collect::<Vec<_>>());
         all.extend(&ids);
         if ids.is_empty() || !how.wait {
             return Ok((all, true));

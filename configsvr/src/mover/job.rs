@@ -95,10 +95,12 @@ async fn prepare<'a>(ground: &'a Ground, name: &'a Name) -> Result<Run<'a>, Faul
         // Before the purge, so that what cannot work has changed nothing.
         let mut source = reading_place(ground, name).await?;
         preflight::check(&mut source, &mut target).await?;
+        let drawn = preflight::draw(&mut source).await?;
         if !job.force {
             let replicas = replicas(ground, name).await;
-            preflight::room(&mut source, &mut target, replicas, &slots).await?;
+            preflight::room(&source, &mut target, replicas, &slots, &drawn).await?;
         }
+        preflight::formats(&mut source, &mut target, &drawn).await?;
     }
     sweep::clear(&mut target, &slots, 0).await.map_err(Fault::failed)?;
     let attached = attach::attach(&job.source, name, access).await?;

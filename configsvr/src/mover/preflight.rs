@@ -42,28 +42,40 @@ pub(super) async fn check(source: &mut Line, target: &mut Line) -> Result<(), Fa
     if there.is("loading", "1") || here.is("loading", "1") {
         return Err(Fault::failed("an instance is still loading its data"));
     }
-    clocks(source, target).await?;
+    clocks(source, target).await
+}
+
+/// Some keys of the source and their sizes, and how many it has.
+pub(super) struct Drawn {
+    keys: u64,
+    samples: Vec<(Vec<u8>, i64)>,
+}
+
+pub(super) async fn draw(source: &mut Line) -> Result<Drawn, Fault> {
     let keys = keys(source).await?;
-    let samples = samples(source, keys).await?;
-    formats(source, target, &samples).await
+    Ok(Drawn { keys, samples: samples(source, keys).await? })
 }
 
 /// Whether what moves fits into the target and its replicas, by an estimate.
 pub(super) async fn room(
-    source: &mut Line,
+    source: &Line,
     target: &mut Line,
     mut replicas: Vec<Line>,
     slots: &Slots,
+    drawn: &Drawn,
 ) -> Result<(), Fault> {
-    let keys = keys(source).await?;
-    let samples = samples(source, keys).await?;
+    let Drawn { keys, samples } = drawn;
     if samples.is_empty() {
         return Ok(());
     }
     let moving: i64 = samples.iter().filter(|(key, _)| slots.hold(key)).map(|(_, size)| size).sum();
     let needed = moving.max(0) as u64 * keys / samples.len() as u64;
-    for line in std::iter::once(target).chain(&mut replicas) {
-        let memory = memory(line).await.map_err(Fault::failed)?;
+    for (nth, line) in std::iter::once(target).chain(&mut replicas).enumerate() {
+        let memory = match memory(line).await {
+            Ok(memory) => memory,
+            Err(_) if nth > 0 => continue, // a replica that is not there takes nothing
+            Err(why) => return Err(Fault::failed(why)),
+        };
         // A sample may be off; what is refused here must not fit for sure.
         if memory.lacks(needed - needed / 4) {
             let (what, hint) = measure::lack(line.addr(), &memory, needed);
@@ -175,8 +187,8 @@ async fn samples(source: &mut Line, keys: u64) -> Result<Vec<(Vec<u8>, i64)>, Fa
 }
 
 /// Whether the target reads what the source writes: newer servers write newer formats.
-async fn formats(source: &mut Line, target: &mut Line, samples: &[(Vec<u8>, i64)]) -> Result<(), Fault> {
-    let Some((key, _)) = samples.iter().find(|(_, size)| (1..TRIAL_BYTES).contains(size)) else { return Ok(()) };
+pub(super) async fn formats(source: &mut Line, target: &mut Line, drawn: &Drawn) -> Result<(), Fault> {
+    let Some((key, _)) = drawn.samples.iter().find(|(_, size)| (1..TRIAL_BYTES).contains(size)) else { return Ok(()) };
     let raw = source.done(&[b"DUMP", key]).await.map_err(Fault::hopeless)?;
     let Some(payload) = text(&raw) else { return Ok(()) }; // it ended meanwhile
     let reply = target.ask(&[b"RESTORE", TRIAL_KEY, b"1000", payload, b"REPLACE"]).await.map_err(Fault::failed)?;

@@ -111,8 +111,8 @@ fn a_whole_cluster_speaks_nothing_else() -> Result<()> {
     }
     let seen = ctl(dir, &api, "proxies list")?;
     ensure!(seen.contains(&format!("https://{admin}")), "{seen}");
-    let instances = "doctor --instance-ca ca.pem --instance-cert client.pem --instance-key client.key";
-    let seen = told(instances)?;
+    let instances = "doctor --instance-ca ca.pem --instance-cert client.pem --instance-key client.key".to_owned();
+    let seen = told(&instances)?;
     ensure!(seen.contains(&one.to_string()), "{seen}");
     until("the new certificate was read", PATIENCE, || {
         Ok(if logs(dir).matches("certificates read again").count() == 3 { Ok(()) } else { Err(logs(dir)) })

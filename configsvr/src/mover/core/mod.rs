@@ -17,11 +17,11 @@
 //!   target has every key that is neither flying nor dirty, at exactly the offset taken: `Phase::Following`, and commands are
 //!   applied as they are. One that touches other keys as well makes its keys dirty instead.
 
+mod rehearsal;
 mod drain;
 mod apply;
 mod fetch;
 mod large;
-mod rehearsal;
 mod pieces;
 mod asked;
 mod pace;
