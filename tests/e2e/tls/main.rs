@@ -154,3 +154,21 @@ fn an_upgrade_keeps_the_listener_and_ends_connections_between_requests() -> Resu
     ensure!(scene::ask(&mut plain, &["PING"])? == b"+PONG\r\n", "a plain one moves on");
     Ok(())
 }
+
+#[test]
+fn behind_a_balancer_the_header_comes_first() -> Result<()> {
+    let scene = Scene::start("")?;
+    scene.configure(&format!("proxy_protocol: '{}'\n", scene.tls))?;
+    scene.proxy.signal(Signal::SIGHUP)?;
+    let caller = caller(None)?;
+    let header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\x09\x08\x07\x7f\0\0\x01\x10\xe1\x18\xec";
+    until("a client has its own address", PATIENCE, || {
+        // Until the reload is done the header is no hello.
+        let asked = Client::connect_after(header, scene.tls, &caller).and_then(|mut c| c.ask(&["CLIENT", "LIST"]));
+        Ok(match asked {
+            Ok(list) if String::from_utf8_lossy(&list).contains("addr=10.9.8.7:4321") => Ok(()),
+            Ok(list) => Err(String::from_utf8_lossy(&list).into_owned()),
+            Err(e) => Err(format!("{e:#}")),
+        })
+    })
+}

@@ -165,8 +165,14 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(addr: SocketAddr, caller: &Caller) -> Result<Self> {
+        Self::connect_after(&[], addr, caller)
+    }
+
+    /// As one whose balancer says something first.
+    pub(crate) fn connect_after(header: &[u8], addr: SocketAddr, caller: &Caller) -> Result<Self> {
         let conn = ClientConnection::new(caller.config.clone(), caller.name_at(addr.ip()))?;
-        let socket = TcpStream::connect(addr)?;
+        let mut socket = TcpStream::connect(addr)?;
+        socket.write_all(header)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
         let mut stream = StreamOwned::new(conn, socket);
