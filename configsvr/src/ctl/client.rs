@@ -339,7 +339,8 @@ mod tests {
     fn an_address_is_enough() {
         assert_eq!(url("10.0.0.1:6390").as_deref(), Ok("http://10.0.0.1:6390"));
         assert_eq!(url("http://a:1/").as_deref(), Ok("http://a:1"));
-        assert!(url("https://a:1").is_err());
+        assert_eq!(url("https://a:1").as_deref(), Ok("https://a:1"));
+        assert!(url("ftp://a:1").is_err());
     }
 
     #[test]
