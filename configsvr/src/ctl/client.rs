@@ -285,11 +285,11 @@ fn unreachable(url: &str, e: &ureq::Error) -> Fault {
 
 fn url(text: &str) -> Result<String> {
     let text = text.trim_end_matches('/');
-    Ok(if text.starts_with("http://") || text.starts_with("https://") {
-        text.to_owned()
-    } else {
-        format!("http://{text}")
-    })
+    match text.split_once("://") {
+        None => Ok(format!("http://{text}")),
+        Some(("http" | "https", _)) => Ok(text.to_owned()),
+        Some((other, _)) => Err(Fault::new(format!("{text}: the API does not speak {other}"), "http:// or https://")),
+    }
 }
 
 fn token(file: Option<&Path>) -> Result<Option<String>> {
