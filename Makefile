@@ -83,6 +83,7 @@ soak-sentinel:
 partitions:
 	@.ci/install run partitions
 	cargo build --release --workspace --bins
+	cargo build --release -p tests --example history-load
 	tests/faults/partitions --runs $(RUNS)
 
 soak-migration:

@@ -349,7 +349,8 @@ fn replace(topology: &Topology, next: &mut Message, with: &Message) -> Result<()
         return Err(refused(Blame::Conflict, "slot_moving", message, "let migrations and failovers end first"));
     }
     let name = if with.name.is_empty() { std::mem::take(&mut next.name) } else { with.name.clone() };
-    *next = Message { name, ..with.clone() };
+    let users = if with.users.is_empty() { std::mem::take(&mut next.users) } else { with.users.clone() };
+    *next = Message { name, users, ..with.clone() };
     may_be_taken(next)
 }
 

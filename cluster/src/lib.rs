@@ -8,6 +8,7 @@ pub mod wire;
 pub mod topology;
 pub mod group;
 pub mod instance;
+pub mod user;
 pub mod slot;
 pub mod resp;
 pub mod tls;

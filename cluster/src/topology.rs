@@ -3,6 +3,7 @@
 
 use crate::group::{Group, GroupId};
 use crate::slot::{Slot, TagRule, slot_of};
+use crate::user::User;
 
 /// How requests for a slot are to be treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +33,7 @@ pub struct Topology {
     pub(crate) tag_rule: TagRule,
     pub(crate) groups: Vec<Group>,
     pub(crate) slots: Vec<SlotOwner>,
+    pub(crate) users: Vec<User>,
 }
 
 impl Topology {
@@ -64,6 +66,17 @@ impl Topology {
     /// One entry a slot, in order.
     pub fn slots(&self) -> &[SlotOwner] {
         &self.slots
+    }
+
+    /// Whom clients may be, beside those that a proxy's own configuration names.
+    pub fn users(&self) -> &[User] {
+        &self.users
+    }
+
+    /// For people: what passwords hash to is nobody's business.
+    #[must_use]
+    pub fn shown(&self) -> Self {
+        Self { users: self.users.iter().map(User::shown).collect(), ..self.clone() }
     }
 
     pub fn slot_of(&self, key: &[u8]) -> Slot {

@@ -7,12 +7,13 @@
 //!  "slots":[{"from":0,"to":511,"group":1},{"from":512,"to":1023,"group":1,"state":"held"}]}
 //! ```
 //! Slots are numbered from 0; `to` is included. A slot that no range names has no owner. `run_id` may be left out: then any
-//! process at that address is the instance.
+//! process at that address is the instance. `users` may be left out, too: see `user`.
 
 use crate::group::{Group, GroupId};
 use crate::instance::{Addr, Role};
 use crate::slot::{SLOT_COUNT_DEFAULT, SLOT_COUNT_MAX, Slot, TagRule};
 use crate::topology::{SlotOwner, SlotState, Topology};
+use crate::user::{self, User};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -34,6 +35,9 @@ pub struct Message {
     pub tag_rule: TagRule,
     pub groups: Vec<Group>,
     pub slots: Vec<Range>,
+    /// Whom clients may be, beside those that a proxy's own configuration names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<User>,
 }
 
 /// Slots `from..=to`, all of one owner and state.
@@ -85,10 +89,12 @@ impl Message {
         groups.sort_by_key(|g| g.id);
         check_groups(&mut groups, &mut faults);
         let slots = check_slots(&self.slots, self.slot_count, &groups, &mut faults);
+        faults.extend(user::faults(&self.users).into_iter().map(|why| format!("users: {why}")));
         if !faults.is_empty() {
             return Err(faults);
         }
-        Ok(Topology { epoch: self.epoch, name: self.name, tag_rule: self.tag_rule, groups, slots })
+        let Self { epoch, name, tag_rule, users, .. } = self;
+        Ok(Topology { epoch, name, tag_rule, groups, slots, users })
     }
 }
 
@@ -172,6 +178,7 @@ impl From<&Topology> for Message {
             tag_rule: topology.tag_rule,
             groups: topology.groups.clone(),
             slots: ranges_of(&topology.slots),
+            users: topology.users.clone(),
         }
     }
 }

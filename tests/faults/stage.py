@@ -1,7 +1,5 @@
-"""What the trials start: a group of Redis servers, the control plane and proxies; and clients that write and remember what
-they were told."""
+"""What the trials start: a group of Redis servers, the control plane and proxies; and clients that note what they are told."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -11,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -25,7 +22,7 @@ def binary(name):
     """The newest that was built."""
     built = [path for path in (ROOT / "target" / profile / name for profile in ("release", "debug")) if path.exists()]
     if not built:
-        raise SystemExit(f"{name} is not built: cargo build --release --workspace --bins")
+        raise SystemExit(f"{name} is not built: make partitions builds it")
     return str(max(built, key=lambda path: path.stat().st_mtime))
 
 
@@ -203,64 +200,25 @@ def ask(addr, *words, limit=2.0):
         connection.close()
 
 
-@dataclasses.dataclass
-class Told:
-    """What a writer was told."""
+class Load:
+    """Clients at full load through each of the proxies; the checker's verdict on each at the end."""
 
-    done: list = dataclasses.field(default_factory=list)
-    """Names of keys that were acknowledged, and when."""
-    asked: int = 0
-    errors: int = 0
+    CLIENTS = 24
 
+    def __init__(self, processes, proxies):
+        addrs = [f"{ip}:{port}" for ip, port in proxies]
+        command = [binary("examples/history-load"), str(self.CLIENTS), *addrs]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        processes.all.append(self.process)
 
-class Writer(threading.Thread):
-    """Writes keys of its own through one address, one after the other; connects again when it must."""
+    def say(self, word):
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
 
-    def __init__(self, name, addr, pause=0.002, limit=1.0):
-        super().__init__(daemon=True)
-        self.prefix, self.addr, self.pause, self.limit = name, addr, pause, limit
-        self.told, self.over = Told(), threading.Event()
-
-    def run(self):
-        connection = None
-        while not self.over.is_set():
-            key = f"{self.prefix}:{self.told.asked}"
-            self.told.asked += 1
-            try:
-                connection = connection or Connection(self.addr, self.limit)
-                if connection.ask("SET", key, "1") == "OK":
-                    self.told.done.append((key, time.monotonic()))
-            except (OSError, ValueError) as error:
-                self.told.errors += 1
-                if isinstance(error, OSError) and connection:
-                    connection.close()
-                    connection = None
-            time.sleep(self.pause)
-
-    def gap_ms(self, since):
-        """The longest time without an acknowledged write that ended after `since`, or has not ended yet."""
-        times = [*(at for _, at in self.told.done), time.monotonic()]
-        gaps = [(b - a) for a, b in zip(times, times[1:]) if b >= since]
-        return max(gaps, default=float("inf")) * 1000
-
-
-def load(addrs, each=2):
-    writers = [Writer(f"w{n}-{m}", addr) for n, addr in enumerate(addrs) for m in range(each)]
-    for writer in writers:
-        writer.start()
-    return writers
-
-
-def finish(writers, primary):
-    """Ends the writers; how many acknowledged writes there are, and how many are not at `primary`."""
-    for writer in writers:
-        writer.over.set()
-    for writer in writers:
-        writer.join()
-    done = [key for writer in writers for key, _ in writer.told.done]
-    connection, lost = Connection(primary, 10.0), 0
-    for at in range(0, len(done), 100):
-        some = done[at:at + 100]
-        lost += len(some) - connection.ask("EXISTS", *some)
-    connection.close()
-    return len(done), lost
+    def end(self):
+        """By the proxy's ip."""
+        out, _ = self.process.communicate("end\n", timeout=60)
+        verdicts = [json.loads(line) for line in out.splitlines()]
+        if self.process.returncode or not verdicts:
+            raise SystemExit("the load has failed; what it said is above")
+        return {verdict["addr"].split(":")[0]: verdict for verdict in verdicts}

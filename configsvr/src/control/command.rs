@@ -6,6 +6,7 @@ pub use cluster::beat::{Beat, BeatAnswer, Sight};
 use cluster::group::GroupId;
 use cluster::instance::Addr;
 use cluster::slot::TagRule;
+use cluster::user::User;
 use cluster::wire;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -116,6 +117,13 @@ pub enum Command {
     /// The slots of a migration that is done, back to where they came from.
     ReverseMigration {
         id: u64,
+    },
+    /// Whom clients may be: this one more, or as this one is from now on.
+    SetUser {
+        user: User,
+    },
+    RemoveUser {
+        name: String,
     },
     /// No new clients for this proxy, or again.
     DrainProxy {

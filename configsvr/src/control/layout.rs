@@ -6,6 +6,7 @@
 use cluster::group::GroupId;
 use cluster::instance::Addr;
 use cluster::slot::{Slot, TagRule};
+use cluster::user::User;
 use serde::{Deserialize, Serialize};
 
 /// `settings`: what holds for the whole cluster. Its presence means that the cluster was created.
@@ -24,6 +25,9 @@ pub struct Settings {
     /// Nothing is done by itself: no failover, no repair. What is under way is brought to its end.
     #[serde(default, skip_serializing_if = "is_false")]
     pub automation_paused: bool,
+    /// Whom clients may be, beside those that a proxy's own configuration names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<User>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]

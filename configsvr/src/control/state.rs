@@ -517,6 +517,7 @@ impl State {
             tag_rule: settings.value.tag_rule,
             groups: self.groups.iter().map(|(id, g)| group_of(&g.value, self.guard(*id))).collect(),
             slots,
+            users: settings.value.users.clone(),
         };
         if message.epoch > EPOCH_MAX {
             return Err(vec![format!("epoch: {} is too large; at most {EPOCH_MAX}", message.epoch)]);

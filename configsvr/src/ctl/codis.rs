@@ -81,7 +81,10 @@ pub(super) fn convert(dump: &str, name: &str) -> Result<Converted> {
         notes.push(format!("{} slots have no group, as in Codis", usize::from(SLOT_COUNT) - owned));
     }
     let (name, tag_rule) = (name.to_owned(), TagRule::Codis);
-    Ok(Converted { message: Message { epoch: 1, name, slot_count: SLOT_COUNT, tag_rule, groups, slots }, notes })
+    Ok(Converted {
+        message: Message { epoch: 1, name, slot_count: SLOT_COUNT, tag_rule, groups, slots, users: Vec::new() },
+        notes,
+    })
 }
 
 fn group(group: &CodisGroup, faults: &mut Vec<String>, notes: &mut Vec<String>) -> Option<Group> {

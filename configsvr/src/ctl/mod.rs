@@ -2,6 +2,7 @@
 //! output, plans and questions to standard error. Ends with 0: done, or all is well; 1: refused, or something is wrong.
 #![allow(clippy::print_stdout, reason = "a command line prints")]
 
+mod users;
 mod nouns;
 mod rebalance;
 mod migrations;
@@ -80,6 +81,9 @@ pub enum Verb {
     /// What holds for the whole cluster.
     #[command(subcommand)]
     Settings(nouns::SettingsVerb),
+    /// Whom clients of all proxies may be, and what each may do.
+    #[command(subcommand)]
+    Users(users::UsersVerb),
     /// Slots that change hands with their keys, while clients write.
     #[command(subcommand)]
     Migrations(migrations::MigrationsVerb),
@@ -145,6 +149,7 @@ fn act(reach: &Reach, json: bool, verb: Verb) -> Result<ExitCode> {
         Verb::Proxies(verb) => nouns::proxies(client, json, verb),
         Verb::Members(verb) => nouns::members(client, json, verb),
         Verb::Settings(verb) => nouns::settings(client, json, verb),
+        Verb::Users(verb) => users::users(client, json, verb),
         Verb::Migrations(verb) => migrations::migrations(client, json, verb),
         Verb::Rebalance(what) => rebalance::rebalance(client, json, &what),
         Verb::Failovers(verb) => failovers::failovers(client, json, verb),

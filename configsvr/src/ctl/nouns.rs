@@ -255,11 +255,11 @@ fn placed(text: &str) -> std::result::Result<Placed, String> {
     Ok(Placed { addr: addr.parse()?, zone })
 }
 
-fn ask(method: &'static str, path: String, body: Option<Value>) -> Ask<'static> {
+pub(super) fn ask(method: &'static str, path: String, body: Option<Value>) -> Ask<'static> {
     Ask { method, path, body }
 }
 
-fn plain(ask: Ask<'static>, terms: Terms) -> Change<'static> {
+pub(super) fn plain(ask: Ask<'static>, terms: Terms) -> Change<'static> {
     Change { ask, danger: None, terms }
 }
 
@@ -299,7 +299,11 @@ fn memory(all: &[InstanceMemory]) -> String {
     table(&["INSTANCE", "ROLE", "USES", "MAY USE", "FAULT"], all.iter().map(row))
 }
 
-fn list<T: serde::Serialize>(as_json: bool, items: &T, table: impl FnOnce(&T) -> String) -> Result<ExitCode> {
+pub(super) fn list<T: serde::Serialize>(
+    as_json: bool,
+    items: &T,
+    table: impl FnOnce(&T) -> String,
+) -> Result<ExitCode> {
     if as_json {
         json(items)?;
     } else {

@@ -104,7 +104,7 @@ async fn create(
     responses((status = 200, description = "the settings", body = Settings), ReadProblems))]
 async fn settings(State(api): State<Arc<Api>>) -> Result<Json<Settings>, Problem> {
     let settings = api.desk.view.borrow().settings.clone().ok_or_else(Problem::no_cluster)?;
-    let crate::control::layout::Settings { name, slot_count, tag_rule, proxy_ttl_s, automation_paused } = settings;
+    let crate::control::layout::Settings { name, slot_count, tag_rule, proxy_ttl_s, automation_paused, .. } = settings;
     Ok(Json(Settings { name, slot_count, tag_rule, proxy_ttl_s, automation_paused }))
 }
 

@@ -124,6 +124,28 @@ pub(super) struct TopologyWord {
     pub tag_rule: TagRule,
     pub groups: Vec<TopologyGroup>,
     pub slots: Vec<TopologyRange>,
+    #[schema(required = false)]
+    pub users: Vec<UserWord>,
+}
+
+/// Somebody whom clients may be.
+#[derive(Serialize, ToSchema)]
+#[schema(as = User)]
+pub(super) struct UserWord {
+    pub name: String,
+    /// SHA-256 as 64 hex digits, or `(hidden)`.
+    #[schema(required = false)]
+    pub password_sha256: Vec<String>,
+    #[schema(required = false)]
+    pub categories: Vec<String>,
+    #[schema(required = false)]
+    pub keys: Vec<String>,
+    #[schema(required = false)]
+    pub channels: Vec<String>,
+    #[schema(required = false)]
+    pub read_only: bool,
+    #[schema(required = false)]
+    pub admin: bool,
 }
 
 /// A group of a topology.

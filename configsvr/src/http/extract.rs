@@ -3,6 +3,7 @@
 use super::limits::{BODY_BYTES_MAX, IMPORT_BYTES_MAX, KEY_BYTES_MAX};
 use super::problem::Problem;
 use super::words::DryRun;
+use crate::config::Role;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
@@ -14,7 +15,11 @@ pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// The caller: the name of the token, put there by `auth`.
 #[derive(Debug, Clone)]
-pub(super) struct Caller(pub(super) String);
+pub(super) struct Caller {
+    pub(super) name: String,
+    /// None: no tokens are asked for.
+    pub(super) role: Option<Role>,
+}
 
 /// A part of the path.
 pub(super) struct At<T>(pub(super) T);
@@ -55,7 +60,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Terms {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Asked(DryRun { dry_run }) = Asked::from_request_parts(parts, state).await?;
-        let who = parts.extensions.get::<Caller>().map_or_else(|| "anonymous".to_owned(), |c| c.0.clone());
+        let who = parts.extensions.get::<Caller>().map_or_else(|| "anonymous".to_owned(), |c| c.name.clone());
         Ok(Self { who, dry_run, idempotency_key: idempotency_key(&parts.headers)? })
     }
 }

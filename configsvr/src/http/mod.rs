@@ -12,6 +12,7 @@ mod failovers;
 mod migrations;
 mod rebalance;
 mod maxmemory;
+mod users;
 mod slots;
 mod traffic;
 mod proxies;
@@ -149,6 +150,7 @@ fn nouns() -> OpenApiRouter<Arc<Api>> {
         .merge(cluster::routes())
         .merge(groups::routes())
         .merge(maxmemory::routes())
+        .merge(users::routes())
         .merge(failovers::routes())
         .merge(migrations::routes())
         .merge(rebalance::routes())

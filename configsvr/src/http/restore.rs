@@ -271,8 +271,8 @@ fn topology(settings: &Settings, epoch: &Epoch, rest: &BTreeMap<String, String>)
     slots.retain(|r: &wire::Range| !unfolded(r.from));
     let range = |r: &layout::SlotRange| Some(wire::Range { from: r.from, to: r.to, group: r.group?, ..EMPTY });
     slots.extend(epoch.unfolded.iter().filter_map(range));
-    let Settings { name, slot_count, tag_rule, .. } = settings.clone();
-    let message = Message { epoch: epoch.epoch, name, slot_count, tag_rule, groups, slots };
+    let Settings { name, slot_count, tag_rule, users, .. } = settings.clone();
+    let message = Message { epoch: epoch.epoch, name, slot_count, tag_rule, groups, slots, users };
     message.check().map(drop).map_err(|faults| unfit(faults.join("; ")))
 }
 

@@ -3,14 +3,15 @@
 use super::Api;
 use super::change::change;
 use super::documented::{AnswerWord, TopologyWord};
-use super::extract::{Asked, Said, Terms};
+use super::extract::{Asked, Caller, Said, Terms};
 use super::problem::{ChangeProblems, Problem, ReadProblems};
 use super::words::{Answer, Assignment, DryRun, IdempotencyKey, Slots, SlotsOf, Spread, Whose, flag};
+use crate::config::Role;
 use crate::control::command::Command;
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use cluster::topology::{SlotOwner, SlotState, Topology};
 use cluster::wire;
 use serde::Deserialize;
@@ -80,12 +81,17 @@ async fn spread(State(api): State<Arc<Api>>, terms: Terms, Said(new): Said<Sprea
     change(&api, terms, Command::SpreadSlots { groups: new.groups }).await
 }
 
-/// The topology in force, as it is pushed to proxies. `ETag` is its epoch.
+/// The topology in force, as it is pushed to proxies; what passwords hash to is for proxies alone. `ETag` is its epoch.
 #[utoipa::path(get, path = "/api/v1/topology", tag = "slots",
     params(Whose, ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the one that is known")),
     responses((status = 200, description = "the topology", body = TopologyWord),
         (status = 304, description = "it is the one that is known"), ReadProblems))]
-async fn topology(State(api): State<Arc<Api>>, _: Asked<Whose>, headers: HeaderMap) -> Result<Response, Problem> {
+async fn topology(
+    State(api): State<Arc<Api>>,
+    Extension(Caller { role, .. }): Extension<Caller>,
+    _: Asked<Whose>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let view = api.desk.view.borrow().clone();
     let (Some(topology), Some(message)) = (&view.topology, &view.message) else { return Err(Problem::no_cluster()) };
     let tag = format!("\"{}\"", topology.epoch());
@@ -95,5 +101,10 @@ async fn topology(State(api): State<Arc<Api>>, _: Asked<Whose>, headers: HeaderM
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
     }
     let kind = (header::CONTENT_TYPE, "application/json".to_owned());
-    Ok(([kind, (header::ETAG, tag)], message.to_string()).into_response())
+    // Proxies must know what passwords hash to, and nobody else.
+    let text = match role {
+        None | Some(Role::Proxy) => message.to_string(),
+        Some(_) => wire::print(&topology.shown()),
+    };
+    Ok(([kind, (header::ETAG, tag)], text).into_response())
 }

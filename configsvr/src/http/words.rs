@@ -229,6 +229,29 @@ pub struct Rename {
     pub name: String,
 }
 
+/// What a user may do, and by which passwords a client becomes this user.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewUser {
+    /// SHA-256 of each password that will do, as 64 hex digits. Only the user `default` may be without one.
+    #[serde(default)]
+    pub password_sha256: Vec<String>,
+    /// Of commands, as ACL CAT names them: `all`, `read`, `-dangerous`. The last word on a command counts.
+    pub categories: Vec<String>,
+    /// Patterns of the keys that may be used; none: no key.
+    #[serde(default)]
+    pub keys: Vec<String>,
+    /// Patterns of the channels that may be used; none: no channel.
+    #[serde(default)]
+    pub channels: Vec<String>,
+    /// Commands that write are refused.
+    #[serde(default)]
+    pub read_only: bool,
+    /// May use MONITOR and TWEMSLOT ON.
+    #[serde(default)]
+    pub admin: bool,
+}
+
 /// How much memory each instance of a group may use.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -186,6 +186,7 @@ impl Plan {
             tag_rule: TagRule::default(),
             groups: (1..).zip(&self.groups).map(group).collect(),
             slots: (1..).zip(0..count).map(range).collect(),
+            users: Vec::new(),
         }
     }
 }

@@ -1,15 +1,9 @@
 //! The `users:` section: whom clients may be, and what each may do.
 
 use super::yaml::{Entry, Node, Place, Reader, one_or_many, text};
-use crate::relay::command;
-use crate::relay::limits::User;
+use cluster::user::{self, DEFAULT, USERS_MAX, User};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-
-/// Each is looked at by AUTH, and held by every worker.
-const USERS_MAX: usize = 1000;
-/// The user of clients that have said nothing.
-const DEFAULT: &str = "default";
 
 /// Reads the users. `has_password`: `client_password` is given, which makes a `default` user already.
 pub(super) fn read(file: &mut Reader<'_>, has_password: bool) -> Vec<User> {
@@ -17,7 +11,7 @@ pub(super) fn read(file: &mut Reader<'_>, has_password: bool) -> Vec<User> {
         let Node::List(items) = node else { return Err("expected a list: `- name: app`".into()) };
         match items.len() {
             n if n > USERS_MAX => Err(format!("{n} users: at most {USERS_MAX}")),
-            _ => items.iter().map(|(_, item)| user(item)).collect::<Result<Vec<_>, _>>(),
+            _ => items.iter().map(|(_, item)| one_user(item)).collect::<Result<Vec<_>, _>>(),
         }
     });
     let (users, place) = found.unwrap_or_default();
@@ -38,7 +32,7 @@ fn check(file: &mut Reader<'_>, place: Place, users: &[User], has_password: bool
     }
 }
 
-fn user(node: &Node) -> Result<User, String> {
+fn one_user(node: &Node) -> Result<User, String> {
     let Node::Map(entries) = node else { return Err("expected `name:` and what the user may do".into()) };
     let mut one = User {
         name: String::new(),
@@ -52,7 +46,7 @@ fn user(node: &Node) -> Result<User, String> {
     for entry in entries {
         take(&mut one, entry).map_err(|why| format!("{}: {why}", entry.key))?;
     }
-    finished(one)
+    one.check().map(|()| one)
 }
 
 fn take(user: &mut User, entry: &Entry) -> Result<(), String> {
@@ -83,35 +77,11 @@ fn flag(node: &Node) -> Result<bool, String> {
 }
 
 fn hash(word: &str) -> Result<String, String> {
-    match word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit()) {
-        true => Ok(word.to_ascii_lowercase()),
-        false => Err("not a SHA-256: 64 hex digits, as `printf %s PASSWORD | sha256sum` prints them".into()),
-    }
+    user::check_hash(word).map(|()| word.to_ascii_lowercase())
 }
 
 fn category(word: &str) -> Result<String, String> {
-    let name = word.trim_start_matches('-').to_ascii_lowercase();
-    match name == "all" || command::category(&name).is_some() {
-        true => Ok(word.to_ascii_lowercase()),
-        false => Err(format!("{word:?}: expected all, or one of {}", command::categories().join(", "))),
-    }
-}
-
-fn finished(user: User) -> Result<User, String> {
-    let name = &user.name;
-    let good = |b: u8| (b'!'..=b'~').contains(&b);
-    if name.is_empty() || name.len() > 128 || !name.bytes().all(good) {
-        return Err("a user needs a `name` of at most 128 letters, without spaces".into());
-    }
-    if user.password_sha256.is_empty() && name != DEFAULT {
-        return Err(format!("{name}: without `password_sha256` everybody could be this user"));
-    }
-    if user.categories.is_empty() {
-        return Err(format!(
-            "{name}: no `categories`: it could not ask anything; name `all`, or read, write, connection ..."
-        ));
-    }
-    Ok(user)
+    user::check_category(word).map(|()| word.to_ascii_lowercase())
 }
 
 /// For people: hashes are covered.

@@ -84,7 +84,7 @@ impl Master {
 
     fn topology_text(&self) -> Answer {
         match &self.topology {
-            Some(topology) => Answer::Text(wire::print(topology)),
+            Some(topology) => Answer::Text(wire::print(&topology.shown())),
             None => Problem::new(404, "no_topology", "no topology was given yet", "PUT one to this path").into(),
         }
     }

@@ -3,14 +3,16 @@
 
 use cluster::topology::Topology;
 use cluster::wire;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Writes the topology so that a crash leaves the old file or the new one, whole.
 pub(super) fn save(path: &Path, topology: &Topology) -> io::Result<()> {
     let fresh = path.with_extension("tmp");
-    let mut file = File::create(&fresh)?;
+    // What users' passwords hash to is in it.
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(wire::print(topology).as_bytes())?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;

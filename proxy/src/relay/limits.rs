@@ -1,5 +1,6 @@
 //! Every bound of the relay, with its reason; and the settings an operator may change while it runs.
 
+use cluster::user::User;
 use serde::{Deserialize, Serialize};
 
 /// What the relay is told by the configuration; may change while it runs.
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// What clients must say with AUTH; None: nothing.
     pub client_password: Option<String>,
-    /// Who else clients may be, and what they may do then.
+    /// Who else clients may be, and what they may do then; before those that the topology names.
     pub users: Vec<User>,
     /// Whether who is no user of `users` may use MONITOR and TWEMSLOT ON.
     pub operator_commands: bool,
@@ -61,31 +62,6 @@ pub struct Settings {
     pub denied_commands: Vec<String>,
     /// Commands we do not know (modules), or do not serve by default, and where they go.
     pub declared_commands: Vec<Declared>,
-}
-
-/// Somebody whom clients may be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct User {
-    pub name: String,
-    /// SHA-256 of each password that will do, as 64 hex digits; none: any password will.
-    #[serde(default)]
-    pub password_sha256: Vec<String>,
-    /// Of commands, as ACL CAT names them: `all`, `read`, `-dangerous`. The last word on a command counts.
-    #[serde(default)]
-    pub categories: Vec<String>,
-    /// Patterns of the keys that may be used.
-    #[serde(default)]
-    pub keys: Vec<String>,
-    /// Patterns of the channels that may be used.
-    #[serde(default)]
-    pub channels: Vec<String>,
-    /// Commands that write are refused.
-    #[serde(default)]
-    pub read_only: bool,
-    /// May use MONITOR and TWEMSLOT ON.
-    #[serde(default)]
-    pub admin: bool,
 }
 
 /// A command served on the operator's word.

@@ -212,6 +212,7 @@ impl World {
             tag_rule: TagRule::Redis,
             groups: groups.collect(),
             slots: slots.collect(),
+            users: Vec::new(),
         };
         self.relay.set_topology(Arc::new(message.check().expect("a topology")));
     }

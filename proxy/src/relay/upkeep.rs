@@ -50,7 +50,11 @@ impl Relay {
         self.wide_before += std::mem::take(&mut self.wide_now);
         self.stats.add(Counter::TopologiesApplied, 1);
         let n = self.settings.links_per_instance.max(1) as usize;
+        let others = self.routes.topology.as_ref().map_or(&[][..], |old| old.users()) != topology.users();
         self.routes.set(topology, targets, n, &self.loads, self.wide_before);
+        if others {
+            self.set_users();
+        }
         self.tend_subscriptions();
         self.look_after_sessions();
         self.release();

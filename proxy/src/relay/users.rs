@@ -1,16 +1,15 @@
-//! Users: who a client may be, and what each may do. Made from the settings; a client names its user by an index that
-//! holds until the settings change.
+//! Users: who a client may be, and what each may do. Made from the settings and the topology; a client names its user by an
+//! index that holds until one of them names others.
 
 use super::command::{self, Command, CommandId, Flags, Keys, for_each_key, matches_exactly, sort_patterns};
-use super::limits::{Settings, User};
+use super::limits::Settings;
 use cluster::resp::request::Args;
+use cluster::user::{DEFAULT, User};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 /// The user of a client that has not said who it is, where that is asked.
 pub(super) const NOBODY: u16 = u16::MAX;
-/// The name of the user that a client is without a name.
-const DEFAULT: &str = "default";
 
 /// Why a request is not for its user. Displays as Redis would say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,11 +222,16 @@ pub(super) struct Users {
 }
 
 impl Users {
-    pub(super) fn of(settings: &Settings) -> Self {
-        let named = settings.users.iter().any(|user| user.name == DEFAULT);
-        let everyone = !named && (settings.users.is_empty() || settings.client_password.is_some());
+    /// Those of the settings, and those of the topology whose names are not taken by them.
+    pub(super) fn of(settings: &Settings, topology: &[User]) -> Self {
+        let own = |name: &str| settings.users.iter().any(|user| user.name == name);
+        let password = settings.client_password.is_some();
+        let shared = topology.iter().filter(|user| !own(&user.name) && !(password && user.name == DEFAULT));
+        let all: Vec<&User> = settings.users.iter().chain(shared).collect();
+        let named = all.iter().any(|user| user.name == DEFAULT);
+        let everyone = !named && (all.is_empty() || password);
         let first = everyone.then(|| Rights::default_user(settings));
-        Self { all: first.into_iter().chain(settings.users.iter().map(Rights::of)).collect() }
+        Self { all: first.into_iter().chain(all.into_iter().map(Rights::of)).collect() }
     }
 
     pub(super) fn get(&self, user: u16) -> Option<&Rights> {
@@ -341,15 +345,40 @@ mod tests {
     #[test]
     fn passwords_are_compared_by_their_hash() {
         let settings = Settings { users: vec![user(&["read"], &["*"], false)], ..Settings::default() };
-        let users = Users::of(&settings);
+        let users = Users::of(&settings, &[]);
         assert_eq!(users.authenticate(Some(b"app"), b"secret"), Some(0));
         assert_eq!(users.authenticate(Some(b"app"), b"Secret"), None);
         assert_eq!(users.authenticate(Some(b"default"), b"secret"), None);
         assert_eq!((users.unasked(), users.named(b"default")), (NOBODY, None));
         let both = Settings { client_password: Some("open".into()), ..settings };
-        let users = Users::of(&both);
+        let users = Users::of(&both, &[]);
         assert_eq!((users.authenticate(None, b"open"), users.authenticate(None, b"x")), (Some(0), None));
-        assert_eq!(Users::of(&Settings::default()).unasked(), 0);
+        assert_eq!(Users::of(&Settings::default(), &[]).unasked(), 0);
+    }
+
+    #[test]
+    fn the_settings_go_before_the_topology() {
+        let one = |name: &str, admin: bool| User { name: name.into(), admin, ..user(&["all"], &["*"], false) };
+        let topology = [one("app", false), one("shared", false), one("default", false)];
+        let names = |users: &Users| users.iter().map(|u| u.name.to_string()).collect::<Vec<_>>();
+        let own = Settings { users: vec![one("app", true)], ..Settings::default() };
+        let users = Users::of(&own, &topology);
+        assert_eq!(names(&users), ["app", "shared", "default"]);
+        assert!(users.get(0).is_some_and(|app| app.operator), "the settings' own");
+        assert_eq!(names(&Users::of(&Settings::default(), &topology)), ["app", "shared", "default"]);
+        // Somebody is named, so who says nothing is nobody.
+        assert_eq!(Users::of(&Settings::default(), &topology[..1]).unasked(), NOBODY);
+        let password = Settings { client_password: Some("open".into()), ..Settings::default() };
+        let users = Users::of(&password, &topology);
+        assert_eq!(
+            (names(&users), users.authenticate(None, b"open")),
+            (vec!["default".into(), "app".into(), "shared".into()], Some(0))
+        );
+    }
+
+    #[test]
+    fn categories_are_those_of_the_table() {
+        assert_eq!(command::categories(), cluster::user::CATEGORIES);
     }
 
     #[test]

@@ -202,6 +202,7 @@ impl World {
             tag_rule: TagRule::Redis,
             groups: self.primaries.iter().enumerate().map(group).collect(),
             slots: slots.collect(),
+            users: Vec::new(),
         };
         self.relay.set_topology(Arc::new(message.check().expect("a topology")));
     }

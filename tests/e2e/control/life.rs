@@ -113,6 +113,51 @@ fn a_cluster_grows_and_shrinks() -> Result<()> {
     Ok(())
 }
 
+/// SHA-256 of "secret".
+const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+
+#[test]
+fn users_are_those_of_every_proxy() -> Result<()> {
+    let _turn = turn();
+    let playground = Playground::start(Options { proxies: 2, ..small() })?;
+    let api = playground.configsvrs()[0].addr();
+    let says = |proxy: usize, who: &[&str], words: &[&str]| -> Result<String> {
+        let mut link =
+            redis::Client::open(format!("redis://{}", playground.proxies()[proxy].addr()))?.get_connection()?;
+        if let [name, password] = who {
+            let said = redis::cmd("AUTH").arg(name).arg(password).query::<String>(&mut link);
+            if let Err(e) = said {
+                return Ok(e.to_string());
+            }
+        }
+        let said = redis::cmd(words[0]).arg(&words[1..]).query::<String>(&mut link);
+        Ok(said.unwrap_or_else(|e| e.to_string()))
+    };
+    ensure!(says(0, &[], &["SET", "k", "v"])? == "OK");
+    let set =
+        ["users", "set", "app", "--password-sha256", HASH, "--categories", "all,-dangerous", "--key", "app:*", "--yes"];
+    let answer = good(api, &set)?;
+    all_serve(&playground, answer["epoch"].as_u64().context("epoch")?)?;
+    for proxy in [0, 1] {
+        let app = ["app", "secret"];
+        ensure!(says(proxy, &app, &["SET", "app:1", "v"])? == "OK");
+        ensure!(says(proxy, &app, &["SET", "other", "v"])?.contains("NOPERM"), "a key of others");
+        ensure!(says(proxy, &["app", "wrong"], &["PING"])?.contains("WRONGPASS"), "a wrong password");
+        ensure!(says(proxy, &[], &["GET", "app:1"])?.contains("NOAUTH"), "nobody");
+    }
+    // What the password hashes to is kept from people, in answers and in the audit; a proxy keeps it on its disk.
+    for words in
+        [&["users", "list"][..], &["audit"], &["users", "set", "app", "--categories", "all", "--yes", "--dry-run"]]
+    {
+        let said = ctl(api, &[words, &["--json"]].concat())?;
+        ensure!(!said.out.contains(&HASH[..16]), "{words:?}: {}", said.out);
+    }
+    let answer = good(api, &["users", "remove", "app", "--yes"])?;
+    all_serve(&playground, answer["epoch"].as_u64().context("epoch")?)?;
+    ensure!(says(1, &[], &["GET", "app:1"])? == "v");
+    Ok(())
+}
+
 #[test]
 fn a_proxy_that_dies_is_missed_and_comes_back() -> Result<()> {
     let _turn = turn();

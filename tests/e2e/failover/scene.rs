@@ -307,7 +307,7 @@ impl Scene {
             &home.display().to_string(),
         ])?;
         if it_cannot {
-            std::fs::remove_dir(&home)?;
+            std::fs::remove_dir_all(&home)?;
         }
         tell(&["BGSAVE"])?;
         let wanted = if it_cannot { "err" } else { "ok" };

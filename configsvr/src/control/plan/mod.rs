@@ -19,6 +19,7 @@ use cluster::change::{self, Assignment, Change};
 use cluster::group::{Group, GroupId};
 use cluster::instance::{Addr, Instance, Role};
 use cluster::slot::{SLOT_COUNT_MAX, TagRule};
+use cluster::user::User;
 use cluster::wire;
 use serde_json::{Value, json};
 use there::{There, between, is_sound, not_failing_over, put, put_slot, refused};
@@ -45,6 +46,8 @@ pub(super) fn what(command: &Command) -> &'static str {
         Command::StartMigrations(_) => "migrations.start",
         Command::SteerMigration { .. } => "migrations.steer",
         Command::ReverseMigration { .. } => "migrations.reverse",
+        Command::SetUser { .. } => "users.set",
+        Command::RemoveUser { .. } => "users.remove",
         Command::DrainProxy { .. } => "proxies.drain",
         Command::RemoveProxy { .. } => "proxies.remove",
     }
@@ -102,6 +105,8 @@ pub(super) fn plan(state: &State, command: &Command, seen: Option<&Sightings>, w
         Command::StartMigrations(new) => migrations::start(&there()?, new, wall),
         Command::SteerMigration { id, steering } => migrations::steer(&there()?, *id, steering),
         Command::ReverseMigration { id } => migrations::reverse(&there()?, *id, wall),
+        Command::SetUser { user } => set_user(&there()?, user),
+        Command::RemoveUser { name } => remove_user(&there()?, name),
         Command::DrainProxy { id, draining } => drain_proxy(&there()?, id, *draining),
         Command::RemoveProxy { id } => remove_proxy(&there()?, id),
     }
@@ -125,6 +130,7 @@ fn create(state: &State, name: &str, slot_count: u16, tag_rule: TagRule) -> Resu
         tag_rule,
         groups: Vec::new(),
         slots: Vec::new(),
+        users: Vec::new(),
     };
     begin(state, message)
 }
@@ -157,6 +163,7 @@ fn begin(state: &State, message: wire::Message) -> Result<Plan, Refusal> {
         tag_rule: next.tag_rule(),
         proxy_ttl_s: layout::proxy_ttl_default(),
         automation_paused: false,
+        users: next.users().to_vec(),
     };
     let mut plan = between(state, None, &next)?;
     plan.ops.push(put(layout::SETTINGS.to_owned(), &settings));
@@ -206,11 +213,12 @@ fn import(state: &State, message: &wire::Message, replace: bool, seen: Option<&S
 
 /// What is offered instead of what is there; the name goes with it.
 fn import_over(there: &There, message: wire::Message) -> Result<Plan, Refusal> {
-    let name = message.name.clone();
+    let name = if message.name.is_empty() { there.settings.name.clone() } else { message.name.clone() };
+    let users = if message.users.is_empty() { there.settings.users.clone() } else { message.users.clone() };
     let mut plan = there.change(&Change::Replace(message))?;
-    if !name.is_empty() && name != there.settings.name {
-        change::check_name("cluster name", &name).map_err(refused)?;
-        let settings = Settings { name, ..there.settings.clone() };
+    let settings = Settings { name, users, ..there.settings.clone() };
+    if settings != *there.settings {
+        change::check_name("cluster name", &settings.name).map_err(refused)?;
         plan.ops.push(put(layout::SETTINGS.to_owned(), &settings));
         plan.compares.push(there.state.as_it_is(layout::SETTINGS));
         (plan.before["settings"], plan.after["settings"]) = (json!(there.settings), json!(settings));
@@ -307,6 +315,46 @@ fn settings(there: &There, proxy_ttl_s: Option<u64>, automation_paused: Option<b
     plan.ops.push(put(layout::SETTINGS.to_owned(), &settings));
     plan.compares.push(there.state.as_it_is(layout::SETTINGS));
     (plan.before, plan.after, plan.result) = (json!(there.settings), json!(settings), json!(settings));
+    Ok(plan)
+}
+
+fn set_user(there: &There, user: &User) -> Result<Plan, Refusal> {
+    let mut users = there.settings.users.clone();
+    let before = users.iter().find(|u| u.name == user.name).map(User::shown);
+    match users.iter_mut().find(|u| u.name == user.name) {
+        Some(old) => *old = user.clone(),
+        None => users.push(user.clone()),
+    }
+    users.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut plan = with_users(there, users)?;
+    (plan.before, plan.after, plan.result) = (json!(before), json!(user.shown()), json!(user.shown()));
+    Ok(plan)
+}
+
+fn remove_user(there: &There, name: &str) -> Result<Plan, Refusal> {
+    let (gone, rest): (Vec<User>, Vec<User>) = there.settings.users.iter().cloned().partition(|u| u.name == name);
+    if gone.is_empty() {
+        let message = format!("there is no user {name}");
+        return Err(refusal(
+            Kind::Absent,
+            "no_such_user",
+            message,
+            "see GET /api/v1/users; a proxy's own are in its file",
+        ));
+    }
+    let mut plan = with_users(there, rest)?;
+    (plan.before, plan.result) = (json!(gone[0].shown()), json!({ "removed": name }));
+    Ok(plan)
+}
+
+/// The same topology with these users.
+fn with_users(there: &There, users: Vec<User>) -> Result<Plan, Refusal> {
+    let message = wire::Message { epoch: there.known.epoch() + 1, users, ..wire::Message::from(there.known) };
+    let next = change::checked(message).map_err(refused)?;
+    let mut plan = between(there.state, Some(there.known), &next)?;
+    let settings = Settings { users: next.users().to_vec(), ..there.settings.clone() };
+    plan.ops.push(put(layout::SETTINGS.to_owned(), &settings));
+    plan.compares.push(there.state.as_it_is(layout::SETTINGS));
     Ok(plan)
 }
 

@@ -11,6 +11,7 @@ use cluster::group::{Group, GroupId};
 use cluster::instance::Addr;
 use cluster::slot::Slot;
 use cluster::topology::Topology;
+use cluster::user::COVERED;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -213,12 +214,15 @@ fn picture(groups: &[&Group], slots: impl Iterator<Item = (Slot, Option<GroupId>
     Value::Object(picture)
 }
 
-/// Long lists counted instead of listed.
+/// Long lists counted instead of listed, and what passwords hash to covered.
 pub(in crate::control) fn shortened(value: Value) -> Value {
     match value {
         Value::Array(list) if list.len() > AUDIT_LIST_MAX => json!({ "left_out": list.len() }),
         Value::Array(list) => list.into_iter().map(shortened).collect(),
-        Value::Object(map) => map.into_iter().map(|(key, value)| (key, shortened(value))).collect(),
+        Value::Object(map) => map
+            .into_iter()
+            .map(|(key, value)| if key == "password_sha256" { (key, json!(COVERED)) } else { (key, shortened(value)) })
+            .collect(),
         other => other,
     }
 }

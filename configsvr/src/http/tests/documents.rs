@@ -14,7 +14,8 @@ fn documented_words_are_the_words() {
     let message = json_of(
         r#"{"epoch":1,"name":"a","slot_count":2,"groups":[{"id":1,"name":"g","instances":[{"addr":
         "127.0.0.1:1","role":"primary","run_id":"r","zone":"z"}]}],"tag_rule":"redis","slots":[{"from":0,"to":1,"group":1,
-        "state":"moving","target":2}]}"#,
+        "state":"moving","target":2}],"users":[{"name":"u","password_sha256":["h"],"categories":["all"],"keys":["*"],
+        "channels":["*"],"read_only":true,"admin":true}]}"#,
     );
     let message: ::cluster::wire::Message = serde_json::from_value(message).expect("a message");
     let message = json!(message);
@@ -28,6 +29,7 @@ fn documented_words_are_the_words() {
         ("TopologyGroup", message["groups"][0].clone()),
         ("TopologyInstance", message["groups"][0]["instances"][0].clone()),
         ("TopologyRange", message["slots"][0].clone()),
+        ("User", message["users"][0].clone()),
         ("Range", json!(layout::SlotRange { from: 0, to: 1, group: None })),
         ("News", json!(news("x"))),
         ("Answer", json!(answer)),

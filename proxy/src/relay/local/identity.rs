@@ -90,9 +90,12 @@ impl Relay {
         state
     }
 
-    /// The users of the settings are in force. Clients keep theirs by name; those whose user is gone are closed.
+    /// The users of the settings and the topology are in force. Clients keep theirs by name; those whose user is gone are closed.
     pub(in super::super) fn set_users(&mut self) {
-        let old = std::mem::replace(&mut self.users, Users::of(&self.settings));
+        let old = {
+            let shared = self.routes.topology.as_ref().map_or(&[][..], |t| t.users());
+            std::mem::replace(&mut self.users, Users::of(&self.settings, shared))
+        };
         let known: Vec<(ClientId, bool, u16)> =
             self.clients.iter().map(|(id, client)| (id as ClientId, client.authenticated, client.user)).collect();
         let mut closed = 0;

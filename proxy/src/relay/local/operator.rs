@@ -69,7 +69,7 @@ impl Relay {
     /// TWEMSLOT TOPOLOGY: the message as it was PUT.
     pub(super) fn print_topology(&self, out: &mut Vec<u8>) {
         match &self.routes.topology {
-            Some(topology) => write::bulk(out, wire::print(topology).as_bytes()),
+            Some(topology) => write::bulk(out, wire::print(&topology.shown()).as_bytes()),
             None => write::error(out, "ERR twemslot: there is no topology yet"),
         }
     }
