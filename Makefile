@@ -5,7 +5,7 @@
 # make bench   the proxy beside its peers
 # make fuzz    SECONDS=N of each fuzz target
 # make dashboards-test    every query of every dashboard gives data: a real Prometheus, a real cluster
-# make alerts-test        a real Alertmanager tells of a dead primary and a dead proxy
+# make alerts-test        every alert fires on its cause in a real cluster and ends: a real Prometheus, a real Alertmanager
 # make deb     Debian packages of proxy, configsvr and twemslotctl, in target/deb
 # make ops-test  the playbooks deploy them onto machines of their own (as root), which are then broken under load
 # make soak    primaries die RUNS=N times of each cause, under load; one JSON line a cause

@@ -1,8 +1,9 @@
 """Clients that write through one address until they are told to stop, and say what they noticed.
 
     load.py HOST PORT CLIENTS     reads commands from standard input, a line each, and answers each with a line of JSON:
-        mark     what was noticed since the last mark: writes, errors, refused connections, the longest gap
-        stop     the same, then whether every client's last acknowledged write is still there
+        mark     what was noticed since the last mark: writes, errors, refused connections, the longest gap, and acknowledged
+                 writes that were gone when their client had a new connection and looked
+        stop     the same, and whether every client's last acknowledged write is still there
 
 A client keeps its connection until that breaks; one more makes a new one for each PING. A gap is the time between two
 writes of one client that were done.
@@ -28,10 +29,12 @@ class Client(threading.Thread):
         self.address, self.key = address, f"ops:{number}"
         self.lock, self.ended = threading.Lock(), False
         self.acknowledged, self.last = 0, time.monotonic()
+        self.looks = False
         self.forget()
 
     def forget(self):
         self.writes, self.errors, self.refused, self.gap, self.said = 0, 0, 0, 0.0, []
+        self.lost = []
 
     def run(self):
         sock = None
@@ -45,6 +48,8 @@ class Client(threading.Thread):
                 time.sleep(RETRY_S)
                 continue
             try:
+                if self.looks:
+                    self.look(sock)
                 self.write(sock)
                 time.sleep(PAUSE_S)
                 if self.fresh:
@@ -55,8 +60,18 @@ class Client(threading.Thread):
                     self.errors += 1
                     self.said = [*self.said, str(error)][:3]
                 sock.close()
-                sock = None
+                sock, self.looks = None, not self.fresh
                 time.sleep(RETRY_S)
+
+    def look(self, sock):
+        """After a break: is what was acknowledged there?"""
+        value = ask(sock, "GET", self.key)
+        if value.startswith("-"):
+            raise ValueError(value)
+        self.looks = False
+        if value == "$-1" or int(value) < self.acknowledged:
+            with self.lock:
+                self.lost.append([self.key, self.acknowledged, value])
 
     def write(self, sock):
         value = self.acknowledged + 1
@@ -73,7 +88,7 @@ class Client(threading.Thread):
     def report(self):
         with self.lock:
             # A write that is not done yet is a gap, too.
-            said = (self.writes, self.errors, self.refused, max(self.gap, time.monotonic() - self.last), self.said)
+            said = (self.writes, self.errors, self.refused, max(self.gap, time.monotonic() - self.last), self.said, self.lost)
             self.forget()
             return said
 
@@ -105,6 +120,7 @@ def sum_up(clients):
         "longest_gap_s": round(max(r[3] for r in reports), 3),
         "new_connections_gap_s": round(reports[-1][3], 3),
         "said": sorted({word for r in reports for word in r[4]})[:5],
+        "lost": [found for r in reports for found in r[5]],
     }
 
 
@@ -114,7 +130,7 @@ def lost(address, clients):
     with socket.create_connection(address, TIMEOUT_S) as sock:
         for client in (c for c in clients if not c.fresh):
             value = ask(sock, "GET", client.key)
-            if value in ("$-1", "") or int(value) < client.acknowledged:
+            if value.startswith(("$-1", "-")) or int(value) < client.acknowledged:
                 found.append([client.key, client.acknowledged, value])
     return found
 
@@ -131,7 +147,7 @@ def main():
                 client.ended = True
             for client in clients:
                 client.join(TIMEOUT_S * 2)
-            report["lost"] = lost(address, clients)
+            report["lost"] += lost(address, clients)
         print(json.dumps(report), flush=True)
         if line.strip() == "stop":
             return
