@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Every query of every panel, asked of a real Prometheus that watches a real cluster under load in which a primary has died
-and come back: each must give data.
+and come back, and slots move: each must give data.
 
     tests/ops/dashboards.py [PORT]        (make dashboards-test)
 """
 
 import json
 import sys
+import time
 
 from stand import GRAFANA, Failed, Site, until
 
@@ -41,13 +42,21 @@ def a_primary_dies_and_comes_back(site):
     again()
 
 
+def slots_move(site):
+    """One that is over, and a slow one, so that there is a migration to tell of as long as anybody asks."""
+    site.ctl("migrations", "start", "--from", "g2", "--to", "g1", "--count", "1", "--yes", "--wait")
+    site.ctl("migrations", "start", "--from", "g2", "--to", "g1", "--count", "50", "--keys-per-s", "5", "--yes")
+
+
 def main():
     site = Site(*sys.argv[1:2])
     site.load()
     site.prometheus()
     until("requests", lambda: site.query("sum(rate(twemslot_proxy_requests_total[10s])) > 0"))
     a_primary_dies_and_comes_back(site)
+    slots_move(site)
     asked, exempt, silent = 0, [], []
+    end = time.monotonic() + 60
     for where, text in queries():
         reasons = [why for metric, why in EXEMPT.items() if metric in text]
         if reasons:
@@ -55,7 +64,7 @@ def main():
             continue
         asked += 1
         try:
-            until(where, lambda text=text: site.query(text), 30)
+            until(where, lambda text=text: site.query(text), max(end - time.monotonic(), 1))
         except Failed:
             silent.append(f"{where}: no data for {text}")
     for line in silent:
