@@ -9,7 +9,7 @@ import json
 import sys
 import time
 
-from stand import GRAFANA, Failed, Site, until
+from stand import GRAFANA, Failed, Site, free_port, get, until
 
 # Of these nothing can be there yet: the metric and why.
 EXEMPT = {
@@ -43,8 +43,15 @@ def a_primary_dies_and_comes_back(site):
 
 
 def slots_move(site):
-    """One that is over, and a slow one, so that there is a migration to tell of as long as anybody asks."""
-    site.ctl("migrations", "start", "--from", "g2", "--to", "g1", "--count", "1", "--yes", "--wait")
+    """One that is over, of which a pushgateway is told, and a slow one, so that there is a migration to tell of as long as anybody asks."""
+    port = free_port()
+    site.start("pushgateway", "prometheus-pushgateway", f"--web.listen-address=127.0.0.1:{port}")
+    until("the pushgateway", lambda: get(f"http://127.0.0.1:{port}/-/ready"))
+    site.ctl("--pushgateway", f"127.0.0.1:{port}", "migrations", "start", "--from", "g2", "--to", "g1", "--count", "1", "--yes",
+             "--wait")
+    told = get(f"http://127.0.0.1:{port}/metrics")
+    if 'twemslot_migration_run_succeeded{from="2",instance="",job="twemslotctl",to="1"} 1' not in told:
+        raise Failed(f"the pushgateway was not told how the migration went: {told[-2000:]}")
     site.ctl("migrations", "start", "--from", "g2", "--to", "g1", "--count", "50", "--keys-per-s", "5", "--yes")
 
 

@@ -1,6 +1,7 @@
 """Clients that write through one address until they are told to stop, and say what they noticed.
 
-    load.py HOST PORT CLIENTS     reads commands from standard input, a line each, and answers each with a line of JSON:
+    load.py HOST PORT CLIENTS [CA]     CA: they speak TLS, and believe what it has signed. It reads commands from standard
+                                       input, a line each, and answers each with a line of JSON:
         mark     what was noticed since the last mark: writes, errors, refused connections, the longest gap, and acknowledged
                  writes that were gone when their client had a new connection and looked
         stop     the same, and whether every client's last acknowledged write is still there
@@ -11,6 +12,7 @@ writes of one client that were done.
 
 import json
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -18,6 +20,7 @@ import time
 TIMEOUT_S = 3
 RETRY_S = 0.02
 PAUSE_S = 0.005
+TLS = ssl.create_default_context(cafile=sys.argv[4]) if len(sys.argv) > 4 else None
 
 
 class Client(threading.Thread):
@@ -41,7 +44,7 @@ class Client(threading.Thread):
         while not self.ended:
             try:
                 if sock is None:
-                    sock = socket.create_connection(self.address, TIMEOUT_S)
+                    sock = connect(self.address)
             except OSError:
                 with self.lock:
                     self.refused += 1
@@ -93,6 +96,11 @@ class Client(threading.Thread):
             return said
 
 
+def connect(address):
+    sock = socket.create_connection(address, TIMEOUT_S)
+    return TLS.wrap_socket(sock, server_hostname=address[0]) if TLS else sock
+
+
 def ask(sock, *words):
     """One request, and its answer as a line; of a value the value."""
     sock.sendall(b"".join([f"*{len(words)}\r\n".encode(), *(f"${len(w)}\r\n{w}\r\n".encode() for w in words)]))
@@ -127,7 +135,7 @@ def sum_up(clients):
 def lost(address, clients):
     """Clients whose last acknowledged write is not there."""
     found = []
-    with socket.create_connection(address, TIMEOUT_S) as sock:
+    with connect(address) as sock:
         for client in (c for c in clients if not c.fresh):
             value = ask(sock, "GET", client.key)
             if value.startswith(("$-1", "-")) or int(value) < client.acknowledged:
