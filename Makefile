@@ -10,6 +10,7 @@
 # make ops-test  the playbooks deploy them onto machines of their own (as root), which are then broken under load
 # make zones-test  the same for nine machines in three zones, with TLS: deployed, deployed again, written to
 # make soak    primaries die RUNS=N times of each cause, under load; one JSON line a cause
+# make soak-sentinel   the same done to three Redis Sentinels and haproxy, for comparison
 # make partitions   hosts cut off from each other, in network namespaces; needs root; one JSON line a cut
 # make soak-migration   slots move RUNS=N times under load; one JSON line a move
 # make bench-migration  how fast slots are copied; one JSON line a kind of value
@@ -25,7 +26,7 @@ SECONDS ?= 60
 RUNS ?= 20
 CTL := target/release/twemslotctl
 
-.PHONY: help up down status build deb test gates bench fuzz soak soak-migration partitions dashboards-test alerts-test ops-test zones-test bench-migration fmt lint
+.PHONY: help up down status build deb test gates bench fuzz soak soak-sentinel soak-migration partitions dashboards-test alerts-test ops-test zones-test bench-migration fmt lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -73,7 +74,12 @@ ops-test zones-test:
 soak:
 	@.ci/install run test
 	cargo build --release --workspace --bins
-	SOAK=$(RUNS) cargo test --release -p tests --test failover soak -- --nocapture
+	SOAK=$(RUNS) cargo test --release -p tests --test failover -- --exact soak::soak --nocapture
+
+soak-sentinel:
+	@.ci/install run test
+	cargo build --release --workspace --bins
+	SOAK_SENTINEL=$(RUNS) cargo test --release -p tests --test failover -- --exact soak::soak_of_sentinel --nocapture
 
 partitions:
 	@.ci/install run partitions

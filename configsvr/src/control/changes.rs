@@ -542,8 +542,15 @@ fn transaction(made: Made, plan: Plan, wall: u64, state: &State, fence: &Fence) 
 
 fn fold(mut ops: Vec<Op>, epoch: &Epoch, state: &State, fence: &Fence) -> Sent {
     ops.push(put(layout::EPOCH.to_owned(), epoch));
-    let txn = Txn { compares: vec![fence.compare.clone(), state.as_it_is(layout::EPOCH)], ops };
-    Sent { txn, fence: fence.compare.clone(), audit: None, answer: nothing(state), unsure: false }
+    let mut compares = vec![fence.compare.clone(), state.as_it_is(layout::EPOCH)];
+    compares.extend(state.unfolded_as_they_are());
+    Sent {
+        txn: Txn { compares, ops },
+        fence: fence.compare.clone(),
+        audit: None,
+        answer: nothing(state),
+        unsure: false,
+    }
 }
 
 fn put(key: String, value: &impl serde::Serialize) -> Op {

@@ -40,6 +40,11 @@ pub enum Command {
         hang_ms: Option<u64>,
         maintenance: Option<bool>,
     },
+    /// How much memory the instances of a group may use; 0: as much as there is. Kept in the audit alone: the setting is theirs.
+    Maxmemory {
+        group: GroupId,
+        bytes: u64,
+    },
     /// What failover is to know of an instance.
     GuardInstance {
         group: GroupId,

@@ -535,6 +535,26 @@ impl State {
         Ok(Some(topology))
     }
 
+    /// Slots that are not written to their own keys yet, but for those that somebody has written there since: who wrote last
+    /// is right.
+    pub(super) fn unfolded(&self) -> Vec<SlotRange> {
+        let all = self.epoch.iter().flat_map(|e| &e.value.unfolded);
+        let slots = all.flat_map(|r| (r.from..=r.to).map(|slot| (slot, r.group)));
+        ranges(slots.filter(|(slot, _)| !self.is_edited(*slot)))
+    }
+
+    /// What a transaction compares that writes `unfolded` anew: an edit it has not seen is not to look older than it.
+    pub(super) fn unfolded_as_they_are(&self) -> Option<Compare> {
+        let some = self.epoch.as_ref().is_some_and(|e| !e.value.unfolded.is_empty());
+        some.then(|| Compare::UnwrittenSince { prefix: layout::SLOTS.to_owned(), revision: self.revision })
+    }
+
+    /// Whether a slot's own key was written after the epoch's record. Ours are written with it.
+    fn is_edited(&self, slot: Slot) -> bool {
+        let epoch = self.epoch.as_ref().map(|e| e.modified);
+        self.slots.get(&slot).is_some_and(|item| Some(item.modified) > epoch)
+    }
+
     /// What the slots' keys say, and above them what is not folded into them yet.
     fn slot_ranges(&self, count: u16, unfolded: &[SlotRange], faults: &mut Vec<String>) -> Vec<wire::Range> {
         let mut owners = vec![None; usize::from(count)];
@@ -546,7 +566,11 @@ impl State {
         }
         for range in unfolded {
             match owners.get_mut(usize::from(range.from)..=usize::from(range.to)) {
-                Some(owners) => owners.fill(range.group.map(|group| (group, None))),
+                Some(owners) => {
+                    for (_, owner) in (range.from..).zip(owners).filter(|(slot, _)| !self.is_edited(*slot)) {
+                        *owner = range.group.map(|group| (group, None));
+                    }
+                }
                 None => faults.push(format!("epoch: unfolded slots {}-{}: no such slots", range.from, range.to)),
             }
         }

@@ -6,13 +6,13 @@ use super::failovers;
 use super::fault::{Fault, Result};
 use super::ranges::{Ranges, ranges};
 use super::rebalance;
-use super::show::{json, or_dash, say, table};
+use super::show::{bytes, json, or_dash, say, table};
 use super::status;
 use super::traffic;
-use crate::http::words::{Cluster, Group, Member, Proxy, Settings, Slots, SlotsOf};
+use crate::http::words::{Cluster, Group, InstanceMemory, Member, Proxy, Settings, Slots, SlotsOf};
 use clap::Subcommand;
 use cluster::group::GroupId;
-use cluster::instance::Addr;
+use cluster::instance::{Addr, Role};
 use cluster::slot::{SLOT_COUNT_DEFAULT, Slot};
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -73,6 +73,18 @@ pub enum GroupsVerb {
     Rename {
         group: String,
         name: String,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// What its instances use and may use; or, with a size, how much each may use from now on.
+    Maxmemory {
+        group: String,
+        /// As Redis says it: 4gb, 512mb, or bytes; 0: as much as there is.
+        #[arg(value_parser = size)]
+        size: Option<u64>,
+        /// Also where an instance uses more now: it refuses writes, or gives up keys.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         terms: Terms,
     },
@@ -256,6 +268,37 @@ fn dangerous(ask: Ask<'static>, terms: Terms, danger: &str) -> Change<'static> {
 }
 
 /// A list: the API's own JSON, or a table.
+/// As Redis says sizes: `kb` is 1024, `k` 1000.
+fn size(text: &str) -> std::result::Result<u64, String> {
+    let text = text.to_ascii_lowercase();
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(at);
+    let times: u64 = match unit {
+        "" | "b" => 1,
+        "k" => 1000,
+        "kb" => 1 << 10,
+        "m" => 1_000_000,
+        "mb" => 1 << 20,
+        "g" => 1_000_000_000,
+        "gb" => 1 << 30,
+        _ => return Err(format!("{unit:?} is no unit: b, kb, mb, gb (of 1024), or k, m, g (of 1000)")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a number, as in 4gb".to_owned())?;
+    number.checked_mul(times).ok_or_else(|| "more than there is anywhere".to_owned())
+}
+
+fn memory(all: &[InstanceMemory]) -> String {
+    let row = |i: &InstanceMemory| {
+        let most = match i.max_bytes {
+            Some(0) => "no limit".to_owned(),
+            most => or_dash(most.map(bytes)),
+        };
+        let role = if i.role == Role::Primary { "primary" } else { "replica" };
+        vec![i.addr.to_string(), role.to_owned(), or_dash(i.used_bytes.map(bytes)), most, or_dash(i.error.as_ref())]
+    };
+    table(&["INSTANCE", "ROLE", "USES", "MAY USE", "FAULT"], all.iter().map(row))
+}
+
 fn list<T: serde::Serialize>(as_json: bool, items: &T, table: impl FnOnce(&T) -> String) -> Result<ExitCode> {
     if as_json {
         json(items)?;
@@ -309,6 +352,18 @@ pub(super) fn groups(client: &mut Client, as_json: bool, verb: GroupsVerb) -> Re
         }
         GroupsVerb::Drain(what) => rebalance::drain(client, as_json, &what),
         GroupsVerb::Roll { group, exec, terms } => failovers::roll(client, &group, &exec, terms),
+        GroupsVerb::Maxmemory { group, size, force, terms } => {
+            let path = format!("/api/v1/groups/{}/maxmemory", id_of(client, &group)?);
+            let dry = terms.dry_run;
+            if let Some(bytes) = size {
+                let body = json!({ "bytes": bytes, "force": force });
+                perform(client, plain(ask("PUT", path.clone(), Some(body)), terms), |plan| Ok(plan.to_owned()))?;
+            }
+            let all: Vec<InstanceMemory> = client.of_leader(&path)?;
+            list(as_json, &all, |all| memory(all))?;
+            let amiss = |i: &InstanceMemory| i.error.is_some() || size.is_some_and(|n| !dry && i.max_bytes != Some(n));
+            Ok(ExitCode::from(u8::from(all.iter().any(amiss))))
+        }
         GroupsVerb::Rename { group, name, terms } => {
             let path = format!("/api/v1/groups/{}", id_of(client, &group)?);
             change(client, as_json, plain(ask("PATCH", path, Some(json!({ "name": name }))), terms))
@@ -465,6 +520,14 @@ mod tests {
         assert_eq!(zoned.json(), json!({"addr": "10.0.0.1:6379", "zone": "a"}));
         assert_eq!(placed("[::1]:6379").expect("good").json(), json!({"addr": "[::1]:6379", "zone": null}));
         assert!(placed("example.com:1").is_err());
+    }
+
+    #[test]
+    fn sizes_are_those_of_redis() {
+        assert_eq!((size("4GB"), size("3k"), size("0"), size("17b")), (Ok(4 << 30), Ok(3000), Ok(0), Ok(17)));
+        for bad in ["", "gb", "4tb", "-1", "99999999999gb"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

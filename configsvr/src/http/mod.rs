@@ -11,6 +11,7 @@ mod groups;
 mod failovers;
 mod migrations;
 mod rebalance;
+mod maxmemory;
 mod slots;
 mod traffic;
 mod proxies;
@@ -147,6 +148,7 @@ fn nouns() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(cluster::routes())
         .merge(groups::routes())
+        .merge(maxmemory::routes())
         .merge(failovers::routes())
         .merge(migrations::routes())
         .merge(rebalance::routes())

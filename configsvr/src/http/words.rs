@@ -6,7 +6,7 @@ use crate::control::command::{self, ProxyView, Sight};
 use crate::control::view::GroupView;
 use crate::store::Revision;
 use cluster::group::GroupId;
-use cluster::instance::Addr;
+use cluster::instance::{Addr, Role};
 use cluster::slot::{SLOT_COUNT_DEFAULT, Slot, TagRule};
 use cluster::wire::{Message, State};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -227,6 +227,31 @@ pub struct NewGroup {
 #[serde(deny_unknown_fields)]
 pub struct Rename {
     pub name: String,
+}
+
+/// How much memory each instance of a group may use.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Maxmemory {
+    /// 0: as much as there is.
+    pub bytes: u64,
+    /// Also where an instance uses more now.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What an instance uses, and may use.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct InstanceMemory {
+    #[schema(value_type = String, example = "10.0.0.2:6379")]
+    pub addr: Addr,
+    #[schema(value_type = String, example = "primary")]
+    pub role: Role,
+    pub used_bytes: Option<u64>,
+    /// 0: as much as there is.
+    pub max_bytes: Option<u64>,
+    /// Why it could not be asked, or told.
+    pub error: Option<String>,
 }
 
 /// A replica to add to a group: probed, told to follow the primary, then put into the topology.

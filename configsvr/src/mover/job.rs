@@ -8,7 +8,7 @@ use super::core::{Copier, Fault, Mark, Plan};
 use super::line::Line;
 use super::name::{Name, Part};
 use super::scout::{Said, Scout};
-use super::{Confirm, Told, preflight, sweep};
+use super::{Confirm, Told, functions, preflight, sweep};
 use crate::agent::link::Access;
 use crate::control::event::Event;
 use crate::control::job::{Job, Stage, Status};
@@ -101,6 +101,10 @@ async fn prepare<'a>(ground: &'a Ground, name: &'a Name) -> Result<Run<'a>, Faul
             preflight::room(&source, &mut target, replicas, &slots, &drawn).await?;
         }
         preflight::formats(&mut source, &mut target, &drawn).await?;
+        let carried = functions::carry(&mut source, &mut target).await.map_err(Fault::failed)?;
+        if !carried.is_empty() {
+            tracing::info!(task = job.task, libraries = ?carried, to = %target.addr(), "functions the target did not have");
+        }
     }
     sweep::clear(&mut target, &slots, 0).await.map_err(Fault::failed)?;
     let attached = attach::attach(&job.source, name, access).await?;

@@ -12,6 +12,7 @@ pub mod survey;
 mod preflight;
 mod attach;
 mod sweep;
+mod functions;
 mod name;
 mod line;
 mod encrypted;

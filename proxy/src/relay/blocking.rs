@@ -8,7 +8,7 @@ use super::fan::{Merge, Part};
 use super::limits::{UNBLOCK_AGAIN_US, UNBLOCK_GIVE_UP_US};
 use super::link::{Own, State, Use};
 use super::request::{NO_SLOT, PING};
-use super::session::Blocked;
+use super::session::{Blocked, Interrupted, Why};
 use super::state::Relay;
 use super::{ClientId, LinkId, Planted};
 use crate::stats::Counter;
@@ -52,7 +52,8 @@ impl Relay {
         let Some(session) = self.clients.get_mut(id as usize).and_then(|c| c.session.as_mut()) else { return false };
         let Some(blocked) = session.blocked.take() else { return false };
         let nothing = matches!(reply, b"*-1\r\n" | b"$-1\r\n" | b"_\r\n");
-        if blocked.interrupted.is_none() || !nothing || self.planted == Some(Planted::InterruptionAnswers) {
+        let moved = blocked.interrupted.is_some_and(|i| i.why == Why::Moved);
+        if !moved || !nothing || self.planted == Some(Planted::InterruptionAnswers) {
             self.pool.give(blocked.raw);
             self.clients[id as usize].tidy_session();
             return false;
@@ -80,17 +81,23 @@ impl Relay {
         let slot = self.requests[request as usize].slot;
         let settles = self.routes.slots.get(usize::from(slot)).is_some_and(|route| route.settling);
         if blocked.interrupted.is_none() && (settles || !self.still_leads(slot, link)) {
-            let now = self.now.us;
-            if let Some(blocked) = self.clients[id as usize].session().blocked.as_mut() {
-                blocked.interrupted = Some((now, now));
-            }
-            self.interrupting.push(id);
-            self.unblock_link(link, b"TIMEOUT");
+            self.interrupt(id, link, Why::Moved);
         }
     }
 
-    /// Tells the instance at the other end of a link that its client shall wait no longer.
-    fn unblock_link(&mut self, link: LinkId, how: &[u8]) {
+    fn interrupt(&mut self, id: ClientId, link: LinkId, why: Why) {
+        let now = self.now.us;
+        if let Some(blocked) = self.clients[id as usize].session().blocked.as_mut() {
+            blocked.interrupted = Some(Interrupted { since: now, told: now, why });
+        }
+        self.interrupting.push(id);
+        self.unblock_link(link, why);
+    }
+
+    /// Tells the instance at the other end of a link that its client shall wait no longer. Told twice, it may hear the second
+    /// only when the wait is over: so nobody waits on this link again.
+    fn unblock_link(&mut self, link: LinkId, why: Why) {
+        let how: &[u8] = if why == (Why::Asked { with_error: true }) { b"ERROR" } else { b"TIMEOUT" };
         let Some(own) = self.links.get(link as usize) else { return };
         let (Some(server_id), State::Up) = (own.server_id, own.state) else { return };
         let shared = self.shared_links.get(&own.addr).into_iter().flatten();
@@ -103,25 +110,28 @@ impl Relay {
         via_link.queued += bytes.len() as u64;
         via_link.out.append(&mut self.pool, &bytes);
         self.mark_link(via);
+        self.links[link as usize].spent = true;
     }
 
-    /// The instance may have been told before it had begun to wait: it is told again; one that does not hear is left.
+    /// The instance may have been told before it had begun to wait, or could not be told while the link came up: it is told
+    /// again. One that does not hear is left.
     pub(super) fn tick_interrupted(&mut self) {
         let now = self.now.us;
         for id in std::mem::take(&mut self.interrupting) {
             let Some(client) = self.clients.get_mut(id as usize) else { continue };
             let Lane::Passing { link, .. } = client.lane else { continue };
             let Some(blocked) = client.session.as_mut().and_then(|s| s.blocked.as_mut()) else { continue };
-            let Some((since, told)) = blocked.interrupted else { continue };
+            let Some(Interrupted { since, told, why }) = blocked.interrupted else { continue };
             self.interrupting.push(id);
             if now.saturating_sub(since) > UNBLOCK_GIVE_UP_US {
-                self.close_link(
-                    link,
-                    "its slot has moved, and the instance does not let go of a blocked request".into(),
-                );
+                let text = match why {
+                    Why::Moved => "its slot has moved, and the instance does not let go of a blocked request",
+                    Why::Asked { .. } => "CLIENT UNBLOCK, and the instance does not let go of a blocked request",
+                };
+                self.close_link(link, text.to_owned());
             } else if now.saturating_sub(told) > UNBLOCK_AGAIN_US {
-                blocked.interrupted = Some((since, now));
-                self.unblock_link(link, b"TIMEOUT");
+                blocked.interrupted = Some(Interrupted { since, told: now, why });
+                self.unblock_link(link, why);
             }
         }
     }
@@ -130,13 +140,15 @@ impl Relay {
     pub(super) fn unblock(&mut self, client_id: u64, with_error: bool) -> bool {
         let found = self.clients.iter().find(|(_, c)| c.id == client_id).map(|(id, _)| id as ClientId);
         let Some(id) = found else { return false };
-        let client = &mut self.clients[id as usize];
-        if client.session.as_ref().is_none_or(|s| s.blocked.is_none()) {
-            return false;
+        let client = &self.clients[id as usize];
+        let Some(blocked) = client.session.as_ref().and_then(|s| s.blocked.as_ref()) else { return false };
+        if blocked.interrupted.is_some_and(|i| i.why != Why::Moved) {
+            return false; // it is being unblocked already
         }
         match client.lane {
             Lane::Passing { link, .. } => {
-                self.unblock_link(link, if with_error { b"ERROR" } else { b"TIMEOUT" });
+                self.interrupting.retain(|&other| other != id);
+                self.interrupt(id, link, Why::Asked { with_error });
                 true
             }
             Lane::Waiting { command, .. } => {

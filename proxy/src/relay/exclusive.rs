@@ -175,7 +175,7 @@ impl Relay {
         if matches!(watched, Some(Watch::On { link, .. }) if link == link_id) {
             return;
         }
-        if whole && !many {
+        if whole && !many && !self.links[link_id as usize].spent {
             self.links[link_id as usize].purpose = Use::Idle { since_us: self.now.us };
             self.read_link_again(link_id);
         } else {

@@ -157,6 +157,8 @@ pub(super) struct Link {
     pub(super) lost_before: u64,
     /// Why it cannot be used, as far as the greeting has shown.
     pub(super) unfit: Option<String>,
+    /// CLIENT UNBLOCK was asked for it, perhaps more than once: nobody else is given it.
+    pub(super) spent: bool,
     /// For each `PING` in `fifo`: what it is.
     pub(super) own: VecDeque<Own>,
     pub(super) version: String,
@@ -204,6 +206,7 @@ impl Link {
             process: String::new(),
             lost_before: 0,
             unfit: None,
+            spent: false,
             own: VecDeque::new(),
             version: String::new(),
             scripts_of: String::new(),

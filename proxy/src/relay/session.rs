@@ -40,8 +40,25 @@ pub(super) struct Blocked {
     pub(super) deadline_us: Option<u64>,
     /// An instance has been asked, and had nothing so far.
     pub(super) asked: bool,
-    /// Since when it is being interrupted (its slot is held or has moved), and when the instance was last told.
-    pub(super) interrupted: Option<(u64, u64)>,
+    pub(super) interrupted: Option<Interrupted>,
+}
+
+/// A wait at an instance is to end before its time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Interrupted {
+    /// Since when, and when the instance was last told: microseconds.
+    pub(super) since: u64,
+    pub(super) told: u64,
+    pub(super) why: Why,
+}
+
+/// Why a wait ends before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Its slot is held or has moved: the request goes on elsewhere.
+    Moved,
+    /// CLIENT UNBLOCK: what the instance says is the answer, an error if that was wanted.
+    Asked { with_error: bool },
 }
 
 /// What kind of subscription.

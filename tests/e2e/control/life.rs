@@ -88,6 +88,14 @@ fn a_cluster_grows_and_shrinks() -> Result<()> {
     refused(api, &["groups", "add", "--primary", "127.0.0.1:1", "--yes"], &["127.0.0.1:1"])?;
     ensure!(good(api, &["groups", "list"])?.as_array().is_some_and(|g| g.len() == 2), "a refused group is there");
 
+    // Memory of all its instances at once; not less than they use now, unless that is meant.
+    let memory = good(api, &["groups", "maxmemory", "second", "300mb"])?;
+    ensure!(memory.as_array().is_some_and(|all| all.len() == 2 && all[1]["max_bytes"] == 300 << 20), "{memory}");
+    let said = ask(b.parse()?, &["CONFIG", "GET", "maxmemory"])?;
+    ensure!(String::from_utf8_lossy(&said).contains("314572800"), "{said:?}");
+    refused(api, &["groups", "maxmemory", "second", "1"], &["uses", "force"])?;
+    good(api, &["groups", "maxmemory", "second", "0", "--yes"])?;
+
     // Slots that somebody owns are not given away by mistake.
     let id = second["id"].as_u64().context("id")?.to_string();
     refused(api, &["slots", "assign", "--group", &id, "--slots", "0-99", "--yes"], &["slot"])?;

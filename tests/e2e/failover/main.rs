@@ -3,10 +3,12 @@
 //!
 //! ```text
 //! cargo test -p tests --test failover                 each fault once
-//! make soak RUNS=20                                   each fault so often, one JSON line a fault
+//! make soak RUNS=20                                   each fault so often at full load, one JSON line a fault
+//! make soak-sentinel RUNS=20                          the same for three Sentinels and haproxy
 //! ```
 #![allow(clippy::print_stdout, reason = "the soak prints what it measured")]
 
 mod trials;
 mod soak;
+mod sentinel;
 mod scene;

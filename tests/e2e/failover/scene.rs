@@ -1,8 +1,9 @@
-//! The stage: two groups with two replicas each, three configsvrs, two proxies, eight clients; and how one fault is measured.
+//! The stage: two groups with two replicas each, three configsvrs, two proxies, clients; and how one fault is measured.
 
 use anyhow::{Context, Result, ensure};
 use cluster::slot::{TagRule, slot_of};
-use configsvr::playground::{Options, Playground, ask, find_binary, http, info, until};
+use configsvr::playground::{Options, Playground, StoreKind, ask, find_binary, http, info, until};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,15 +23,35 @@ pub(crate) fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is done to group 1.
+/// How much the clients do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) clients: usize,
+    pub(crate) pause: Duration,
+}
+
+impl Pace {
+    /// The cluster is at work, and the machine has time for other tests.
+    pub(crate) const STEADY: Self = Self { clients: 8, pause: Duration::from_millis(2) };
+    /// As much as the machine can do.
+    pub(crate) const FULL: Self = Self { clients: 64, pause: Duration::ZERO };
+}
+
+/// What is done to a primary, or around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     Kill,
     Freeze(u64),
     /// Killed, and started again at once with nothing.
     Empty,
+    /// It cannot save, and so refuses every write, and PING, for so many milliseconds. It lives.
+    Misconf(u64),
     /// The primary dies, and the leader of the control plane so many milliseconds later.
     WithLeader(u64),
+    /// The primary dies, and the leader of the control plane is frozen so many milliseconds later, for three seconds.
+    FrozenLeader(u64),
+    /// The host of the primary, of the leading configsvr and of the leading etcd goes.
+    Host,
     Switchover,
 }
 
@@ -40,13 +61,16 @@ impl Fault {
             Self::Kill => "kill -9 primary".to_owned(),
             Self::Freeze(ms) => format!("freeze primary {ms} ms"),
             Self::Empty => "primary restarts empty at once".to_owned(),
-            Self::WithLeader(ms) => format!("kill -9 primary, leader {ms} ms later"),
+            Self::Misconf(_) => "primary cannot save (MISCONF)".to_owned(),
+            Self::WithLeader(_) => "kill -9 primary, then the leader".to_owned(),
+            Self::FrozenLeader(_) => "kill -9 primary, then freeze the leader 3 s".to_owned(),
+            Self::Host => "host of primary, leader and leading etcd dies".to_owned(),
             Self::Switchover => "switchover".to_owned(),
         }
     }
 
     pub(crate) fn replaces(self) -> bool {
-        !matches!(self, Self::Freeze(ms) if ms < 1_300)
+        !matches!(self, Self::Misconf(_)) && !matches!(self, Self::Freeze(ms) if ms < 1_300)
     }
 }
 
@@ -55,6 +79,8 @@ impl Fault {
 pub(crate) struct Seen {
     pub(crate) failovers: usize,
     pub(crate) acked: usize,
+    /// Operations a second before the fault.
+    pub(crate) rate: usize,
     pub(crate) found: Anomalies,
     /// The longest time without an acknowledged write to the group, around the fault.
     pub(crate) gap: Duration,
@@ -65,22 +91,33 @@ pub(crate) struct Seen {
 
 pub(crate) struct Scene {
     pub(crate) playground: Playground,
+    pace: Pace,
+    /// Whose primary it is about: 1 or 2.
+    group: u32,
     /// Loads so far.
     loads: usize,
+    /// The last etcd that was killed.
+    etcd: Option<usize>,
 }
 
 impl Scene {
     pub(crate) fn begin() -> Result<Self> {
+        Self::with(Pace::STEADY, StoreKind::Embedded)
+    }
+
+    pub(crate) fn with(pace: Pace, store: StoreKind) -> Result<Self> {
         let options = Options {
+            store,
             groups: 2,
             replicas: 2,
             configsvrs: 3,
             proxies: 2,
             workers: Some(1),
             slots: SLOTS,
+            redis_conf: "enable-protected-configs local".to_owned(), // a directory that goes is how a save fails here
             ..Options::default()
         };
-        let scene = Self { playground: Playground::start(options)?, loads: 0 };
+        let scene = Self { playground: Playground::start(options)?, pace, group: 1, loads: 0, etcd: None };
         scene.known()?;
         Ok(scene)
     }
@@ -104,9 +141,10 @@ impl Scene {
 
     /// A member that was just started knows nothing yet.
     pub(crate) fn primary(&self) -> Result<SocketAddr> {
-        until("group 1 has a primary", LIMIT, || {
+        until("the group has a primary", LIMIT, || {
             let groups = self.playground.ask_control("/api/v1/groups");
-            let addr = groups.as_ref().ok().and_then(|groups| groups[0]["primary"].as_str()?.parse().ok());
+            let at = self.group as usize - 1;
+            let addr = groups.as_ref().ok().and_then(|groups| groups[at]["primary"].as_str()?.parse().ok());
             Ok(addr.ok_or_else(|| format!("{groups:?}")))
         })
     }
@@ -131,6 +169,11 @@ impl Scene {
         })
     }
 
+    /// The next fault is one of the other group, which was not replaced lately: that is done once in ten seconds.
+    pub(crate) fn turn_to_the_other_group(&mut self) {
+        self.group = 3 - self.group;
+    }
+
     /// One fault under load, and what came of it. The scene is as before when it returns.
     pub(crate) fn suffer(&mut self, fault: Fault) -> Result<Seen> {
         self.try_to_suffer(fault).with_context(|| format!("{fault:?}\n{}", self.told()))
@@ -151,7 +194,8 @@ impl Scene {
         let proxies = self.playground.proxies().iter().map(|p| p.addr()).collect();
         self.loads += 1;
         let name = format!("load{}", self.loads);
-        let plan = Plan { name, proxies, clients: 8, keys: 32, pause: Duration::from_millis(2), all_types: false };
+        let Pace { clients, pause } = self.pace;
+        let plan = Plan { name, proxies, clients, keys: 32, pause, all_types: false };
         let load = Load::start(&plan);
         std::thread::sleep(Duration::from_millis(800)); // some load, before
         let (old, at) = (self.primary()?, load.now());
@@ -168,9 +212,10 @@ impl Scene {
         let records = self.records()?.split_off(before);
         Ok(Seen {
             failovers: records.len(),
-            acked: history.iter().filter(|op| op.what.writes() && op.outcome == Outcome::Done).count(),
+            acked: acked(&history),
+            rate: rate(&history, at),
             found,
-            gap: gap(&history, at),
+            gap: gap(&history, at, |op| group_of(op) == self.group),
             demoted,
             records,
         })
@@ -190,6 +235,28 @@ impl Scene {
                 self.playground.kill_configsvr(leader)?;
                 self.playground.start_configsvr(leader)?;
             }
+            Fault::FrozenLeader(ms) => {
+                let leader = self.leader()?;
+                self.playground.kill_instance(old)?;
+                std::thread::sleep(Duration::from_millis(ms)); // into the failover
+                self.playground.signal_configsvr(leader, Signal::SIGSTOP)?;
+                std::thread::sleep(Duration::from_secs(3)); // frozen
+                self.playground.signal_configsvr(leader, Signal::SIGCONT)?;
+            }
+            Fault::Host => {
+                let (leader, etcd) = (self.leader()?, self.leading_etcd()?);
+                self.playground.kill_instance(old)?;
+                self.playground.kill_configsvr(leader)?;
+                self.playground.kill_etcd(etcd)?;
+                self.playground.start_configsvr(leader)?;
+                self.etcd = Some(etcd);
+            }
+            Fault::Misconf(ms) => {
+                let said = self.cannot_save(old, true)?;
+                ensure!(said.contains("MISCONF"), "a primary that cannot save answers PING with {said}");
+                std::thread::sleep(Duration::from_millis(ms)); // refusing writes
+                self.cannot_save(old, false)?;
+            }
             Fault::Freeze(ms) => {
                 self.playground.stop_instance(old)?;
                 std::thread::sleep(Duration::from_millis(ms)); // frozen
@@ -205,21 +272,63 @@ impl Scene {
             }
             Fault::Switchover => {
                 let leader = self.playground.configsvrs()[self.leader()?].addr();
-                let answer = http::post(leader, "/api/v1/groups/1/switchover", "{}")?;
+                let answer = http::post(leader, &format!("/api/v1/groups/{}/switchover", self.group), "{}")?;
                 ensure!(answer.status == 200, "switchover: {} {}", answer.status, answer.body);
             }
         }
         Ok(None)
     }
 
+    /// Which member of etcd leads the others: it says so itself, in etcd's own gateway for JSON.
+    fn leading_etcd(&self) -> Result<usize> {
+        until("a leading etcd", LIMIT, || {
+            for (i, server) in self.playground.etcds().iter().enumerate() {
+                let Ok(answer) = http::post(server.addr(), "/v3/maintenance/status", "{}") else { continue };
+                if answer.json().is_ok_and(|s| s["leader"].is_string() && s["leader"] == s["header"]["member_id"]) {
+                    return Ok(Ok(i));
+                }
+            }
+            Ok(Err("none leads".to_owned()))
+        })
+    }
+
+    /// A directory that is not there is as a disk that is full: a save fails, and writes are refused until one succeeds.
+    /// What PING is answered then.
+    fn cannot_save(&self, addr: SocketAddr, it_cannot: bool) -> Result<String> {
+        let home = self.playground.dir().join(format!("gone-{}", addr.port()));
+        let tell = |words: &[&str]| ask(addr, words).map(|reply| String::from_utf8_lossy(&reply).into_owned());
+        std::fs::create_dir_all(&home)?;
+        tell(&[
+            "CONFIG",
+            "SET",
+            "save",
+            if it_cannot { "3600 1000000" } else { "" },
+            "dir",
+            &home.display().to_string(),
+        ])?;
+        if it_cannot {
+            std::fs::remove_dir(&home)?;
+        }
+        tell(&["BGSAVE"])?;
+        let wanted = if it_cannot { "err" } else { "ok" };
+        until("the save is over", LIMIT, || {
+            let fields = info(addr, "persistence").map_err(|e| format!("{e:#}"));
+            Ok(fields.and_then(|f| if f["rdb_last_bgsave_status"] == wanted { Ok(()) } else { Err(format!("{f:?}")) }))
+        })?;
+        tell(&["PING"])
+    }
+
     /// Whoever is dead starts again, and all follow.
     fn heal(&mut self, fault: Fault, old: SocketAddr) -> Result<()> {
-        if matches!(fault, Fault::Kill | Fault::WithLeader(_)) {
+        if matches!(fault, Fault::Kill | Fault::WithLeader(_) | Fault::FrozenLeader(_) | Fault::Host) {
             self.playground.start_instance(old)?;
+        }
+        if let Some(etcd) = self.etcd.take() {
+            self.playground.start_etcd(etcd)?;
         }
         let primary = self.primary()?;
         let others: Vec<SocketAddr> =
-            self.playground.group(1).map(|i| i.server.addr()).filter(|addr| *addr != primary).collect();
+            self.playground.group(self.group).map(|i| i.server.addr()).filter(|addr| *addr != primary).collect();
         until("all follow", LIMIT, || {
             for addr in &others {
                 let fields = match replication(*addr) {
@@ -253,12 +362,23 @@ fn replication(addr: SocketAddr) -> Result<BTreeMap<String, String>, String> {
 }
 
 /// Group 1 has the lower half of the slots.
-fn is_of_group_1(op: &Op) -> bool {
-    slot_of(op.key.as_bytes(), TagRule::Redis, SLOTS) < SLOTS / 2
+fn group_of(op: &Op) -> u32 {
+    if slot_of(op.key.as_bytes(), TagRule::Redis, SLOTS) < SLOTS / 2 { 1 } else { 2 }
 }
 
-fn gap(history: &[Op], at: u64) -> Duration {
-    let good = |op: &&Op| op.outcome == Outcome::Done && op.what.writes() && is_of_group_1(op);
+pub(crate) fn acked(history: &[Op]) -> usize {
+    history.iter().filter(|op| op.what.writes() && op.outcome == Outcome::Done).count()
+}
+
+/// Answered operations a second, until `at` microseconds.
+pub(crate) fn rate(history: &[Op], at: u64) -> usize {
+    let done = history.iter().filter(|op| op.outcome == Outcome::Done && op.completed < at).count();
+    done * 1_000_000 / at.max(1) as usize
+}
+
+/// The longest time without an acknowledged write of those that are `watched`, around the fault.
+pub(crate) fn gap(history: &[Op], at: u64, watched: impl Fn(&Op) -> bool) -> Duration {
+    let good = |op: &&Op| op.outcome == Outcome::Done && op.what.writes() && watched(op);
     let mut times: Vec<u64> = history.iter().filter(good).map(|op| op.completed).collect();
     times.sort_unstable();
     let around = times.windows(2).filter(|pair| pair[1] >= at.saturating_sub(100_000));

@@ -2,7 +2,8 @@
 
 use crate::scene::{Fault, Scene, turn};
 use anyhow::{Result, ensure};
-use configsvr::playground::ask;
+use configsvr::playground::{Options, Playground, ask, find_binary};
+use std::process::Command;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(4);
@@ -48,6 +49,11 @@ fn a_frozen_primary_is_replaced_and_demoted_when_it_wakes() -> Result<()> {
     say(Fault::Freeze(1_000), &seen);
     seen.found.must_be_only_lost()?;
     ensure!(seen.failovers == 0 && seen.found.none(), "a pause of a second: {:?}, {:?}", seen.records, seen.found);
+    let unwell = Fault::Misconf(3_000);
+    let seen = scene.suffer(unwell)?;
+    say(unwell, &seen);
+    seen.found.must_be_none()?;
+    ensure!(seen.failovers == 0, "it cannot save, but lives: {:?}", seen.records);
     let seen = scene.suffer(Fault::Freeze(5_000))?;
     say(Fault::Freeze(5_000), &seen);
     seen.found.must_be_only_lost()?;
@@ -87,6 +93,23 @@ fn the_doctor_sets_what_is_amiss() -> Result<()> {
     }
     let again = scene.operator(&["doctor"])?;
     ensure!(!again.contains("busy-reply-threshold"), "{again}");
+    Ok(())
+}
+
+/// The settings that are recommended are ones that a server takes, and all that the doctor asks for.
+#[test]
+fn recommended_settings_leave_the_doctor_nothing_to_say() -> Result<()> {
+    let _turn = turn();
+    let recommended = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../conf/redis.conf"))?;
+    let playground =
+        Playground::start(Options { configsvrs: 1, redis_conf: recommended.clone(), ..Options::default() })?;
+    let dir = playground.dir().display().to_string();
+    let said = Command::new(find_binary("twemslotctl")?).args(["--state-dir", &dir, "doctor", "--fix"]).output()?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    for (name, value) in recommended.lines().filter(|line| !line.starts_with('#')).filter_map(|l| l.split_once(' ')) {
+        ensure!(!said.contains(name), "{name} {value} is recommended, but the doctor says: {said}");
+    }
+    ensure!(!said.contains(" is 500 now"), "{said}");
     Ok(())
 }
 

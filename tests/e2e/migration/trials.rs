@@ -2,7 +2,7 @@
 
 use crate::scene::{LIMIT, SLOTS, Scene, turn};
 use anyhow::{Result, ensure};
-use configsvr::playground::until;
+use configsvr::playground::{ask, until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::time::Duration;
@@ -13,7 +13,12 @@ fn slots_move_while_clients_write() -> Result<()> {
     let _turn = turn();
     let mut scene = Scene::begin(3, 1)?;
     let load = scene.load();
+    // Loaded where the slots are, as before another group joined: it goes with them.
+    let code = "#!lua name=early\nredis.register_function('early', function() return 'found' end)";
+    ask(scene.primary(1)?, &["FUNCTION", "LOAD", code])?;
     scene.operator("migrations start --from 1 --to 2 --count 12 --wait --yes")?;
+    let said = ask(scene.primary(2)?, &["FCALL", "early", "0"])?;
+    ensure!(said == b"$5\r\nfound\r\n", "a function at its slots' new owner: {}", String::from_utf8_lossy(&said));
     scene.operator("migrations reverse 1 --wait --yes")?;
     scene.operator("groups drain 3 --wait --yes")?;
     ensure!(scene.owned(3)? == 0, "group 3 owns {} slots", scene.owned(3)?);

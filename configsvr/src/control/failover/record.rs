@@ -158,8 +158,9 @@ pub(super) fn guarded(scene: &Scene, all: Vec<(&Group, Identity)>) -> Option<Txn
     }
     if !told {
         let now = &scene.state.epoch.as_ref()?.value;
-        let next = Epoch { epoch: now.epoch + 1, unfolded: now.unfolded.clone(), sum: now.sum };
+        let next = Epoch { epoch: now.epoch + 1, unfolded: scene.state.unfolded(), sum: now.sum };
         compares.push(scene.state.as_it_is(layout::EPOCH));
+        compares.extend(scene.state.unfolded_as_they_are());
         ops.push(put(layout::EPOCH.to_owned(), &next));
     }
     Some(Txn { compares, ops })
@@ -169,6 +170,7 @@ pub(super) fn guarded(scene: &Scene, all: Vec<(&Group, Identity)>) -> Option<Txn
 pub(super) fn transaction(state: &State, fence: &Fence, step: Step) -> Txn {
     let mut compares = vec![fence.compare.clone(), state.as_it_is(layout::EPOCH)];
     compares.extend(step.compares);
+    compares.extend(state.unfolded_as_they_are());
     let mut ops = step.ops;
     ops.push(put(layout::EPOCH.to_owned(), &step.epoch));
     Txn { compares, ops }
@@ -182,8 +184,7 @@ pub(in crate::control) fn next_epoch(known: &Topology, next: Topology) -> Option
 
 fn topology_step(state: &State, next: &Topology, record: Failover) -> Option<Step> {
     let key = layout::failover_key(&record.id);
-    let unfolded = state.epoch.as_ref()?.value.unfolded.clone();
-    let epoch = Epoch { epoch: next.epoch(), unfolded, sum: Some(sum_of(&for_proxies(next))) };
+    let epoch = Epoch { epoch: next.epoch(), unfolded: state.unfolded(), sum: Some(sum_of(&for_proxies(next))) };
     Some(Step { compares: vec![state.as_it_is(&key)], ops: vec![put(key, &record)], epoch, record })
 }
 

@@ -105,7 +105,7 @@ fn noted(scene: &Scene, next: &Task) -> Txn {
 fn turned(scene: &Scene, next: &Task, change: &Change, mut unfolded: Vec<SlotRange>) -> Option<Txn> {
     let (known, state) = (scene.known()?, scene.state);
     let topology = next_epoch(known, apply(known, change).ok()?)?;
-    unfolded.splice(0..0, state.epoch.as_ref()?.value.unfolded.iter().cloned());
+    unfolded.splice(0..0, state.unfolded());
     let epoch = Epoch { epoch: topology.epoch(), unfolded, sum: Some(sum_of(&for_proxies(&topology))) };
     let unwritten = Compare::UnwrittenSince { prefix: layout::SLOTS.to_owned(), revision: state.revision };
     let mut txn = noted(scene, next);

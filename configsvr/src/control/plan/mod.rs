@@ -30,6 +30,7 @@ pub(super) fn what(command: &Command) -> &'static str {
         Command::Import { .. } => "cluster.import",
         Command::Settings { .. } => "settings.change",
         Command::Guard { .. } => "groups.guard",
+        Command::Maxmemory { .. } => "groups.maxmemory",
         Command::GuardInstance { .. } => "instances.guard",
         Command::Switchover { .. } => "groups.switchover",
         Command::Failover { .. } => "groups.failover",
@@ -70,6 +71,7 @@ pub(super) fn plan(state: &State, command: &Command, seen: Option<&Sightings>, w
         Command::CreateCluster { name, slot_count, tag_rule } => create(state, name, *slot_count, *tag_rule),
         Command::Import { topology, replace, .. } => import(state, topology, *replace, seen),
         Command::Settings { proxy_ttl_s, automation_paused } => settings(&there()?, *proxy_ttl_s, *automation_paused),
+        Command::Maxmemory { group, bytes } => maxmemory(&there()?, *group, *bytes),
         Command::Guard { group, hang_ms, maintenance } => guard(&there()?, *group, *hang_ms, *maintenance),
         Command::GuardInstance { group, addr, prefer, never } => {
             guard_instance(&there()?, *group, addr, *prefer, *never)
@@ -308,6 +310,14 @@ fn settings(there: &There, proxy_ttl_s: Option<u64>, automation_paused: Option<b
     Ok(plan)
 }
 
+/// Changes nothing here: whoever asks tells the instances, once it is on record.
+fn maxmemory(there: &There, id: GroupId, bytes: u64) -> Result<Plan, Refusal> {
+    change::group_of(there.known, id).map_err(refused)?;
+    let mut plan = there.same();
+    plan.after = json!({ "group": id, "maxmemory_bytes": bytes });
+    Ok(plan)
+}
+
 /// Writes what failover is to know of a group.
 fn guarded(
     there: &There,
@@ -441,13 +451,13 @@ fn remove_proxy(there: &There, id: &str) -> Result<Plan, Refusal> {
 /// What gives an edited topology an epoch of its own.
 pub(super) fn adoption(state: &State) -> Option<Plan> {
     let Standing::Edited { epoch, sum } = state.standing else { return None };
-    let now = state.epoch.as_ref()?;
+    state.epoch.as_ref()?;
     let next = epoch.max(state.epoch_in_force()) + 1;
     Some(Plan {
         compares: Vec::new(),
         ops: Vec::new(),
         follows: Vec::new(),
-        epoch: Epoch { epoch: next, unfolded: now.value.unfolded.clone(), sum: Some(sum) },
+        epoch: Epoch { epoch: next, unfolded: state.unfolded(), sum: Some(sum) },
         before: Value::Null,
         after: Value::Null,
         result: Value::Null,
@@ -458,7 +468,8 @@ pub(super) fn adoption(state: &State) -> Option<Plan> {
 /// The next slots to be written to their own keys, and the epoch's record without them.
 pub(super) fn folding(state: &State) -> Option<(Vec<Op>, Epoch)> {
     let epoch = &state.epoch.as_ref().filter(|e| !e.value.unfolded.is_empty())?.value;
-    let all = epoch.unfolded.iter().flat_map(|r| (r.from..=r.to).map(|slot| (slot, r.group)));
+    let unfolded = state.unfolded();
+    let all = unfolded.iter().flat_map(|r| (r.from..=r.to).map(|slot| (slot, r.group)));
     let ops = all.clone().take(SLOTS_AT_ONCE).map(|(slot, group)| put_slot(slot, group)).collect();
     let rest = ranges(all.skip(SLOTS_AT_ONCE));
     Some((ops, Epoch { unfolded: rest, ..epoch.clone() }))
