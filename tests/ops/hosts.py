@@ -171,6 +171,10 @@ class Hosts:
         """Pulls the cable: the host lives, and nobody hears it."""
         sh(f"ip -n {SWITCH} link set {port(host)} down")
 
+    def has_vip(self, host):
+        """Also of a host that is cut off."""
+        return f" {VIP}/" in sh(f"ip -n {PREFIX}{host} -4 addr show dev eth0")
+
     def heal(self, host):
         sh(f"ip -n {SWITCH} link set {port(host)} up")
 
