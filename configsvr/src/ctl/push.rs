@@ -3,9 +3,8 @@
 use super::client::Client;
 use super::fault::Result;
 use crate::control::task::{TaskPhase, TaskView};
-use std::fmt::Write;
 
-/// Pushes these runs, where a pushgateway was named. A later run between the same groups takes the place of an earlier one, so that
+/// Pushes these runs, where a pushgateway was named. A later run between the same groups takes the place of an earlier one:
 /// there are never more series than pairs of groups.
 pub(super) fn runs(client: &Client, all: &[TaskView]) -> Result<()> {
     let Some(gateway) = client.pushgateway() else { return Ok(()) };
@@ -35,8 +34,7 @@ fn page(run: &TaskView) -> String {
     let mut page = String::new();
     for (name, help, value) in all {
         let name = format!("twemslot_migration_run_{name}");
-        let lines = format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
-        _ = page.write_str(&lines); // a String takes all
+        page.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"));
     }
     page
 }
