@@ -5,9 +5,10 @@
 # make bench   the proxy beside its peers
 # make fuzz    SECONDS=N of each fuzz target
 # make dashboards-test    every query of every dashboard gives data: a real Prometheus, a real cluster
-# make alerts-test        a real Alertmanager tells of a dead primary and a dead proxy
+# make alerts-test        every alert fires on its cause in a real cluster and ends: a real Prometheus, a real Alertmanager
 # make deb     Debian packages of proxy, configsvr and twemslotctl, in target/deb
 # make ops-test  the playbooks deploy them onto machines of their own (as root), which are then broken under load
+# make zones-test  the same for nine machines in three zones, with TLS: deployed, deployed again, written to
 # make soak    primaries die RUNS=N times of each cause, under load; one JSON line a cause
 # make soak-sentinel   the same done to three Redis Sentinels and haproxy, for comparison
 # make partitions   hosts cut off from each other, in network namespaces; needs root; one JSON line a cut
@@ -25,7 +26,7 @@ SECONDS ?= 60
 RUNS ?= 20
 CTL := target/release/twemslotctl
 
-.PHONY: help up down status build deb test gates bench fuzz soak soak-sentinel soak-migration partitions dashboards-test alerts-test ops-test bench-migration fmt lint
+.PHONY: help up down status build deb test gates bench fuzz soak soak-sentinel soak-migration partitions dashboards-test alerts-test ops-test zones-test bench-migration fmt lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -56,7 +57,7 @@ bench:
 	@tests/bench/run
 
 dashboards-test alerts-test: %-test:
-	@.ci/install run test
+	@.ci/install run watch
 	cargo build --workspace --bins
 	@tests/ops/$*.py
 
@@ -64,11 +65,11 @@ fuzz:
 	@.ci/install fuzz
 	@tests/fuzz/run $(SECONDS)
 
-ops-test:
+ops-test zones-test:
 	@.ci/install run ops
 	cargo build --workspace --bins
 	@tests/ops/quick --lint
-	@tests/ops/run
+	@tests/ops/run --inventory $(if $(filter zones-test,$@),zones,three)
 
 soak:
 	@.ci/install run test

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Every query of every panel, asked of a real Prometheus that watches a real cluster under load in which a primary has died
-and come back: each must give data.
+and come back, and slots move: each must give data.
 
     tests/ops/dashboards.py [PORT]        (make dashboards-test)
 """
 
 import json
 import sys
+import time
 
-from stand import GRAFANA, Failed, Site, until
+from stand import GRAFANA, Failed, Site, free_port, get, until
 
 # Of these nothing can be there yet: the metric and why.
 EXEMPT = {
@@ -41,13 +42,28 @@ def a_primary_dies_and_comes_back(site):
     again()
 
 
+def slots_move(site):
+    """One that is over, of which a pushgateway is told, and a slow one, so that there is a migration to tell of as long as anybody asks."""
+    port = free_port()
+    site.start("pushgateway", "prometheus-pushgateway", f"--web.listen-address=127.0.0.1:{port}")
+    until("the pushgateway", lambda: get(f"http://127.0.0.1:{port}/-/ready"))
+    site.ctl("--pushgateway", f"127.0.0.1:{port}", "migrations", "start", "--from", "g2", "--to", "g1", "--count", "1", "--yes",
+             "--wait")
+    told = get(f"http://127.0.0.1:{port}/metrics")
+    if 'twemslot_migration_run_succeeded{from="2",instance="",job="twemslotctl",to="1"} 1' not in told:
+        raise Failed(f"the pushgateway was not told how the migration went: {told[-2000:]}")
+    site.ctl("migrations", "start", "--from", "g2", "--to", "g1", "--count", "50", "--keys-per-s", "5", "--yes")
+
+
 def main():
     site = Site(*sys.argv[1:2])
     site.load()
     site.prometheus()
     until("requests", lambda: site.query("sum(rate(twemslot_proxy_requests_total[10s])) > 0"))
     a_primary_dies_and_comes_back(site)
+    slots_move(site)
     asked, exempt, silent = 0, [], []
+    end = time.monotonic() + 60
     for where, text in queries():
         reasons = [why for metric, why in EXEMPT.items() if metric in text]
         if reasons:
@@ -55,7 +71,7 @@ def main():
             continue
         asked += 1
         try:
-            until(where, lambda text=text: site.query(text), 30)
+            until(where, lambda text=text: site.query(text), max(end - time.monotonic(), 1))
         except Failed:
             silent.append(f"{where}: no data for {text}")
     for line in silent:

@@ -1,6 +1,7 @@
 """Machines to deploy to: Debian with systemd and sshd, each in a network namespace, all on one bridge.
 
-    h1..hN   10.77.0.11 ...      the control node, and the packages: 10.77.0.1, in the namespace of the bridge
+    h1..hN   10.0.0.11 ..., as in the example inventories; the control node, and the packages: 10.0.0.1, in the namespace of
+             the bridge
 
 A host is systemd-nspawn on an overlay over one base system: it boots in two seconds, and needs nothing but root.
 What is not as on a machine: the kernel and its limits of memory are shared, vm.* cannot be set.
@@ -16,9 +17,8 @@ import time
 
 PREFIX = "twops-"
 SWITCH = PREFIX + "sw"
-NET = "10.77.0."
-CONTROL = NET + "1"
-VIP = NET + "100"
+CONTROL = "10.0.0.1"
+VIP = "10.0.0.100"
 PACKAGES_PORT = 24099
 INCLUDE = (
     "systemd,systemd-sysv,dbus,iproute2,python3-minimal,python3-apt,openssh-server,procps,ca-certificates,"
@@ -39,8 +39,9 @@ def quietly(command):
     subprocess.run(command, shell=True, capture_output=True)
 
 
-def address(host):
-    return NET + str(10 + int(host[1:]))
+def port(host):
+    """Its end of the cable at the bridge."""
+    return f"p{host}"
 
 
 def base_system(work):
@@ -51,12 +52,12 @@ def base_system(work):
         sh(["mmdebstrap", "--variant=minbase", f"--include={INCLUDE}", "bookworm", str(part)])
         part.rename(tar)
     root = work / "base"
-    if not (root / "done").exists():
+    sources = f"deb [trusted=yes] http://{CONTROL}:{PACKAGES_PORT} ./\n"
+    if not (root / "done").exists() or (root / "etc/apt/sources.list").read_text() != sources:
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir()
         sh(["tar", "-xf", str(tar), "-C", str(root), "--exclude=./dev/*"])
         (root / "etc/hostname").unlink(missing_ok=True)
-        sources = f"deb [trusted=yes] http://{CONTROL}:{PACKAGES_PORT} ./\n"
         (root / "etc/apt/sources.list").write_text(sources)
         # What it knows of other archives is old: the first role asks again.
         lists = root / "var/lib/apt/lists"
@@ -88,11 +89,11 @@ def package_pool(work, root, packages):
 
 
 class Hosts:
-    """All machines of a test."""
+    """All machines of a test: their names and addresses, in 10.0.0.0/16."""
 
-    def __init__(self, work, count, packages):
+    def __init__(self, work, addresses, packages):
         self.work = pathlib.Path(work)
-        self.names = [f"h{n}" for n in range(1, count + 1)]
+        self.addresses, self.names = addresses, list(addresses)
         self.machines = {}
         self.work.mkdir(parents=True, exist_ok=True)
         self.base = base_system(self.work)
@@ -107,7 +108,7 @@ class Hosts:
         sh(
             f"ip netns add {SWITCH} && ip -n {SWITCH} link set lo up"
             f" && ip -n {SWITCH} link add br0 type bridge stp_state 0 forward_delay 0"
-            f" && ip -n {SWITCH} addr add {CONTROL}/24 dev br0 && ip -n {SWITCH} link set br0 up"
+            f" && ip -n {SWITCH} addr add {CONTROL}/16 dev br0 && ip -n {SWITCH} link set br0 up"
         )
         serve = [sys.executable, "-m", "http.server", "--bind", CONTROL, str(PACKAGES_PORT)]
         self.server = subprocess.Popen(
@@ -124,9 +125,9 @@ class Hosts:
         space = PREFIX + host
         sh(
             f"ip netns add {space} && ip -n {space} link set lo up"
-            f" && ip link add name eth0 netns {space} type veth peer name p{host} netns {SWITCH}"
-            f" && ip -n {SWITCH} link set p{host} master br0 up"
-            f" && ip -n {space} addr add {address(host)}/24 dev eth0 && ip -n {space} link set eth0 up"
+            f" && ip link add name eth0 netns {space} type veth peer name {port(host)} netns {SWITCH}"
+            f" && ip -n {SWITCH} link set {port(host)} master br0 up"
+            f" && ip -n {space} addr add {self.addresses[host]}/16 dev eth0 && ip -n {space} link set eth0 up"
             f" && ip -n {space} route add default via {CONTROL}"
         )
 
@@ -154,7 +155,7 @@ class Hosts:
     def ssh(self, host, command, check=True):
         options = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
         line = ["ip", "netns", "exec", SWITCH, "ssh", *options.split(), "-o", "ConnectTimeout=3", "-i", str(self.key)]
-        done = subprocess.run([*line, f"root@{address(host)}", command], text=True, capture_output=True)
+        done = subprocess.run([*line, f"root@{self.addresses[host]}", command], text=True, capture_output=True)
         if check and done.returncode:
             raise RuntimeError(f"{host}: {command}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.stdout
@@ -168,10 +169,14 @@ class Hosts:
 
     def cut(self, host):
         """Pulls the cable: the host lives, and nobody hears it."""
-        sh(f"ip -n {SWITCH} link set p{host} down")
+        sh(f"ip -n {SWITCH} link set {port(host)} down")
+
+    def has_vip(self, host):
+        """Also of a host that is cut off."""
+        return f" {VIP}/" in sh(f"ip -n {PREFIX}{host} -4 addr show dev eth0")
 
     def heal(self, host):
-        sh(f"ip -n {SWITCH} link set p{host} up")
+        sh(f"ip -n {SWITCH} link set {port(host)} up")
 
     def down(self):
         """Takes away all there is, also of a run that was broken off."""
@@ -187,15 +192,19 @@ class Hosts:
             self.server.terminate()
             self.server.wait()
             self.server = None
-        for host in self.names:
-            self.kill_left(host)
+        for space in self.left():
+            self.kill_left(space)
+            host = space.removeprefix(PREFIX)
             quietly(f"umount -l {self.work}/{host}/root; rm -rf --one-file-system {self.work}/{host}")
-            quietly(f"ip netns del {PREFIX}{host}; rmdir /sys/fs/cgroup/*/{PREFIX}{host}")
-        quietly(f"ip netns del {SWITCH}")
+            quietly(f"ip netns del {space}; rmdir /sys/fs/cgroup/*/{space}")
 
-    def kill_left(self, host):
-        """Processes of this host's own namespace, of a run that was broken off."""
-        for space in (PREFIX + host, SWITCH):
-            listed = subprocess.run(f"ip netns pids {space}", shell=True, text=True, capture_output=True).stdout
-            for pid in listed.split():
-                quietly(f"kill -9 {pid}")
+    def left(self):
+        """Namespaces that are there, also those of a run with other machines; the bridge's is the last."""
+        spaces = [line.split()[0] for line in sh("ip netns list").splitlines()]
+        return sorted((s for s in spaces if s.startswith(PREFIX)), key=lambda s: s == SWITCH)
+
+    def kill_left(self, space):
+        """Processes of a run that was broken off."""
+        listed = subprocess.run(f"ip netns pids {space}", shell=True, text=True, capture_output=True).stdout
+        for pid in listed.split():
+            quietly(f"kill -9 {pid}")

@@ -1,8 +1,10 @@
 """Clients that write through one address until they are told to stop, and say what they noticed.
 
-    load.py HOST PORT CLIENTS     reads commands from standard input, a line each, and answers each with a line of JSON:
-        mark     what was noticed since the last mark: writes, errors, refused connections, the longest gap
-        stop     the same, then whether every client's last acknowledged write is still there
+    load.py HOST PORT CLIENTS [CA]     CA: they speak TLS, and believe what it has signed. It reads commands from standard
+                                       input, a line each, and answers each with a line of JSON:
+        mark     what was noticed since the last mark: writes, errors, refused connections, the longest gap, and acknowledged
+                 writes that were gone when their client had a new connection and looked
+        stop     the same, and whether every client's last acknowledged write is still there
 
 A client keeps its connection until that breaks; one more makes a new one for each PING. A gap is the time between two
 writes of one client that were done.
@@ -10,6 +12,7 @@ writes of one client that were done.
 
 import json
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -17,6 +20,7 @@ import time
 TIMEOUT_S = 3
 RETRY_S = 0.02
 PAUSE_S = 0.005
+TLS = ssl.create_default_context(cafile=sys.argv[4]) if len(sys.argv) > 4 else None
 
 
 class Client(threading.Thread):
@@ -28,23 +32,27 @@ class Client(threading.Thread):
         self.address, self.key = address, f"ops:{number}"
         self.lock, self.ended = threading.Lock(), False
         self.acknowledged, self.last = 0, time.monotonic()
+        self.looks = False
         self.forget()
 
     def forget(self):
         self.writes, self.errors, self.refused, self.gap, self.said = 0, 0, 0, 0.0, []
+        self.lost = []
 
     def run(self):
         sock = None
         while not self.ended:
             try:
                 if sock is None:
-                    sock = socket.create_connection(self.address, TIMEOUT_S)
+                    sock = connect(self.address)
             except OSError:
                 with self.lock:
                     self.refused += 1
                 time.sleep(RETRY_S)
                 continue
             try:
+                if self.looks:
+                    self.look(sock)
                 self.write(sock)
                 time.sleep(PAUSE_S)
                 if self.fresh:
@@ -55,8 +63,18 @@ class Client(threading.Thread):
                     self.errors += 1
                     self.said = [*self.said, str(error)][:3]
                 sock.close()
-                sock = None
+                sock, self.looks = None, not self.fresh
                 time.sleep(RETRY_S)
+
+    def look(self, sock):
+        """After a break: is what was acknowledged there?"""
+        value = ask(sock, "GET", self.key)
+        if value.startswith("-"):
+            raise ValueError(value)
+        self.looks = False
+        if value == "$-1" or int(value) < self.acknowledged:
+            with self.lock:
+                self.lost.append([self.key, self.acknowledged, value])
 
     def write(self, sock):
         value = self.acknowledged + 1
@@ -73,9 +91,14 @@ class Client(threading.Thread):
     def report(self):
         with self.lock:
             # A write that is not done yet is a gap, too.
-            said = (self.writes, self.errors, self.refused, max(self.gap, time.monotonic() - self.last), self.said)
+            said = (self.writes, self.errors, self.refused, max(self.gap, time.monotonic() - self.last), self.said, self.lost)
             self.forget()
             return said
+
+
+def connect(address):
+    sock = socket.create_connection(address, TIMEOUT_S)
+    return TLS.wrap_socket(sock, server_hostname=address[0]) if TLS else sock
 
 
 def ask(sock, *words):
@@ -105,16 +128,17 @@ def sum_up(clients):
         "longest_gap_s": round(max(r[3] for r in reports), 3),
         "new_connections_gap_s": round(reports[-1][3], 3),
         "said": sorted({word for r in reports for word in r[4]})[:5],
+        "lost": [found for r in reports for found in r[5]],
     }
 
 
 def lost(address, clients):
     """Clients whose last acknowledged write is not there."""
     found = []
-    with socket.create_connection(address, TIMEOUT_S) as sock:
+    with connect(address) as sock:
         for client in (c for c in clients if not c.fresh):
             value = ask(sock, "GET", client.key)
-            if value in ("$-1", "") or int(value) < client.acknowledged:
+            if value.startswith(("$-1", "-")) or int(value) < client.acknowledged:
                 found.append([client.key, client.acknowledged, value])
     return found
 
@@ -131,7 +155,7 @@ def main():
                 client.ended = True
             for client in clients:
                 client.join(TIMEOUT_S * 2)
-            report["lost"] = lost(address, clients)
+            report["lost"] += lost(address, clients)
         print(json.dumps(report), flush=True)
         if line.strip() == "stop":
             return

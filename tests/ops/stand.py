@@ -62,7 +62,8 @@ def binary(name):
 class Site:
     """Ends with the program, whatever happens."""
 
-    def __init__(self, base_port="auto"):
+    def __init__(self, base_port="auto", *options, proxy_settings=""):
+        """`options`: of `playground up`; what is not said is small."""
         self.dir = Path(tempfile.mkdtemp(prefix="twemslot-ops-"))
         self.started, self.stopping = [], False
         atexit.register(self.stop)
@@ -71,12 +72,16 @@ class Site:
         self.ctl_binary = binary("twemslotctl")
         conf = self.dir / "redis-extra.conf"
         conf.write_text("maxmemory 256mb\n")  # so that there is something to be near
-        self.ctl("playground", "up", "--detach", "--base-port", str(base_port), "--configsvrs", "1", "--proxies", "2",
-                 "--workers", "2", "--redis-conf", str(conf))
+        ours = self.dir / "proxy-extra.yml"
+        ours.write_text(proxy_settings)
+        more = ["--proxy-conf", str(ours)] if proxy_settings else []
+        self.ctl("playground", "up", "--detach", "--base-port", str(base_port), "--proxies", "2",
+                 "--redis-conf", str(conf), *(options or ("--configsvrs", "1", "--workers", "2")), *more)
         servers = json.loads((self.dir / "state" / "playground.json").read_text())["processes"]
         self.servers = {s["name"]: s for s in servers}
         self.proxies = [s for s in servers if s["kind"] == "proxy"]
         self.members = [s for s in servers if s["kind"] == "configsvr"]
+        self.etcd = [s for s in servers if s["kind"] == "etcd"]
 
     def ctl(self, *words, check=True):
         done = subprocess.run([self.ctl_binary, "--state-dir", str(self.dir / "state"), *words], capture_output=True,
@@ -88,7 +93,8 @@ class Site:
     def start(self, name, *command):
         """A program of the test's; its output goes to a file."""
         log = open(self.dir / f"{name}.log", "w")
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.dir)
+        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.dir,
+                                   start_new_session=True)
         self.started.append(process)
         return process
 
@@ -97,7 +103,8 @@ class Site:
             return
         self.stopping = True
         for process in reversed(self.started):
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)  # with what it has started itself
         for process in self.started:
             try:
                 process.wait(10)
@@ -122,21 +129,36 @@ class Site:
             if server["kind"] == "redis":  # its title is not its command line, and its file is that of redis-check-rdb
                 program = "redis-server"
                 args = [str(self.dir / "state" / "redis" / server["addr"].rpartition(":")[2] / "redis.conf")]
-            process = subprocess.Popen([program, *args], cwd=where, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen([program, *args], cwd=where, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                                       start_new_session=True)
             self.started.append(process)
+            server["pid"] = process.pid
             return process
 
         return again
 
-    def primary(self, group):
+    def worker(self, proxy):
+        """The process of its only, or one of its workers."""
+        children = Path(f"/proc/{proxy['pid']}/task/{proxy['pid']}/children").read_text().split()
+        if not children:
+            raise Failed(f"{proxy['name']} has no worker")
+        return int(children[0])
+
+    def instances(self, group):
+        """Its primary, and its replicas."""
         groups = json.loads(self.ctl("--json", "groups", "list"))
-        addr = next(g["primary"] for g in groups if g["id"] == group)
-        return next(s for s in self.servers.values() if s["kind"] == "redis" and s["addr"] == addr)
+        of = next(g for g in groups if g["id"] == group)
+        by_addr = {s["addr"]: s for s in self.servers.values() if s["kind"] == "redis"}
+        return [by_addr[addr] for addr in (of["primary"], *of["replicas"])]
+
+    def primary(self, group):
+        return self.instances(group)[0]
 
     # Load.
 
-    def redis_cli(self, *words, proxy=0):
-        host, _, port = self.proxies[proxy]["addr"].rpartition(":")
+    def redis_cli(self, *words, server=None):
+        """Asks a server, or the first proxy."""
+        host, _, port = (server or self.proxies[0])["addr"].rpartition(":")
         done = subprocess.run(["redis-cli", "-h", host, "-p", port, *words], capture_output=True, text=True, timeout=20)
         return done.stdout.strip()
 

@@ -42,6 +42,8 @@ pub struct Reach {
     /// ... and what it sees of us, where it asks.
     pub cert: Option<PathBuf>,
     pub key: Option<PathBuf>,
+    /// Who is told how runs went.
+    pub pushgateway: Option<String>,
 }
 
 /// The members of one control plane.
@@ -52,6 +54,7 @@ pub(super) struct Client {
     token: Option<String>,
     agent: Agent,
     listener: Agent,
+    pushgateway: Option<String>,
     keys: u64,
 }
 
@@ -108,7 +111,8 @@ impl Client {
         let asking = config().timeout_connect(Some(CONNECT_LIMIT)).timeout_global(Some(CALL_LIMIT)).build();
         let listening = config().timeout_connect(Some(CONNECT_LIMIT)).build();
         let (agent, listener) = (agent(asking), agent(listening));
-        Ok(Self { members, token: token(reach.token_file.as_deref())?, agent, listener, keys: 0 })
+        let pushgateway = reach.pushgateway.as_deref().map(url).transpose()?;
+        Ok(Self { members, token: token(reach.token_file.as_deref())?, agent, listener, pushgateway, keys: 0 })
     }
 
     /// Asks, and reads the answer.
@@ -137,6 +141,20 @@ impl Client {
                 Err(Miss::Later(fault)) if start.elapsed() >= PATIENCE => return Err(fault),
                 Err(Miss::Later(_)) => std::thread::sleep(PAUSE),
             }
+        }
+    }
+
+    pub(super) fn pushgateway(&self) -> Option<&str> {
+        self.pushgateway.as_deref()
+    }
+
+    /// Puts a text at any address; our token is not for it.
+    pub(super) fn put(&self, url: &str, text: String) -> Result<()> {
+        let hint = "does a pushgateway run there? --pushgateway or TWEMSLOT_PUSHGATEWAY names it";
+        match self.agent.put(url).send(text) {
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) => Err(Fault::new(format!("{url} answered {}", answer.status()), hint)),
+            Err(e) => Err(Fault::new(format!("{url}: {e}"), hint)),
         }
     }
 

@@ -4,6 +4,7 @@
 use super::change::{Change, Terms, change, perform};
 use super::client::{Ask, Client, id_of, read};
 use super::fault::{Fault, Result};
+use super::push;
 use super::ranges::{Ranges, ranges};
 use super::show::{bytes, json, lasting, or_dash, say, table};
 use crate::control::task::TaskView;
@@ -287,6 +288,9 @@ pub(super) fn watch_quietly(client: &mut Client, ids: &[u64], shown: bool) -> Re
             (drawn, last) = (lines.len(), lines.join("\n"));
         }
         if over {
+            if let Err(fault) = push::runs(client, &all) {
+                eprintln!("how it went could not be told: {fault}"); // it went as it went all the same
+            }
             return Ok(all.iter().all(|m| m.task.phase == TaskPhase::Done));
         }
         if let Some(stuck) = all.iter().find(|m| m.task.paused && m.task.note.is_some()) {

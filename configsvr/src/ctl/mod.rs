@@ -14,6 +14,7 @@ mod plain;
 mod records;
 mod doctor;
 mod settings;
+mod push;
 mod change;
 mod ranges;
 mod show;
@@ -50,6 +51,9 @@ pub struct Options {
     /// The key of `--cert`.
     #[arg(long, global = true, value_name = "FILE", env = "TWEMSLOT_KEY")]
     pub key: Option<PathBuf>,
+    /// A pushgateway: how migrations went that were waited for is told there.
+    #[arg(long, global = true, value_name = "URL", env = "TWEMSLOT_PUSHGATEWAY")]
+    pub pushgateway: Option<String>,
     /// Answer in JSON.
     #[arg(long, global = true)]
     pub json: bool,
@@ -127,8 +131,8 @@ pub enum Verb {
 
 /// Does it. Errors are said.
 pub fn run(options: Options, state_dir: PathBuf, verb: Verb) -> ExitCode {
-    let Options { api, token_file, ca, cert, key, json } = options;
-    let done = act(&Reach { api, state_dir, token_file, ca, cert, key }, json, verb);
+    let Options { api, token_file, ca, cert, key, pushgateway, json } = options;
+    let done = act(&Reach { api, state_dir, token_file, ca, cert, key, pushgateway }, json, verb);
     done.unwrap_or_else(|fault| {
         eprintln!("{fault}");
         ExitCode::FAILURE
