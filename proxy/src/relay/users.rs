@@ -224,9 +224,9 @@ pub(super) struct Users {
 impl Users {
     /// Those of the settings, and those of the topology whose names are not taken by them.
     pub(super) fn of(settings: &Settings, topology: &[User]) -> Self {
-        let own = |name: &str| settings.users.iter().any(|user| user.name == name);
         let password = settings.client_password.is_some();
-        let shared = topology.iter().filter(|user| !own(&user.name) && !(password && user.name == DEFAULT));
+        let taken = |name: &str| settings.users.iter().any(|user| user.name == name) || (password && name == DEFAULT);
+        let shared = topology.iter().filter(|user| !taken(&user.name));
         let all: Vec<&User> = settings.users.iter().chain(shared).collect();
         let named = all.iter().any(|user| user.name == DEFAULT);
         let everyone = !named && (all.is_empty() || password);
