@@ -48,7 +48,7 @@ pub struct Epoch {
     /// said here goes before what their keys say. The leader writes the keys, then clears this, at the same epoch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unfolded: Vec<SlotRange>,
-    /// Of the topology that is meant by this epoch (`state::sum_of`). A topology with another sum was edited by hand, and
+    /// Of the topology that is meant by this epoch (`stored::sum_of`). A topology with another sum was edited by hand, and
     /// gets an epoch of its own. Whoever edits leaves it as it is, or out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sum: Option<u32>,

@@ -18,6 +18,7 @@ pub mod health;
 mod fitness;
 mod lead;
 mod state;
+mod stored;
 mod board;
 mod out;
 pub mod view;
@@ -32,7 +33,7 @@ pub mod limits;
 mod tests;
 
 pub use lead::Member;
-pub use state::{for_proxies, ranges, sum_of};
+pub use stored::{for_proxies, ranges, sum_of};
 
 use board::Board;
 use changes::{Changes, Ground};

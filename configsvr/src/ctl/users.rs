@@ -34,10 +34,10 @@ pub enum UsersVerb {
         categories: Vec<String>,
         /// A pattern of the keys it may use; may be given more than once. None: no key.
         #[arg(long, value_name = "PATTERN")]
-        key: Vec<String>,
+        keys: Vec<String>,
         /// A pattern of channels; may be given more than once. None: no channel.
         #[arg(long, value_name = "PATTERN")]
-        channel: Vec<String>,
+        channels: Vec<String>,
         /// Commands that write are refused.
         #[arg(long)]
         read_only: bool,
@@ -66,8 +66,8 @@ pub(super) fn users(client: &mut Client, as_json: bool, verb: UsersVerb) -> Resu
             password_file,
             mut password_sha256,
             categories,
-            key,
-            channel,
+            keys,
+            channels,
             read_only,
             admin,
             terms,
@@ -75,8 +75,8 @@ pub(super) fn users(client: &mut Client, as_json: bool, verb: UsersVerb) -> Resu
             if let Some(file) = password_file {
                 password_sha256.push(hash_of(&file)?);
             }
-            let body = json!({ "password_sha256": password_sha256, "categories": categories, "keys": key,
-                "channels": channel, "read_only": read_only, "admin": admin });
+            let body = json!({ "password_sha256": password_sha256, "categories": categories, "keys": keys,
+                "channels": channels, "read_only": read_only, "admin": admin });
             let known: Vec<User> = client.get("/api/v1/users")?;
             let first = known.is_empty() && name != DEFAULT;
             let ask = ask("PUT", format!("/api/v1/users/{}", part(&name)), Some(body));

@@ -134,16 +134,30 @@ fn users_are_those_of_every_proxy() -> Result<()> {
         Ok(said.unwrap_or_else(|e| e.to_string()))
     };
     ensure!(says(0, &[], &["SET", "k", "v"])? == "OK");
-    let set =
-        ["users", "set", "app", "--password-sha256", HASH, "--categories", "all,-dangerous", "--key", "app:*", "--yes"];
+    let set = [
+        "users",
+        "set",
+        "app",
+        "--password-sha256",
+        HASH,
+        "--categories",
+        "all,-dangerous",
+        "--keys",
+        "app:*",
+        "--yes",
+    ];
     let answer = good(api, &set)?;
     all_serve(&playground, answer["epoch"].as_u64().context("epoch")?)?;
     for proxy in [0, 1] {
-        let app = ["app", "secret"];
-        ensure!(says(proxy, &app, &["SET", "app:1", "v"])? == "OK");
-        ensure!(says(proxy, &app, &["SET", "other", "v"])?.contains("NOPERM"), "a key of others");
-        ensure!(says(proxy, &["app", "wrong"], &["PING"])?.contains("WRONGPASS"), "a wrong password");
-        ensure!(says(proxy, &[], &["GET", "app:1"])?.contains("NOAUTH"), "nobody");
+        for (who, words, wanted) in [
+            (&["app", "secret"][..], &["SET", "app:1", "v"][..], "OK"),
+            (&["app", "secret"], &["SET", "other", "v"], "No permissions to access a key"),
+            (&["app", "wrong"], &["PING"], "invalid username-password pair"),
+            (&[], &["GET", "app:1"], "Authentication required"),
+        ] {
+            let said = says(proxy, who, words)?;
+            ensure!(said.contains(wanted), "{who:?} {words:?}: {said}");
+        }
     }
     // What the password hashes to is kept from people, in answers and in the audit; a proxy keeps it on its disk.
     for words in

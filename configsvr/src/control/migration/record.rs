@@ -7,7 +7,7 @@ use crate::control::failover::{Scene, next_epoch, put};
 use crate::control::job::{Findings, Status};
 use crate::control::layout::{self, Epoch, SlotAction, SlotEntry, SlotRange};
 use crate::control::limits::SLOTS_AT_ONCE;
-use crate::control::state::{for_proxies, sum_of};
+use crate::control::stored::{for_proxies, sum_of};
 use crate::control::task::{Tally, Task, TaskPhase, task_key};
 use crate::store::{Compare, Txn};
 use cluster::change::{Change, apply};

@@ -13,7 +13,8 @@ use super::layout::{self, Epoch, FailoverKind, Guard, Restoring, Settings, SlotR
 use super::lead::Fence;
 use super::limits::{EPOCH_MAX, HANG_RANGE_MS, ID_MAX, PROXY_TTL_S, SLOTS_AT_ONCE};
 use super::out::refusal;
-use super::state::{Standing, State, ranges};
+use super::state::{Standing, State};
+use super::stored::ranges;
 use crate::store::{Op, Txn};
 use cluster::change::{self, Assignment, Change};
 use cluster::group::{Group, GroupId};
