@@ -299,7 +299,7 @@ mod tests {
     }
 
     /// What to type for each route. Those without a line are for machines alone.
-    const VERBS: [(&str, &str); 54] = [
+    const VERBS: [(&str, &str); 59] = [
         ("get /api/v1/audit", "audit"),
         ("get /api/v1/bigkeys", "bigkeys"),
         ("get /api/v1/cluster", "status"),
@@ -319,6 +319,11 @@ mod tests {
         ("delete /api/v1/groups/{id}/instances/{addr}", "instances remove --group 1 10.0.0.1:1"),
         ("post /api/v1/groups/{id}/instances/{addr}/follow", "instances follow --group 1 10.0.0.1:1"),
         ("patch /api/v1/groups/{id}/instances/{addr}/guard", "guard instance --group 1 10.0.0.1:1 --never true"),
+        ("get /api/v1/groups/{id}/maxmemory", "groups maxmemory g1"),
+        ("put /api/v1/groups/{id}/maxmemory", "groups maxmemory g1 4gb"),
+        ("get /api/v1/users", "users list"),
+        ("put /api/v1/users/{name}", "users set app --password-file - --categories all,-dangerous --keys app:*"),
+        ("delete /api/v1/users/{name}", "users remove app"),
         ("get /api/v1/guards", "guard list"),
         ("get /api/v1/hotkeys", "hotkeys"),
         ("post /api/v1/import", "import file"),
