@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let mut words = std::env::args().skip(1);
     let clients = words.next().context("history-load CLIENTS ADDR...")?.parse()?;
     let addrs = words.map(|word| Ok(word.parse()?)).collect::<Result<Vec<SocketAddr>>>()?;
-    let loads: Vec<Load> = addrs.iter().map(|addr| Load::start(&plan(*addr, clients))).collect();
+    let loads: Vec<Load> = addrs.iter().enumerate().map(|(n, addr)| Load::start(&plan(n, *addr, clients))).collect();
     let mut at = 0;
     for line in std::io::stdin().lock().lines() {
         match line?.trim() {
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn plan(addr: SocketAddr, clients: usize) -> Plan {
-    let name = format!("load{}-{}", std::process::id(), addr.ip());
+fn plan(n: usize, addr: SocketAddr, clients: usize) -> Plan {
+    let name = format!("load{}of{n}", std::process::id()); // a dash would end it
     Plan { name, proxies: vec![addr], clients, keys: 32, pause: Duration::ZERO, all_types: false }
 }
