@@ -33,13 +33,14 @@ fn main() -> Result<()> {
         let mut times: Vec<u64> = history.iter().filter(done).map(|op| op.completed).collect();
         times.sort_unstable();
         let before = history.iter().filter(|op| op.outcome == Outcome::Done && op.completed < at).count();
-        let gaps = times.windows(2).filter(|pair| pair[1] >= at).map(|pair| pair[1] - pair[0]);
+        let gaps = times.windows(2).filter(|pair| pair[1] >= at).map(|pair| (pair[1] - pair[0], pair[0]));
+        let (gap, since) = gaps.max().unwrap_or((u64::MAX, at));
         println!(
             "{}",
             json!({
                 "addr": addr, "acked": times.len(), "operations_per_s_before": before as u64 * 1_000_000 / at.max(1),
-                "gap_ms": gaps.max().unwrap_or(u64::MAX) / 1000, "lost": found.lost,
-                "duplicated": found.duplicated + found.phantom, "order_or_stale": found.order + found.stale,
+                "gap_ms": gap / 1000, "silent_after_ms": since.saturating_sub(at) / 1000,
+                "lost": found.lost, "revived": found.revived, "duplicated": found.duplicated + found.phantom, "order_or_stale": found.order + found.stale,
                 "examples": found.examples,
             })
         );

@@ -59,7 +59,7 @@ impl Sum {
         self.false_failovers += seen.failovers.saturating_sub(usize::from(fault.replaces()));
         self.acked += seen.acked;
         self.lost += seen.found.lost;
-        self.duplicated += seen.found.duplicated + seen.found.phantom;
+        self.duplicated += seen.found.duplicated + seen.found.phantom + seen.found.revived;
         self.others += seen.found.order + seen.found.stale;
         self.rates.push(seen.rate);
         self.gaps.push(seen.gap.as_millis());

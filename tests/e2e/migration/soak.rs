@@ -20,7 +20,7 @@ fn soak() -> Result<()> {
             "{}",
             json!({
                 "run": run, "acked": seen.acked, "failed": seen.failed, "lost": seen.found.lost,
-                "duplicated": seen.found.duplicated + seen.found.phantom, "order_or_stale": seen.found.order + seen.found.stale,
+                "duplicated": seen.found.duplicated + seen.found.phantom + seen.found.revived, "order_or_stale": seen.found.order + seen.found.stale,
                 "longest_ms": seen.longest_ms, "fences": done["fences"], "tally": done["tally"],
             })
         );
