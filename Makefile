@@ -77,7 +77,7 @@ soak:
 	SOAK=$(RUNS) cargo test --release -p tests --test failover -- --exact soak::soak --nocapture
 
 soak-sentinel:
-	@.ci/install run test
+	@.ci/install run test bench
 	cargo build --release --workspace --bins
 	SOAK_SENTINEL=$(RUNS) cargo test --release -p tests --test failover -- --exact soak::soak_of_sentinel --nocapture
 

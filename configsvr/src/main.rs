@@ -118,7 +118,8 @@ async fn serve(config: Config) -> Result<()> {
     let (user, password) = (config.instance_user, config.instance_password);
     let access = Arc::new(Access { user, password, tls: certificates.clone() });
     let api = Api::new(desk, me.name.clone(), tokens, quorum, Arc::clone(&store), render);
-    let api = api.with_tls(certificates.clone()).with_proxies(pusher.clone()).with_instances(Arc::clone(&access));
+    let api = api.with_tls(certificates.clone()).with_proxies(pusher.clone());
+    let api = api.with_instances(Arc::clone(&access), server::confirming(&consensus));
     let app = http::router(api).merge(consensus.router()).merge(dashboard::router());
     let serving = tokio::spawn(answer(Door::new(listener, certificates), app, stopping.clone()));
     supervisor::tell(supervisor::READY);

@@ -80,12 +80,7 @@ pub async fn run(server: Server, mut stop: watch::Receiver<bool>) -> Stopped {
     let seen = server.watchers.news();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let consensus = server.consensus.clone();
-    let confirmed: Confirm = Arc::new(move |token| {
-        let consensus = consensus.clone();
-        Box::pin(async move { confirm(&consensus, token).await })
-    });
-    let movers = Movers::new(Arc::clone(&server.access), confirmed, outcomes.clone());
+    let movers = Movers::new(Arc::clone(&server.access), confirming(&server.consensus), outcomes.clone());
     let started = Instant::now();
     let mut own = Loop { server, started, waiting: BTreeMap::new(), last_call: 0, outcomes, movers };
     let first = leadership.borrow_and_update().clone();
@@ -244,6 +239,11 @@ impl Loop {
         let asked = self.now_ms();
         let peers = self.server.consensus.peers();
         let voters = self.server.consensus.voters();
+        if peers.is_empty() {
+            let (member, outcomes) = (self.server.consensus.id(), self.outcomes.clone());
+            let alone = Event::Polled { asked, voters, member, ballot: None };
+            tokio::spawn(async move { _ = outcomes.send(alone).await });
+        }
         for peer in peers {
             let (consensus, outcomes) = (self.server.consensus.clone(), self.outcomes.clone());
             tokio::spawn(async move {
@@ -288,6 +288,15 @@ impl Loop {
         }
         _ = self.server.news.send(news); // an error: nobody listens
     }
+}
+
+/// Asks a majority whether a token still leads.
+pub fn confirming(consensus: &Consensus) -> Confirm {
+    let consensus = consensus.clone();
+    Arc::new(move |token| {
+        let consensus = consensus.clone();
+        Box::pin(async move { confirm(&consensus, token).await })
+    })
 }
 
 /// Whether the token still leads, as a majority sees it.

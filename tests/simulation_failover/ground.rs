@@ -18,8 +18,8 @@ impl World {
         if !self.reaches(&self.proxies[at].id, &addr.to_string()) {
             return;
         }
-        // The recorded primary, and the process that was recorded.
-        let process = self.guarded(group).map(|(_, run_id)| run_id);
+        // The recorded primary, and the process that was recorded, where processes are told apart.
+        let process = self.guarded(group).map(|(_, run_id)| run_id).filter(|_| self.plant != Some(Plant::SameRunId));
         let recorded = self.primaries().get(&group) == Some(&addr)
             && self.instances.get(&addr).is_some_and(|i| process.as_ref().is_none_or(|p| *p == i.run_id));
         let Some(instance) = self.instances.get_mut(&addr) else { return };
@@ -97,6 +97,15 @@ impl World {
                 let again = Errand { order: e.order.clone(), to: e.to.clone(), ..*e };
                 return self.after(3, Due::Order(Box::new(again)));
             }
+        }
+        let info = instance.info(now);
+        let other = match &e.order {
+            Order::Promote { replid, offset } => !may_lead(&info, replid) || info.offset < *offset,
+            Order::Lead { run_id } => info.run_id != *run_id,
+            _ => false,
+        };
+        if other && self.plant != Some(Plant::AnyHistory) {
+            return self.ordered(e, Err("is not what was chosen".to_owned()));
         }
         let mut checked = Ok(());
         if e.order != Order::Ping {

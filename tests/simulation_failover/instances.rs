@@ -101,6 +101,7 @@ impl Instance {
             follows: self.follows.clone(),
             link_up: self.link_up,
             last_io_s: Some(now.saturating_sub(self.link_heard) / 1000),
+            link_down_s: None,
             syncing: self.sync_until.is_some(),
             loading: false,
             replid: self.replid.clone(),
@@ -117,8 +118,8 @@ impl Instance {
         match order {
             Order::Ping => {}
             Order::Detach => self.follow("127.0.0.1:1".parse().expect("an address")),
-            Order::Promote | Order::Succeed { .. } if self.role == Role::Primary => {}
-            Order::Promote | Order::Succeed { .. } => {
+            Order::Promote { .. } | Order::Lead { .. } | Order::Succeed { .. } if self.role == Role::Primary => {}
+            Order::Promote { .. } | Order::Lead { .. } | Order::Succeed { .. } => {
                 (self.role, self.follows, self.link_up, self.sync_until) = (Role::Primary, None, false, None);
                 self.second = self.data.len();
                 self.lives += 1;

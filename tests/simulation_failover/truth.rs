@@ -25,6 +25,8 @@ pub(crate) struct Truth {
     pub(crate) acked: BTreeMap<u64, u32>,
     /// Those that a failover was entitled to lose.
     pub(crate) forgiven: BTreeSet<u64>,
+    /// Which process is recorded as each group's primary.
+    pub(crate) processes: BTreeMap<u32, String>,
 }
 
 impl Truth {

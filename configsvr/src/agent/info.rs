@@ -13,7 +13,11 @@ pub(super) fn read(text: &str) -> Result<Info, String> {
         return Err("INFO names no run_id: is this a Redis server?".to_owned());
     }
     let replica = matches!(field("role"), "slave" | "replica");
-    let follows = || format!("{}:{}", field("master_host"), field("master_port")).parse::<Addr>().ok();
+    let host = match field("master_host") {
+        v6 if v6.contains(':') => format!("[{v6}]"),
+        host => host.to_owned(),
+    };
+    let follows = || format!("{host}:{}", field("master_port")).parse::<Addr>().ok();
     let version = ["valkey_version", "redis_version", "pika_version"].iter().map(|name| field(name));
     Ok(Info {
         run_id: field("run_id").to_owned(),
@@ -22,6 +26,7 @@ pub(super) fn read(text: &str) -> Result<Info, String> {
         follows: replica.then(follows).flatten(),
         link_up: field("master_link_status") == "up",
         last_io_s: number("master_last_io_seconds_ago"),
+        link_down_s: number("master_link_down_since_seconds"),
         syncing: field("master_sync_in_progress") == "1",
         loading: field("loading") == "1",
         replid: field("master_replid").to_owned(),

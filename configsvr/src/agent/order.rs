@@ -49,10 +49,43 @@ where
         }
         _ => look(&mut link).await?,
     };
+    is_still(order, &before)?;
     confirm.await?;
     perform(&mut link, order, &before).await?;
     let after = look(&mut link).await?;
     Ok(Report { before, after })
+}
+
+/// Whether it is the one that was chosen: between the choice and the order it may have been restarted.
+fn is_still(order: &Order, before: &Info) -> Result<(), String> {
+    match order {
+        Order::Promote { replid, offset } if !may_lead(before, replid) || before.offset < *offset => {
+            Err(format!("does not have the history {replid} up to {offset} any more: {before:?}"))
+        }
+        Order::Lead { run_id } if before.run_id != *run_id => {
+            Err(format!("is another process, {}, not {run_id}", before.run_id))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lets an instance use so much memory, 0: as much as there is. In its file, too, if it has one; else a note says so.
+pub async fn give_memory<F>(
+    instance: &Addr,
+    bytes: u64,
+    token: Token,
+    access: &Access,
+    confirm: F,
+) -> Result<Option<String>, String>
+where
+    F: Future<Output = Result<(), String>>,
+{
+    let mut link = link::connect(instance, access).await?;
+    fence(&mut link, token).await?;
+    confirm.await?;
+    say(&mut link, &["CONFIG", "SET", "maxmemory", &bytes.to_string()]).await?;
+    let kept = say(&mut link, &["CONFIG", "REWRITE"]).await;
+    Ok(kept.err().map(|e| format!("{instance}: until its next start, since its file was not written: {e}")))
 }
 
 async fn look(link: &mut MultiplexedConnection) -> Result<Info, String> {
@@ -64,13 +97,13 @@ async fn perform(link: &mut MultiplexedConnection, order: &Order, before: &Info)
     match order {
         Order::Ping => Ok(()),
         Order::Detach => replicaof(link, NOWHERE.0, NOWHERE.1).await,
-        Order::Promote | Order::Succeed { .. } if before.role == Role::Primary => Ok(()),
-        Order::Promote | Order::Succeed { .. } => say(link, &["REPLICAOF", "NO", "ONE"]).await,
+        Order::Promote { .. } | Order::Lead { .. } | Order::Succeed { .. } if before.role == Role::Primary => Ok(()),
+        Order::Promote { .. } | Order::Lead { .. } | Order::Succeed { .. } => {
+            say(link, &["REPLICAOF", "NO", "ONE"]).await
+        }
         Order::Follow { primary } => follow(link, primary).await,
         Order::Demote { primary } => {
-            // Whoever writes here must learn that this is over; on a link that stays open it would learn it later.
-            say(link, &["CLIENT", "KILL", "TYPE", "normal"]).await?;
-            follow(link, primary).await?;
+            demote(link, primary).await?;
             _ = say(link, &["CLIENT", "UNPAUSE"]).await; // before Redis 6.2 there is none: the pause ends by itself
             Ok(())
         }
@@ -94,6 +127,21 @@ async fn follow(link: &mut MultiplexedConnection, primary: &Addr) -> Result<(), 
         Addr::Tcp(addr) => replicaof(link, &addr.ip().to_string(), addr.port()).await,
         Addr::Unix(_) => Err(format!("{primary}: an instance cannot follow a unix socket")),
     }
+}
+
+/// Whoever writes here must learn that this is over; on a link that stays open it would learn it later. In one step, or
+/// somebody would come back and write in between.
+async fn demote(link: &mut MultiplexedConnection, primary: &Addr) -> Result<(), String> {
+    let Addr::Tcp(addr) = primary else { return follow(link, primary).await };
+    let mut both = redis::pipe();
+    both.atomic().cmd("REPLICAOF").arg(addr.ip().to_string()).arg(addr.port()).ignore();
+    both.cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").ignore();
+    if both.query_async::<()>(link).await.is_ok() {
+        return Ok(());
+    }
+    // A server without transactions of such commands.
+    say(link, &["CLIENT", "KILL", "TYPE", "normal"]).await?;
+    follow(link, primary).await
 }
 
 async fn replicaof(link: &mut MultiplexedConnection, host: &str, port: u16) -> Result<(), String> {

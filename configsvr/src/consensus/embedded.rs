@@ -172,6 +172,9 @@ impl Store for Embedded {
             let mut leases = self.inner.leases.lock().await;
             // While a majority follows, no other leader counts this lease's time.
             self.inner.consensus.check_leading()?;
+            if leases.ending.contains(&lease) {
+                return Err(Fault::NoLease(lease));
+            }
             let ttl_s =
                 self.inner.consensus.inner.shared.tree.lock().await.ttl_s(lease).ok_or(Fault::NoLease(lease))?;
             leases.ends.insert(lease, Instant::now() + Duration::from_secs(ttl_s));

@@ -17,7 +17,7 @@ use super::layout::{self, Audit, Epoch};
 use super::lead::Fence;
 use super::limits::{ANSWER_MS, ATTEMPTS_MAX, AUDIT_MAX, AUDIT_TRIM, ID_MAX, QUEUE_MAX, RESTORE_MS, WRITE_AGAIN_MS};
 use super::out::{Out, refusal};
-use super::plan::{self, Plan, shortened};
+use super::plan::{self, Plan, covered, shortened};
 use super::state::{Standing, State};
 use crate::store::{Compare, Fault, Op, Revision, Txn, Verdict};
 use cluster::instance::Addr;
@@ -477,7 +477,8 @@ impl Work {
             return Ok(Decision::Probe(wanted));
         }
         if request.dry_run {
-            let answer = Answer { epoch: plan.epoch.epoch, result: plan.result, notes: plan.notes, repeated: false };
+            let answer =
+                Answer { epoch: plan.epoch.epoch, result: covered(plan.result), notes: plan.notes, repeated: false };
             return Ok(Decision::End(Ok(answer)));
         }
         if let Some((instance, primary)) = plan.follows.iter().find(|pair| !self.followed.contains(pair)) {

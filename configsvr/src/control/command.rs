@@ -46,6 +46,12 @@ pub enum Command {
         group: GroupId,
         bytes: u64,
     },
+    /// Who makes up the control plane. Kept in the audit alone: raft knows who it is.
+    Member {
+        change: MemberChange,
+        name: String,
+        addr: Option<String>,
+    },
     /// What failover is to know of an instance.
     GuardInstance {
         group: GroupId,
@@ -134,6 +140,15 @@ pub enum Command {
     RemoveProxy {
         id: String,
     },
+}
+
+/// What becomes of a member of the control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberChange {
+    Add,
+    Promote,
+    Remove,
 }
 
 /// Migrations to begin: one for each move.

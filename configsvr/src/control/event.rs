@@ -118,7 +118,15 @@ pub enum Order {
     Ping,
     /// Follow an address where nobody is. What was received so far is kept, and a partial resync stays possible.
     Detach,
-    Promote,
+    /// Of this history, and with so much of it: become primary. One that was restarted in between has neither.
+    Promote {
+        replid: String,
+        offset: u64,
+    },
+    /// Be a primary again, as the process that is recorded, or accepted, as one.
+    Lead {
+        run_id: String,
+    },
     Follow {
         primary: Addr,
     },

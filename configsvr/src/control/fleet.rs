@@ -227,7 +227,10 @@ impl Fleet {
                 self.proxies.insert(id.clone(), Known { lease, serves: item.value.epoch, ..Known::default() });
             }
         }
-        self.proxies.retain(|id, known| known.beat.is_some() || state.proxies.contains_key(id));
+        // One that died before its record could be written is not waited for; whom the roster lists is missed there.
+        let patience = state.proxy_ttl_s() * 1000;
+        let speaks = |known: &Known| known.beat.as_ref().is_some_and(|(_, at)| now < at + patience);
+        self.proxies.retain(|id, known| speaks(known) || state.proxies.contains_key(id));
         self.push_all(now, state, out);
         self.record_all(now, state, fence, out);
         self.watch_epochs(state, out, board);

@@ -13,8 +13,8 @@ pub use super::look::{Ballot, Info, InstanceView, Load, Look, Opinion, Verdict};
 
 use super::layout::Guard;
 use super::limits::{
-    AWAKE_MS, BEAT_FRESH_MS, HANG_MS, INFO_FRESH_MS, LOOK_FRESH_MS, POLL_MS, POLL_SOON_MS, REFUSALS, REFUSED_MS,
-    SIGHT_LAG_MS, TICK_GAP_MS, VOTE_FRESH_MS,
+    AWAKE_MS, BEAT_FRESH_MS, HANG_MS, HEARD_MS, INFO_FRESH_MS, LINK_PING_MS, LOOK_FRESH_MS, POLL_MS, POLL_SOON_MS,
+    REFUSALS, REFUSED_MS, SIGHT_LAG_MS, TICK_GAP_MS, VOTE_FRESH_MS,
 };
 use super::state::State;
 use cluster::beat::Beat;
@@ -29,6 +29,23 @@ struct Seen {
     at: u64,
     /// Since when it is the process that it is.
     process_since: u64,
+    /// When two INFOs were asked for of which the second had more of the history.
+    grew: Option<(u64, u64)>,
+}
+
+impl Seen {
+    fn growth(&self, next: &Look, now: u64) -> Option<(u64, u64)> {
+        let ((old, old_age), (new, age)) = (self.look.info.as_ref()?, next.info.as_ref()?);
+        let (from, to) = (self.at.saturating_sub(*old_age), now.saturating_sub(*age));
+        (new.offset > old.offset && to > from).then_some((from, to))
+    }
+
+    /// Something came from its primary after `since`, and not long ago. An idle primary, too, says something every second
+    /// (`repl-ping-replica-period 1`); Redis's own clock of it counts whole seconds, and is 0 only now and then.
+    fn hears(&self, since: u64, now: u64) -> bool {
+        let silent_s = self.look.info.as_ref().and_then(|(info, _)| info.last_io_s);
+        silent_s == Some(0) || self.grew.is_some_and(|(from, to)| from >= since && now <= to + HEARD_MS)
+    }
 }
 
 /// What a member knows of the instances.
@@ -37,7 +54,8 @@ pub(super) struct Health {
     seen: BTreeMap<Addr, Seen>,
     /// Of the other members, and when the leader asked for them.
     ballots: BTreeMap<u64, (Ballot, u64)>,
-    voters: usize,
+    /// How many members have a vote. None: not known yet.
+    voters: Option<usize>,
     hang_ms: u64,
     last_step: u64,
     /// Since when this member's clock ran evenly.
@@ -81,7 +99,7 @@ impl Default for Health {
         Self {
             seen: BTreeMap::new(),
             ballots: BTreeMap::new(),
-            voters: 1,
+            voters: None,
             hang_ms: HANG_MS,
             last_step: 0,
             awake_since: 0,
@@ -112,7 +130,8 @@ impl Health {
         for (addr, look) in looks {
             let before = self.seen.get(&addr).filter(|seen| run_id(&seen.look) == run_id(&look));
             let process_since = before.map_or(now, |seen| seen.process_since);
-            self.seen.insert(addr, Seen { look, at: now, process_since });
+            let grew = before.and_then(|seen| seen.growth(&look, now).or(seen.grew));
+            self.seen.insert(addr, Seen { look, at: now, process_since, grew });
         }
     }
 
@@ -233,6 +252,7 @@ impl Health {
     pub(super) fn retire(&mut self) {
         self.ballots.clear();
         self.poll_at = 0;
+        self.voters = None;
     }
 
     /// Whether the other members are to be asked now: often while somebody is accused.
@@ -247,7 +267,7 @@ impl Health {
     }
 
     pub(super) fn polled(&mut self, now: u64, asked: u64, voters: usize, member: u64, ballot: Option<Ballot>) {
-        self.voters = voters;
+        self.voters = Some(voters);
         let Some(ballot) = ballot else { return };
         self.peer_heard = Some(now);
         let newer = self.ballots.get(&member).is_none_or(|(_, at)| asked >= *at);
@@ -282,38 +302,44 @@ impl Health {
         if votes.is_empty() {
             return Judgement::Well;
         }
-        if votes.len() * 2 <= self.voters {
-            return Judgement::Doubt;
-        }
+        let Some(voters) = self.voters.filter(|voters| votes.len() * 2 > *voters) else { return Judgement::Doubt };
         let doubted_for = votes.iter().map(|(_, o)| o.for_ms).max().unwrap_or(0);
         let since = now.saturating_sub(doubted_for);
-        let reborn = votes.iter().filter(|(_, o)| o.verdict == Verdict::Reborn).count() * 2 > self.voters;
+        let reborn = votes.iter().filter(|(_, o)| o.verdict == Verdict::Reborn).count() * 2 > voters;
         let proxies = Proxies::of(beats, &primary.addr, now, since);
         let mut evidence: Vec<String> = votes.iter().map(|(who, o)| vote_in_words(*who, o)).collect();
         evidence.push(proxies.in_words());
         for replica in group.replicas() {
             evidence.push(self.replica_in_words(replica, since));
         }
-        if !reborn && let Some(why) = self.sign_of_life(group, primary, since, &proxies) {
+        if !reborn && let Some(why) = self.sign_of_life(now, group, primary, since, &proxies) {
             return Judgement::Vetoed { why, since };
         }
         let words: Vec<&str> = votes.iter().map(|(_, o)| o.verdict.word()).collect();
-        let why = format!("{}: {} of {} members say: {}", primary.addr, votes.len(), self.voters, words.join(", "));
+        let why = format!("{}: {} of {voters} members say: {}", primary.addr, votes.len(), words.join(", "));
         let proxies_agree = proxies.most_fail();
         Judgement::Down(Case { since, reborn, proxies_agree, why, evidence })
     }
 
     /// What speaks against its death.
-    fn sign_of_life(&self, group: &Group, primary: &Instance, since: u64, proxies: &Proxies) -> Option<String> {
+    fn sign_of_life(
+        &self,
+        now: u64,
+        group: &Group,
+        primary: &Instance,
+        since: u64,
+        proxies: &Proxies,
+    ) -> Option<String> {
         if proxies.most_succeed() {
             return Some(format!("{} of {} proxies still get replies", proxies.succeed, proxies.known));
         }
-        if proxies.most_fail() {
+        if proxies.most_are_cut_off() {
             return None; // clients are what counts
         }
         let hears = |r: &&Instance| {
             let info = self.info_since(&r.addr, since);
-            info.is_some_and(|i| i.link_up && i.last_io_s == Some(0) && i.follows.as_ref() == Some(&primary.addr))
+            let heard = self.seen.get(&r.addr).is_some_and(|seen| seen.hears(since, now));
+            info.is_some_and(|i| i.link_up && heard && i.follows.as_ref() == Some(&primary.addr))
         };
         group.replicas().find(hears).map(|r| format!("its replica {} hears from it", r.addr))
     }
@@ -329,11 +355,12 @@ impl Health {
     }
 
     /// Whether a replica could take over, as it looks after `since`.
-    pub(super) fn promotable(&self, group: &Group, guard: &Guard, since: u64) -> bool {
+    pub(super) fn promotable(&self, now: u64, group: &Group, guard: &Guard, since: u64) -> bool {
         let replid = guard.primary.as_ref().map_or("", |p| p.replid.as_str());
         group.replicas().any(|r| {
             let info = self.info_since(&r.addr, since);
-            info.is_some_and(|i| may_lead(i, replid) && !guard.never.contains(&r.addr))
+            let doubt_ms = now.saturating_sub(since);
+            info.is_some_and(|i| may_lead(i, replid) && !i.is_stale(doubt_ms) && !guard.never.contains(&r.addr))
         })
     }
 
@@ -378,13 +405,16 @@ fn vote_in_words(who: Option<u64>, opinion: &Opinion) -> String {
 struct Proxies {
     known: usize,
     succeed: usize,
+    /// Heard nothing since; that may be because nobody asked.
     fail: usize,
+    /// Heard nothing although they asked.
+    cut_off: usize,
 }
 
 impl Proxies {
     /// A proxy's page may be `SIGHT_LAG_MS` old: a success counts when it is certainly later than the doubt.
     fn of(beats: &[(&Beat, u64)], addr: &Addr, now: u64, since: u64) -> Self {
-        let mut all = Self { known: 0, succeed: 0, fail: 0 };
+        let mut all = Self { known: 0, succeed: 0, fail: 0, cut_off: 0 };
         for (beat, at) in beats.iter().filter(|(_, at)| now <= at + BEAT_FRESH_MS) {
             let Some(sight) = beat.instances.iter().find(|s| s.addr == *addr) else { continue };
             all.known += 1;
@@ -393,6 +423,9 @@ impl Proxies {
                 all.succeed += 1;
             } else if *at > since && (sight.links_up == 0 || success.is_none_or(|success| success <= since)) {
                 all.fail += 1;
+                let patience = LINK_PING_MS + SIGHT_LAG_MS;
+                let silent = sight.links_up == 0 || success.is_none_or(|success| *at > success + patience);
+                all.cut_off += usize::from(silent);
             }
         }
         all
@@ -404,6 +437,10 @@ impl Proxies {
 
     fn most_fail(&self) -> bool {
         self.fail * 2 > self.known
+    }
+
+    fn most_are_cut_off(&self) -> bool {
+        self.cut_off * 2 > self.known
     }
 
     fn in_words(&self) -> String {

@@ -69,6 +69,10 @@ pub const RECORDS_MAX: usize = 32;
 /// A write of a record that says nothing for so long is forgotten and decided anew.
 pub const RECORD_MS: u64 = 10_000;
 
+/// A change of the store is seen within milliseconds. A revision that is not may be of somebody else's change, in an etcd
+/// that is shared: those are not watched.
+pub const AWAIT_MS: u64 = 1_000;
+
 /// How often proxies say that they live.
 pub const BEAT_MS: u64 = 1_000;
 
@@ -129,12 +133,23 @@ pub const BEAT_FRESH_MS: u64 = 3_000;
 /// A proxy's statistics are at most so old when it says them (an idle worker publishes twice a second).
 pub const SIGHT_LAG_MS: u64 = 700;
 
+/// A proxy asks a link on which nothing is under way once in so long whether the instance lives.
+pub const LINK_PING_MS: u64 = 1_000;
+
+/// A replica hears from a primary that lives in every second (`repl-ping-replica-period 1`), and is asked every 200 ms while
+/// there is doubt: after so long without growth it hears nothing any more.
+pub const HEARD_MS: u64 = 1_200;
+
 /// Between two failovers of one group: what did not help once will not help at once.
 pub const FAILOVER_PAUSE_MS: u64 = 10_000;
 
 /// More groups than this share (in percent), and than one, cannot be down at once without the proxies seeing it: then it is
 /// the control plane that is cut off.
 pub const GROUPS_DOWN_PERCENT: usize = 30;
+
+/// A replica that lost its link so long before its primary was doubted does not take over by itself: that is ten times the
+/// second within which a link comes back, and what Sentinel allows at its shortest.
+pub const STALE_MS: u64 = 10_000;
 
 /// A veto that stands for so long is somebody's business.
 pub const VETO_ALARM_MS: u64 = 10_000;

@@ -1,5 +1,6 @@
 //! What one member sees of one instance: how long it owes an answer, whether it refuses connections, what INFO said.
 
+use super::limits::STALE_MS;
 use cluster::instance::{Addr, Role};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -30,6 +31,9 @@ pub struct Info {
     /// As a replica: its link to the primary is up, and when that last said anything.
     pub link_up: bool,
     pub last_io_s: Option<u64>,
+    /// ... or it is down, for so long.
+    #[serde(default)]
+    pub link_down_s: Option<u64>,
     /// It is taking over a whole data set.
     pub syncing: bool,
     pub loading: bool,
@@ -59,6 +63,11 @@ pub struct Load {
 }
 
 impl Info {
+    /// As a replica: it lost its link long before the `doubt_ms` for which its primary has been in doubt.
+    pub fn is_stale(&self, doubt_ms: u64) -> bool {
+        !self.link_up && self.link_down_s.is_some_and(|s| s.saturating_mul(1000) > doubt_ms + STALE_MS)
+    }
+
     /// Whether what it holds continues the history `replid`.
     pub fn continues(&self, replid: &str) -> bool {
         !replid.is_empty() && (self.replid == replid || self.replid2 == replid)

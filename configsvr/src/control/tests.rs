@@ -306,6 +306,8 @@ impl World {
                     self.event(&name, Event::Beat { call: self.calls, beat: beat.clone() });
                 }
             }
+            ["waits", "for", proxy] => assert!(self.awaited().contains(&proxy.to_owned()), "{}", self.at),
+            ["no", "wait", "for", proxy] => assert!(!self.awaited().contains(&proxy.to_owned()), "{}", self.at),
             ["expire", proxy] => self.edit(Op::Delete { key: format!("proxies/{proxy}") }),
             ["news", kind, ref wanted @ ..] => {
                 let found = self.news.iter().position(|n| n.kind == kind && holds_all(&json!(n).to_string(), wanted));
@@ -385,6 +387,12 @@ impl World {
 
     fn last_audit(&self) -> String {
         self.store.entries.keys().rfind(|k| k.starts_with("audit/")).expect("an audit").clone()
+    }
+
+    /// Proxies that whoever leads would wait for.
+    fn awaited(&self) -> Vec<String> {
+        let acting = self.controls.values().filter(|c| c.acting());
+        acting.flat_map(|c| c.fleet().behind(u64::MAX)).map(str::to_owned).collect()
     }
 
     fn alarms(&self) -> Vec<String> {

@@ -43,7 +43,7 @@ pub(super) struct RangeWord {
 pub(super) struct NewsWord {
     /// `topology`, `proxy_joined`, `proxy_lost`, `invalid_edit`, `leader`, `store_lost`, `store_back`, `failover`,
     /// `failover_vetoed`, `failover_frozen`, `failover_stuck`, `no_candidate`, `failover_off`, `automation_off`, `writes_lost`,
-    /// `demoted`, `migration`, `migration_stuck`.
+    /// `demoted`, `not_a_primary`, `migration`, `migration_stuck`.
     pub kind: String,
     /// It needs somebody's attention until `settled` news of the same kind and subject come.
     pub alarm: bool,

@@ -48,7 +48,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
 }
 
 /// What goes with a change: who asks, whether it is in earnest, and the key under which it is done once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Terms {
     pub(super) who: String,
     pub(super) dry_run: bool,

@@ -6,8 +6,10 @@ use super::change::change;
 use super::extract::{At, Said, Terms};
 use super::problem::{ChangeProblems, Problem, ReadProblems};
 use super::words::{Answer, DryRun, IdempotencyKey, InstanceMemory, Maxmemory};
-use crate::agent::link::{Access, connect};
+use crate::agent::link::Access;
+use crate::agent::order::give_memory;
 use crate::control::command::Command;
+use crate::control::layout::Audit;
 use crate::mover::survey;
 use axum::Json;
 use axum::extract::State;
@@ -15,7 +17,6 @@ use axum::http::StatusCode;
 use cluster::group::GroupId;
 use cluster::instance::{Addr, Role};
 use futures_util::future::join_all;
-use redis::cmd;
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -52,11 +53,15 @@ async fn set(
         let hint = "it would refuse writes at once, or give up keys; or say force";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no_room", message, hint));
     }
-    let dry = terms.dry_run;
+    // One after another, so that the last on record is the last that was told.
+    let _turn = api.orders.lock().await;
+    let (dry, key) = (terms.dry_run, terms.idempotency_key.clone());
     let Json(mut answer) = change(&api, terms, Command::Maxmemory { group: id, bytes: new.bytes }).await?;
     let mut after = before;
-    if !dry {
-        let told = join_all(instances.iter().map(|(addr, _)| tell(addr, new.bytes, access))).await;
+    if answer.repeated && !is_latest(&api, id, key.as_deref()) {
+        answer.notes.push("another size was set after this one was: nothing was told".to_owned());
+    } else if !dry {
+        let told = join_all(instances.iter().map(|(addr, _)| tell(&api, addr, new.bytes, access))).await;
         after = look(instances, access).await;
         for (instance, told) in after.iter_mut().zip(told) {
             match told {
@@ -96,11 +101,19 @@ async fn look(instances: Vec<(Addr, Role)>, access: &Access) -> Vec<InstanceMemo
     each.collect()
 }
 
-/// A note where it counts until the next start only.
-async fn tell(addr: &Addr, bytes: u64, access: &Access) -> Result<Option<String>, String> {
-    let mut connection = connect(addr, access).await?;
-    let set = cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).query_async::<()>(&mut connection).await;
-    set.map_err(|e| e.to_string())?;
-    let kept = cmd("CONFIG").arg("REWRITE").query_async::<()>(&mut connection).await;
-    Ok(kept.err().map(|e| format!("{addr}: until its next start, since its file was not written: {e}")))
+/// Nothing was put on record for this group after what has this key.
+fn is_latest(api: &Api, id: GroupId, key: Option<&str>) -> bool {
+    let view = api.desk.view.borrow();
+    let of = |audit: &&Audit| audit.what == "groups.maxmemory" && audit.after["group"] == id;
+    let last = view.audit.iter().rev().map(|(_, audit)| audit).find(of);
+    last.is_none_or(|audit| audit.idempotency_key.as_deref() == key)
+}
+
+/// A note where it counts until the next start only. Whoever leads no more tells nothing.
+async fn tell(api: &Api, addr: &Addr, bytes: u64, access: &Access) -> Result<Option<String>, String> {
+    let token = api.desk.view.borrow().token;
+    let (Some(token), Some(confirm)) = (token, &api.confirm) else {
+        return Err("this member does not lead".to_owned());
+    };
+    give_memory(addr, bytes, token, access, confirm(token)).await
 }

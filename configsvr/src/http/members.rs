@@ -1,11 +1,12 @@
 //! `members`: who makes up the control plane. What is behind it is consensus; here is only how it is asked.
 
 use super::Api;
+use super::change::change;
 use super::extract::{At, Said, Terms};
 use super::limits::NAME_BYTES_MAX;
 use super::problem::{ChangeProblems, Problem, ReadProblems};
 use super::words::{DryRun, IdempotencyKey, Member, NewMember, Whose};
-use crate::control::command::Refusal;
+use crate::control::command::{Command, MemberChange, Refusal};
 use axum::Json;
 use axum::extract::State;
 use futures_util::future::BoxFuture;
@@ -45,6 +46,7 @@ async fn add(
     Said(new): Said<NewMember>,
 ) -> Result<Json<Vec<Member>>, Problem> {
     check(&new)?;
+    record(&api, &terms, MemberChange::Add, &new.name, Some(&new.addr)).await?;
     Ok(Json(api.members.add(terms.who, new, terms.dry_run).await?))
 }
 
@@ -75,6 +77,7 @@ async fn promote(
     At(name): At<String>,
     terms: Terms,
 ) -> Result<Json<Vec<Member>>, Problem> {
+    record(&api, &terms, MemberChange::Promote, &name, None).await?;
     Ok(Json(api.members.promote(terms.who, name, terms.dry_run).await?))
 }
 
@@ -83,5 +86,23 @@ async fn promote(
     params(("name" = String, Path), DryRun, IdempotencyKey),
     responses((status = 200, description = "the members now", body = Vec<Member>), ChangeProblems))]
 async fn remove(State(api): State<Arc<Api>>, At(name): At<String>, terms: Terms) -> Result<Json<Vec<Member>>, Problem> {
+    record(&api, &terms, MemberChange::Remove, &name, None).await?;
     Ok(Json(api.members.remove(terms.who, name, terms.dry_run).await?))
+}
+
+/// On record before it is done. Where there is no cluster yet, or no store that could be written to, the log has it: to change
+/// the members may be what brings the store back.
+async fn record(api: &Api, terms: &Terms, what: MemberChange, name: &str, addr: Option<&str>) -> Result<(), Problem> {
+    if terms.dry_run || api.desk.view.borrow().topology.is_none() {
+        return Ok(());
+    }
+    let command = Command::Member { change: what, name: name.to_owned(), addr: addr.map(str::to_owned) };
+    match change(api, terms.clone(), command).await {
+        Ok(_) => Ok(()),
+        Err(problem) if problem.error.code == "key_reused" => Err(problem),
+        Err(problem) => {
+            tracing::warn!(who = terms.who, member = name, ?what, "not in the audit: {}", problem.error.message);
+            Ok(())
+        }
+    }
 }

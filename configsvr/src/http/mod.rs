@@ -44,6 +44,7 @@ pub use members::Members;
 use crate::agent::link::Access;
 use crate::agent::push::Pusher;
 use crate::desk::Desk;
+use crate::mover::Confirm;
 use crate::store::Store;
 use crate::tls::Tls;
 use axum::http::{Method, header};
@@ -52,7 +53,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Extension, Router};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -73,6 +74,10 @@ pub struct Api {
     proxies: Option<Pusher>,
     /// The way to instances, which know what they hold.
     instances: Option<Arc<Access>>,
+    /// Asks a majority whether this member still leads.
+    confirm: Option<Confirm>,
+    /// Orders to instances, one at a time.
+    orders: Mutex<()>,
     /// One at a time.
     surveys: Semaphore,
     failures: auth::SharedFailures,
@@ -103,6 +108,8 @@ impl Api {
             peers: Peers::new(Tls::default()),
             proxies: None,
             instances: None,
+            confirm: None,
+            orders: Mutex::new(()),
             surveys: Semaphore::new(1),
             failures: auth::SharedFailures::default(),
             places: Semaphore::new(limits::CALLS_MAX),
@@ -122,9 +129,9 @@ impl Api {
         Self { proxies: Some(proxies), ..self }
     }
 
-    /// Looks at instances, too.
-    pub fn with_instances(self, access: Arc<Access>) -> Self {
-        Self { instances: Some(access), ..self }
+    /// Looks at instances, too, and gives them orders while `confirm` says that this member leads.
+    pub fn with_instances(self, access: Arc<Access>, confirm: Confirm) -> Self {
+        Self { instances: Some(access), confirm: Some(confirm), ..self }
     }
 }
 

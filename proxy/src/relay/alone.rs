@@ -206,7 +206,7 @@ impl Relay {
                 session.watch = Watch::Broken;
             }
             if client.lane == Lane::Shared {
-                session.blocked = None;
+                self.pool.give(session.blocked.take().unwrap_or_default().raw);
             }
         }
         client.tidy_session();

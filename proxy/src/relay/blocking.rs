@@ -2,7 +2,7 @@
 //! so that nothing is popped for nobody. When the slot is held or moves, the instance is told to stop waiting
 //! (CLIENT UNBLOCK), and the request is asked again with the time that remains, wherever the slot is then.
 
-use super::client::Lane;
+use super::client::{Client, Lane};
 use super::command::{self, CommandId, Serve, Session as Asked, Timeout};
 use super::fan::{Merge, Part};
 use super::limits::{UNBLOCK_AGAIN_US, UNBLOCK_GIVE_UP_US};
@@ -48,8 +48,10 @@ impl Relay {
 
     /// A reply has come on a client's own link. True: it only says that the wait was interrupted, and the request goes
     /// on elsewhere.
-    pub(super) fn interrupted(&mut self, id: ClientId, reply: &[u8]) -> bool {
-        let Some(session) = self.clients.get_mut(id as usize).and_then(|c| c.session.as_mut()) else { return false };
+    pub(super) fn interrupted(&mut self, id: ClientId, on: LinkId, reply: &[u8]) -> bool {
+        let on_it = |c: &&mut Client| matches!(c.lane, Lane::Passing { link, .. } if link == on);
+        let client = self.clients.get_mut(id as usize).filter(on_it);
+        let Some(session) = client.and_then(|c| c.session.as_mut()) else { return false };
         let Some(blocked) = session.blocked.take() else { return false };
         let nothing = matches!(reply, b"*-1\r\n" | b"$-1\r\n" | b"_\r\n");
         let moved = blocked.interrupted.is_some_and(|i| i.why == Why::Moved);
@@ -165,8 +167,10 @@ impl Relay {
         let client = &mut self.clients[id as usize];
         client.lane = Lane::Shared;
         let session = client.session();
-        (session.blocked, session.alone) = (None, Vec::new());
+        let (blocked, alone) = (session.blocked.take().unwrap_or_default(), std::mem::take(&mut session.alone));
         client.tidy_session();
+        self.pool.give(blocked.raw);
+        self.pool.give(alone);
         if with_error {
             let text = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
             self.refuse_here(id, command, Counter::ErrorsNotServed, text);

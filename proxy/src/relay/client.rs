@@ -146,6 +146,11 @@ impl Client {
         matches!(self.lane, Lane::Shared)
     }
 
+    /// Bytes of a transaction that is not sent yet.
+    pub(super) fn queued(&self) -> usize {
+        self.session.as_ref().and_then(|s| s.multi.as_ref()).map_or(0, |multi| multi.bytes.len())
+    }
+
     /// Call when something changes that `common` depends on.
     pub(super) fn set_common(&mut self) {
         let queues = self.session.as_ref().is_some_and(|s| s.multi.is_some());

@@ -2,7 +2,7 @@
 //! it waits until the client's earlier requests are answered, then passes over a link of its own, piece by piece in
 //! both directions, at the pace of the slower side. So order holds and little is kept.
 
-use super::client::Lane;
+use super::client::{Client, Lane};
 use super::command::{CommandId, Keys, Serve};
 use super::limits::{EXCLUSIVE_IDLE_MAX, EXCLUSIVE_MAX, EXCLUSIVE_OUTPUT};
 use super::link::{Link, State, Use, whose};
@@ -20,7 +20,10 @@ impl Relay {
     /// A request has shown itself to be large (its first bytes are `raw`, and it has at least `need`). True: its lane is settled, go on with it.
     /// False: it is kept until it is whole, because it may have to be split.
     pub(super) fn begin_large(&mut self, id: ClientId, frame: &Frame, raw: &[u8], need: usize) -> bool {
-        if frame.found == 0 {
+        // What is queued, or must be refused, or is declared is looked at as a whole.
+        let client = &self.clients[id as usize];
+        let queues = client.session.as_ref().is_some_and(|s| s.multi.is_some());
+        if frame.found == 0 || queues || client.listens() || self.declaration(frame, raw).is_some() {
             return self.refuse_if_huge(id, raw);
         }
         let Some((command, entry)) = self.screen(id, frame, raw) else {
@@ -58,7 +61,11 @@ impl Relay {
             "ERR twemslot: the request is larger than request_kept_max {max}, and its keys may be in several groups"
         );
         self.refuse_here(id, 0, Counter::ErrorsOverload, &text);
-        self.clients[id as usize].lane = Lane::Swallowing { cursor: Cursor::default() };
+        let client = &mut self.clients[id as usize];
+        client.lane = Lane::Swallowing { cursor: Cursor::default() };
+        if let Some(multi) = client.session.as_mut().and_then(|s| s.multi.as_mut()) {
+            multi.failed = true;
+        }
         true
     }
 
@@ -134,7 +141,7 @@ impl Relay {
     /// Passes on what may be passed on of `rest`; how much was used.
     pub(super) fn pass(&mut self, id: ClientId, rest: &[u8]) -> usize {
         let client = &mut self.clients[id as usize];
-        let Lane::Passing { link: link_id, ref mut cursor, ref mut whole, .. } = client.lane else { return 0 };
+        let Lane::Passing { link: link_id, request, ref mut cursor, ref mut whole } = client.lane else { return 0 };
         let link = &mut self.links[link_id as usize];
         if *whole || link.state != State::Up || link.out.len() >= EXCLUSIVE_OUTPUT {
             return 0;
@@ -153,6 +160,8 @@ impl Relay {
         };
         link.out.append(&mut self.pool, &rest[..used]);
         link.queued += used as u64;
+        // The instance owes nothing before it has it all: its time begins with the last of it.
+        self.requests[request as usize].sent_us = self.now.us;
         self.mark_link(link_id);
         used
     }
@@ -173,7 +182,7 @@ impl Relay {
         let many = self.links.iter().filter(|(_, l)| idle(l)).count() >= EXCLUSIVE_IDLE_MAX;
         let whole = self.leave_large(id, link_id);
         if matches!(watched, Some(Watch::On { link, .. }) if link == link_id) {
-            return;
+            return self.read_link_again(link_id);
         }
         if whole && !many && !self.links[link_id as usize].spent {
             self.links[link_id as usize].purpose = Use::Idle { since_us: self.now.us };
@@ -200,7 +209,10 @@ impl Relay {
     /// A large reply goes out as fast as the client reads: the link is not read meanwhile.
     pub(super) fn pace_link(&mut self, link_id: LinkId) {
         let Use::Exclusive { client } = self.links[link_id as usize].purpose else { return };
-        let much = self.clients.get(client as usize).is_some_and(|c| c.out.len() > self.settings.client_output_soft);
+        // Whoever passes nothing on it would not have it read again.
+        let passes = |c: &Client| matches!(c.lane, Lane::Passing { link, .. } if link == link_id);
+        let soft = self.settings.client_output_soft;
+        let much = self.clients.get(client as usize).is_some_and(|c| passes(c) && c.out.len() > soft);
         let link = &mut self.links[link_id as usize];
         if much && !link.stopped {
             link.stopped = true;

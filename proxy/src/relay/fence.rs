@@ -67,8 +67,15 @@ impl Relay {
     /// An instance has answered our own PING or KILL on a link in use.
     #[cold]
     pub(super) fn own_reply(&mut self, id: LinkId, reply: &[u8]) -> bool {
-        if let Some(Own::Kill(orphan)) = self.links[id as usize].own.pop_front() {
-            self.kill_answered(id, orphan, super::link::killed(reply));
+        match self.links[id as usize].own.pop_front() {
+            Some(Own::Kill(orphan)) => self.kill_answered(id, orphan, super::link::killed(reply)),
+            Some(Own::Role) => {
+                if let Some(why) = super::link::not_primary(reply) {
+                    self.close_link(id, why);
+                    return false;
+                }
+            }
+            _ => {}
         }
         true
     }

@@ -129,6 +129,9 @@ impl Default for Settings {
 pub const LINK_IN_FLIGHT_MAX: usize = 65_536;
 /// Bytes waiting to be written to one link; beyond it requests fail at once.
 pub const LINK_OUTPUT_MAX: usize = 64 << 20;
+/// A reply larger than this, behind one that has not come, is counted: those up to it take no more than 4 MiB at the default
+/// of `client_in_flight_max`.
+pub const PARKED: usize = 4 << 10;
 /// A request larger than this does not share a link: while a slow client dribbles it, others would wait.
 pub const LARGE: usize = 64 << 10;
 /// Keys of one split command: more would hold the worker for milliseconds.

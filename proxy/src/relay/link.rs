@@ -71,6 +71,8 @@ pub(super) enum Hello {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Own {
     Ping,
+    /// ROLE, after it said READONLY.
+    Role,
     /// CLIENT KILL of a connection that was lost.
     Kill(i64),
     /// CLIENT UNBLOCK of a connection on which a client's request blocks.
@@ -159,6 +161,8 @@ pub(super) struct Link {
     pub(super) unfit: Option<String>,
     /// CLIENT UNBLOCK was asked for it, perhaps more than once: nobody else is given it.
     pub(super) spent: bool,
+    /// It said READONLY: its role is to be asked for again.
+    pub(super) doubted: bool,
     /// For each `PING` in `fifo`: what it is.
     pub(super) own: VecDeque<Own>,
     pub(super) version: String,
@@ -207,6 +211,7 @@ impl Link {
             lost_before: 0,
             unfit: None,
             spent: false,
+            doubted: false,
             own: VecDeque::new(),
             version: String::new(),
             scripts_of: String::new(),
@@ -327,10 +332,8 @@ impl Link {
             Hello::Id => self.server_id = reply::integer(reply),
             Hello::Kill(id) => return Greeted::Asked(id, killed(reply)),
             Hello::Role => {
-                let role = reply::Elements::new(reply).and_then(|mut e| e.next()).and_then(reply::text);
-                if let Some(role) = role.filter(|r| *r != b"master") {
-                    let role = String::from_utf8_lossy(role).into_owned();
-                    self.unfit = Some(format!("the instance says its role is {role:?}, the topology says primary"));
+                if let Some(why) = not_primary(reply) {
+                    self.unfit = Some(why);
                 }
             }
             Hello::Info => {
@@ -379,6 +382,13 @@ impl Link {
 
 fn kill_request(bytes: &mut Vec<u8>, id: i64) {
     write::request(bytes, &[b"CLIENT", b"KILL", b"ID", id.to_string().as_bytes()]);
+}
+
+/// Why an instance that answers ROLE so cannot be used as a primary.
+pub(super) fn not_primary(reply: &[u8]) -> Option<String> {
+    let role = reply::Elements::new(reply).and_then(|mut e| e.next()).and_then(reply::text);
+    let role = String::from_utf8_lossy(role.filter(|role| *role != b"master")?);
+    Some(format!("the instance says its role is {role:?}, the topology says primary"))
 }
 
 /// What a reply to CLIENT KILL ID says: the number killed, 0 for none such; or an error.

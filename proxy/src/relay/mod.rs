@@ -70,7 +70,7 @@ use cluster::resp::write;
 use cluster::slot::Slot;
 use command::{CommandId, Flags, Keys, Serve};
 use limits::{CHUNK_KEPT, LARGE};
-use link::Use;
+use link::{Link, Use};
 use request::{NO_SLOT, NONE, RequestId, Stage};
 use std::io::IoSlice;
 
@@ -194,7 +194,9 @@ impl Relay {
                 self.close_link(link, "the client is gone".to_owned());
             }
             Lane::Waiting { .. } => self.waiting.retain(|&w| w != id),
-            _ => {}
+            // The next client may have this id: nothing of this one's may be taken for its own.
+            Lane::Away => self.end_links_of(id),
+            Lane::Shared | Lane::Swallowing { .. } => {}
         }
         if let Some(session) = client.session {
             self.session_closed(id, *session);
@@ -206,6 +208,15 @@ impl Relay {
         self.go_on();
     }
 
+    fn end_links_of(&mut self, id: ClientId) {
+        let own = |l: &Link| matches!(l.purpose, Use::Exclusive { client } if client == id);
+        let own: Vec<LinkId> = self.links.iter().filter(|(_, l)| own(l)).map(|(link, _)| link as LinkId).collect();
+        for link in own {
+            self.links[link as usize].purpose = Use::Finished;
+            self.close_link(link, "the client is gone".to_owned());
+        }
+    }
+
     /// Takes a client that is gone off every list: its id may be given again at once.
     fn forget_marks(&mut self, id: ClientId, dirty: bool, pressed: bool) {
         if pressed {
@@ -215,17 +226,20 @@ impl Relay {
             self.dirty_clients.remove(id);
         }
         self.resumable.retain(|&r| r != id);
+        self.waiting_retried = false;
     }
 
     /// What is to be written to the client, if it is in one piece: nearly always. None: `client_output` tells.
     #[inline]
     pub fn client_piece(&self, id: ClientId) -> Option<&[u8]> {
-        self.clients.get(id as usize)?.out.piece()
+        let client = self.clients.get(id as usize)?;
+        // What comes after the gap would be taken for what is missing.
+        if client.closed { None } else { client.out.piece() }
     }
 
     /// Fills `slices` with what is to be written to the client; returns how many. 0: nothing to write.
     pub fn client_output<'a>(&'a self, id: ClientId, slices: &mut [IoSlice<'a>]) -> usize {
-        self.clients.get(id as usize).map_or(0, |c| c.out.slices(slices))
+        self.clients.get(id as usize).filter(|c| !c.closed).map_or(0, |c| c.out.slices(slices))
     }
 
     pub fn client_wrote(&mut self, id: ClientId, bytes: usize) {
@@ -579,6 +593,7 @@ impl Relay {
     #[inline(never)]
     fn resume_all(&mut self) {
         while let Some(id) = self.resumable.pop() {
+            self.waiting_retried = false;
             self.resume(id);
         }
     }

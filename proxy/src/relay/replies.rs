@@ -178,7 +178,7 @@ impl Relay {
         }
         let entry = link.entry;
         if let Use::Exclusive { client } = link.purpose
-            && self.interrupted(client, bytes)
+            && self.interrupted(client, id, bytes)
         {
             return true;
         }
@@ -187,7 +187,7 @@ impl Relay {
             self.streamed_reply(request_id, entry, bytes);
         } else {
             if bytes.first() == Some(&b'-') {
-                self.note_error(entry, bytes);
+                self.note_error(id, entry, bytes);
                 if bytes.starts_with(b"-NOSCRIPT") {
                     self.script_missing(id, request_id);
                 }
@@ -238,7 +238,11 @@ impl Relay {
 
     /// What an instance says of itself in an error is counted, and shown in the link's status.
     #[cold]
-    fn note_error(&mut self, entry: usize, bytes: &[u8]) {
+    fn note_error(&mut self, id: LinkId, entry: usize, bytes: &[u8]) {
+        if bytes.starts_with(b"-READONLY") {
+            let link = &mut self.links[id as usize];
+            link.doubted = link.shared();
+        }
         if entry == usize::MAX {
             return;
         }

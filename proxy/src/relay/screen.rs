@@ -150,9 +150,8 @@ impl Relay {
         self.refuse_here(id, declared_id(), Counter::ErrorsUnknownCommand, &text);
     }
 
-    /// A command that the operator has declared. False: it is none.
-    #[cold]
-    pub(super) fn declared(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) -> bool {
+    /// What the operator has declared of a command, if anything.
+    pub(super) fn declaration(&self, frame: &Frame, raw: &[u8]) -> Option<limits::Declared> {
         let name = frame.kept[0].of(raw);
         let sub = frame.kept(1, raw).unwrap_or_default();
         let matches = |d: &&limits::Declared| match d.name.split_once(' ') {
@@ -161,7 +160,13 @@ impl Relay {
             }
             None => name.eq_ignore_ascii_case(d.name.as_bytes()),
         };
-        let Some(declared) = self.settings.declared_commands.iter().find(matches).cloned() else { return false };
+        self.settings.declared_commands.iter().find(matches).cloned()
+    }
+
+    /// A command that the operator has declared. False: it is none.
+    #[cold]
+    pub(super) fn declared(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) -> bool {
+        let Some(declared) = self.declaration(frame, raw) else { return false };
         let command = declared_id();
         if !self.clients[id as usize].authenticated {
             self.refuse_here(id, command, Counter::ErrorsAuth, "NOAUTH Authentication required.");

@@ -6,7 +6,7 @@ use super::command::{Arity, CommandId, count};
 use super::fan::Fan;
 use super::inquiry::Inquiry;
 use super::library::Libraries;
-use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, Settings};
+use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, PARKED, Settings};
 use super::link::{Link, Own, State, whose};
 use super::monitors::Monitors;
 use super::orphan::Orphans;
@@ -62,6 +62,8 @@ pub struct Relay {
     pub(super) dirty_clients: Queue,
     /// Clients whose stopped requests may go on.
     pub(super) resumable: Vec<ClientId>,
+    /// All that wait are among them.
+    pub(super) waiting_retried: bool,
     /// Requests that wait for a held slot, oldest first.
     pub(super) held: VecDeque<RequestId>,
     pub(super) held_bytes: usize,
@@ -148,6 +150,7 @@ impl Relay {
             dirty_links: Queue::default(),
             dirty_clients: Queue::default(),
             resumable: Vec::new(),
+            waiting_retried: false,
             held: VecDeque::new(),
             held_bytes: 0,
             waiting: Vec::new(),
@@ -370,7 +373,11 @@ impl Relay {
         let client = &mut self.clients[client_id as usize];
         let request = &mut self.requests[id as usize];
         if client.head != id {
-            return request.keep_reply(&mut self.pool, reply);
+            request.keep_reply(&mut self.pool, reply);
+            if reply.len() > PARKED {
+                self.look_at_parked(client_id);
+            }
+            return;
         }
         if !request.mute {
             client.out.append(&mut self.pool, reply);
@@ -420,11 +427,31 @@ impl Relay {
             }
         } else {
             self.pool.extend(&mut request.kept, part);
-            if request.kept.len() > self.settings.client_output_max {
-                self.close_for_memory(client_id, "a reply that waits behind an earlier one is too large to keep");
-            }
+            self.look_at_parked(client_id);
         }
         true
+    }
+
+    /// Bytes of replies that wait behind one that has not come.
+    #[cold]
+    pub(super) fn parked(&self, client: &Client) -> usize {
+        let mut next = client.head;
+        let mut bytes = 0;
+        while next != NONE {
+            let request = &self.requests[next as usize];
+            (bytes, next) = (bytes + request.kept.len(), request.next);
+        }
+        bytes
+    }
+
+    /// A large reply waits behind one that has not come. Small ones are no more than `client_in_flight_max` allows.
+    #[cold]
+    fn look_at_parked(&mut self, id: ClientId) {
+        let max = self.settings.client_output_max;
+        if self.parked(&self.clients[id as usize]) > max {
+            let why = format!("replies that wait behind an earlier one take more than client_output_max {max}");
+            self.close_for_memory(id, &why);
+        }
     }
 
     /// Forgets a request that is in no list and no queue.

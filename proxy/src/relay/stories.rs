@@ -10,7 +10,7 @@
 //! c1< $1 x                          the client has received exactly this, and nothing else
 //! c1< nothing                       (also for instances)
 //! ```
-//! `c1> part 500 SET a x*900`: only the first 500 bytes; `c1> rest` sends what is left
+//! `c1> part 500 SET a x*900`: only the first 500 bytes; `c1> more 100`, `c1> rest` send what is left
 //! `n1/0`: the oldest link of the instance that is open, rather than the newest. Others: `wait MS`, `c1 closes`, `n1 closes`, `n1 refuses` (from now on), `quiet EPOCH`, `no quiet`, `not quiet EPOCH`, `set KNOB VALUE`, `drain`,
 //! `c1 hears TEXT & TEXT` (among other things), `others say TEXT` (to our newest question; `|` is a line end), `another
 //! asks JSON` and `and is told TEXT`, `shows TEXT` (to other workers), `boundary c1`, `c1 is closed`, `n1 is closed`,
@@ -234,6 +234,10 @@ impl World {
                 let mut bytes = requests(request);
                 self.unsent = bytes.split_off(n.parse().expect("a count"));
                 bytes
+            }
+            Some(("more", n)) => {
+                let rest = self.unsent.split_off(n.parse().expect("a count"));
+                std::mem::replace(&mut self.unsent, rest)
             }
             _ if text == "rest" => std::mem::take(&mut self.unsent),
             _ => text.strip_prefix("raw:").map_or_else(|| requests(text), unescape),

@@ -301,7 +301,10 @@ impl Relay {
 
     /// Something has changed that clients may wait for.
     fn retry_waiting(&mut self) {
-        self.resumable.extend(self.waiting.iter().copied());
+        // A thousand confirmations that come together are looked at once.
+        if !self.waiting.is_empty() && !std::mem::replace(&mut self.waiting_retried, true) {
+            self.resumable.extend(self.waiting.iter().copied());
+        }
     }
 
     /// What an instance says on a link to subscribe on. False: it is a reply to something of ours.
@@ -448,6 +451,7 @@ impl Relay {
             self.leave(id, topic);
         }
         self.pool.give(session.alone);
+        self.pool.give(session.multi.unwrap_or_default().bytes);
         if let Some(blocked) = session.blocked {
             self.pool.give(blocked.raw);
         }

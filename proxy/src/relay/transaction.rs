@@ -2,12 +2,12 @@
 //! costs no link of its own and is never left half-way by a client that goes. Only WATCH needs one: the instance
 //! remembers watched keys by connection.
 
-use super::ClientId;
 use super::command::{self, Command, CommandId, Fan, Flags, Keys, Local, Serve, Session as Asked};
 use super::limits::LARGE;
 use super::request::NO_SLOT;
 use super::session::{Multi, Watch};
 use super::state::Relay;
+use super::{ClientId, declared_id};
 use crate::stats::Counter;
 use cluster::resp::request::{Args, Frame};
 use cluster::slot::Slot;
@@ -30,8 +30,9 @@ impl Relay {
     ) {
         match asked {
             Asked::Multi => {
+                let bytes = self.pool.keep(MULTI);
                 let client = &mut self.clients[id as usize];
-                client.session().multi = Some(Multi { bytes: MULTI.to_vec(), ..Multi::default() });
+                client.session().multi = Some(Multi { bytes, ..Multi::default() });
                 client.set_common();
                 self.answer_here(id, command, OK);
             }
@@ -50,6 +51,11 @@ impl Relay {
     /// A request of a client that is between MULTI and EXEC.
     pub(super) fn queued_request(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) {
         let errors = self.stats.get(Counter::RepliesError);
+        if let Some(declared) = self.declaration(frame, raw) {
+            let text = format!("ERR twemslot: '{}' is declared, and cannot be part of a transaction", declared.name);
+            self.refuse_here(id, declared_id(), Counter::ErrorsNotServed, &text);
+            return self.fail_if_refused(id, errors);
+        }
         let Some((command_id, command)) = self.screen(id, frame, raw) else { return self.fail_if_refused(id, errors) };
         match command.serve {
             Serve::Session(Asked::Exec) => self.exec(id, command_id),
@@ -81,7 +87,12 @@ impl Relay {
         let one_group = self.routes.targets.iter().filter(|t| t.owns_slots).count() == 1;
         let slot = match command.serve {
             Serve::Denied(_) => return self.refuse_unserved(id, command_id, command),
-            Serve::Local(Local::Ping | Local::Echo | Local::Time | Local::Select) => None,
+            Serve::Local(Local::Ping | Local::Echo | Local::Time) => None,
+            // It would be the link's database from then on, and others share the link.
+            Serve::Local(Local::Select) => match super::local::database(Args::new(raw).nth(1)) {
+                Ok(()) => None,
+                Err(text) => return self.refuse_here(id, command_id, Counter::ErrorsNotServed, text),
+            },
             Serve::Session(Asked::Unwatch | Asked::Wait | Asked::WaitAof) => None,
             // Who listens has subscribed at every group.
             Serve::Publish => None,
@@ -91,8 +102,8 @@ impl Relay {
                     None => return,
                 }
             }
-            // A cursor of ours would tell an instance nothing.
-            Serve::Fan(kind) if one_group && kind != Fan::Scan => None,
+            // A cursor of ours would tell an instance nothing, and its passwords are not for clients.
+            Serve::Fan(kind) if one_group && !matches!(kind, Fan::Scan | Fan::ConfigGet) => None,
             _ => {
                 let text = format!(
                     "ERR twemslot: '{}' cannot be part of a transaction: it is not one group's alone",
@@ -119,7 +130,7 @@ impl Relay {
         }
         multi.slot = multi.slot.or(slot);
         multi.channel = multi.channel.or(channel);
-        multi.bytes.extend_from_slice(raw);
+        self.pool.extend(&mut multi.bytes, raw);
         multi.commands += 1;
         self.note_script(command_id, raw);
         self.answer_here(id, command_id, QUEUED);
@@ -142,8 +153,9 @@ impl Relay {
 
     fn discard(&mut self, id: ClientId, command: CommandId) {
         let client = &mut self.clients[id as usize];
-        client.session().multi = None;
+        let multi = client.session().multi.take().unwrap_or_default();
         client.tidy_session();
+        self.pool.give(multi.bytes);
         match self.clients[id as usize].watch() {
             Watch::None => self.answer_here(id, command, OK),
             _ => self.begin_alone(id, command, NO_SLOT, UNWATCH, 0),
@@ -152,16 +164,23 @@ impl Relay {
 
     fn exec(&mut self, id: ClientId, command: CommandId) {
         let client = &mut self.clients[id as usize];
-        let Some(multi) = client.session().multi.take() else { return };
+        let Some(mut multi) = client.session().multi.take() else { return };
         client.tidy_session();
+        let mut bytes = std::mem::take(&mut multi.bytes);
+        self.pool.extend(&mut bytes, EXEC);
+        self.execute(id, command, multi, &bytes);
+        self.pool.give(bytes);
+    }
+
+    /// EXEC of these commands, `bytes` from MULTI to EXEC.
+    fn execute(&mut self, id: ClientId, command: CommandId, multi: Multi, bytes: &[u8]) {
         let watch = self.clients[id as usize].watch();
         if multi.failed {
             self.forget_watch(id);
             let text = "EXECABORT Transaction discarded because of previous errors.";
             return self.refuse_here(id, command, Counter::ErrorsNotServed, text);
         }
-        let Multi { mut bytes, commands, slot, channel, .. } = multi;
-        bytes.extend_from_slice(EXEC);
+        let Multi { commands, slot, channel, .. } = multi;
         let slot = match (watch, slot) {
             (Watch::On { slot: watched, .. }, Some(slot)) if watched != slot => {
                 self.forget_watch(id);
@@ -176,18 +195,18 @@ impl Relay {
         };
         if watch != Watch::None {
             // A held slot must not make it wait: EXEC then says that the keys may have changed.
-            return self.begin_alone(id, command, NO_SLOT, &bytes, commands + 1);
+            return self.begin_alone(id, command, NO_SLOT, bytes, commands + 1);
         }
         if commands == 0 {
             return self.answer_here(id, command, b"*0\r\n");
         }
         if bytes.len() > LARGE {
-            return self.begin_alone(id, command, slot, &bytes, commands + 1);
+            return self.begin_alone(id, command, slot, bytes, commands + 1);
         }
         let request_id = self.open_request(id, command, slot);
         let request = &mut self.requests[request_id as usize];
         (request.parts, request.of) = (true, commands + 1);
-        self.place(request_id, id, slot, &bytes);
+        self.place(request_id, id, slot, bytes);
     }
 
     /// WATCH, when its turn has come.

@@ -18,6 +18,8 @@ use cluster::instance::Addr;
 use cluster::topology::{SlotState, Topology};
 use std::sync::Arc;
 
+const ROLE: &[u8] = b"*1\r\n$4\r\nROLE\r\n";
+
 impl Relay {
     /// Call once at the head of each loop, before anything else.
     pub fn set_now(&mut self, now: Now) {
@@ -261,6 +263,14 @@ impl Relay {
             link.purpose = Use::Finished;
             return self.close_link(id, "idle".to_owned());
         }
+        // A script may answer READONLY, too: what it is says ROLE. Asked once a tick at most, in its place.
+        if std::mem::take(&mut link.doubted) {
+            link.out.append(&mut self.pool, ROLE);
+            link.queued += ROLE.len() as u64;
+            link.fifo.push_back(PING);
+            link.own.push_back(Own::Role);
+            return self.mark_link(id);
+        }
         if link.fifo.is_empty() {
             let kept = link.shared() || link.purpose == Use::PubSub;
             if kept && now.saturating_sub(link.heard_us) >= self.settings.link_ping_us {
@@ -357,21 +367,22 @@ impl Relay {
         }
     }
 
+    /// Who holds most, and how much. Who asked to be spared (CLIENT NO-EVICT) comes behind all others that hold anything.
+    fn largest_client(&self) -> Option<(ClientId, usize)> {
+        let held = |c: &Client| c.out.len() + c.input.len() + c.queued() + self.parked(c);
+        let open = self.clients.iter().filter(|(_, c)| !c.closed).map(|(id, c)| (id as ClientId, held(c), c.no_evict));
+        let most = open.filter(|(_, bytes, _)| *bytes > 0).max_by_key(|(_, bytes, spared)| (!spared, *bytes));
+        most.map(|(id, bytes, _)| (id, bytes))
+    }
+
     fn tick_memory(&mut self) {
         let max = self.settings.worker_memory_max;
         let mut lent = self.count_memory();
-        // Who asked to be spared (CLIENT NO-EVICT) comes behind all others that hold anything.
-        let held = |(_, c): &(usize, &Client)| {
-            let bytes = c.out.len() + c.input.len();
-            (!c.no_evict && bytes > 0, bytes)
-        };
         while lent > max {
-            let most = self.clients.iter().filter(|(_, c)| !c.closed).max_by_key(held);
-            let Some((id, client)) = most.filter(|(_, c)| c.out.len() + c.input.len() > 0) else { break };
-            let freed = client.out.len() + client.input.len();
+            let Some((id, freed)) = self.largest_client() else { break };
             let text =
                 format!("buffers take {lent} bytes, more than worker_memory_max {max}, and it holds most of them");
-            self.close_for_memory(id as ClientId, &text);
+            self.close_for_memory(id, &text);
             lent = lent.saturating_sub(freed);
         }
         let accepting = lent < max / 5 * 4;

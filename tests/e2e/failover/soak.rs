@@ -45,6 +45,7 @@ pub(crate) struct Sum {
     false_failovers: usize,
     acked: usize,
     lost: usize,
+    revived: usize,
     duplicated: usize,
     others: usize,
     rates: Vec<usize>,
@@ -59,7 +60,8 @@ impl Sum {
         self.false_failovers += seen.failovers.saturating_sub(usize::from(fault.replaces()));
         self.acked += seen.acked;
         self.lost += seen.found.lost;
-        self.duplicated += seen.found.duplicated + seen.found.phantom + seen.found.revived;
+        self.revived += seen.found.revived;
+        self.duplicated += seen.found.duplicated + seen.found.phantom;
         self.others += seen.found.order + seen.found.stale;
         self.rates.push(seen.rate);
         self.gaps.push(seen.gap.as_millis());
@@ -71,7 +73,7 @@ impl Sum {
         self.rates.sort_unstable();
         json!({
             "fault": fault, "on": on, "runs": self.runs, "failovers": self.failovers,
-            "false_failovers": self.false_failovers, "acked": self.acked, "lost": self.lost,
+            "false_failovers": self.false_failovers, "acked": self.acked, "lost": self.lost, "revived": self.revived,
             "duplicated": self.duplicated, "order_or_stale": self.others,
             "operations_per_s_before": self.rates.get(self.rates.len() / 2),
             "max_write_gap_ms": {
@@ -112,6 +114,8 @@ fn all(runs: u64, store: StoreKind, faults: &[Faults]) -> Result<()> {
         }
         println!("{}", sum.line(&fault(0).name(), on));
         ensure!(sum.duplicated == 0, "{}: {} duplicates or phantoms", fault(0).name(), sum.duplicated);
+        // What lost nothing has not lost a deletion.
+        ensure!(sum.lost > 0 || sum.revived == 0, "{}: {} came back", fault(0).name(), sum.revived);
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 
 use super::scene::Scene;
 use crate::control::event::Report;
-use crate::control::health::may_lead;
-use crate::control::layout::Failover;
+use crate::control::health::{Info, may_lead};
+use crate::control::layout::{Failover, FailoverKind};
 use cluster::group::Group;
 use cluster::instance::Addr;
 use std::cmp::Reverse;
@@ -20,7 +20,9 @@ pub(super) fn best(
     let never = |addr: &Addr| guard.is_some_and(|g| g.never.contains(addr));
     let preferred = |addr: &Addr| guard.and_then(|g| g.prefer.as_ref()) == Some(addr);
     let zone = |addr: &Addr| group.instances.iter().find(|i| i.addr == *addr).and_then(|i| i.zone.as_ref());
-    let fit = |(addr, report): &&(Addr, Report)| may_lead(&report.after, &record.replid) && !never(addr);
+    let fit = |(addr, report): &&(Addr, Report)| {
+        may_lead(&report.after, scene.history(group, record, addr)) && !never(addr) && !is_stale(record, &report.before)
+    };
     // Those that could not be promoted come last: their turn comes again when nobody else is left.
     let rank = |(addr, report): &&(Addr, Report)| {
         (
@@ -35,4 +37,11 @@ pub(super) fn best(
     };
     let (addr, report) = detached.iter().filter(fit).min_by_key(rank)?;
     Some((addr.clone(), report.after.offset))
+}
+
+/// It had lost its primary long before anybody else did: what it lacks is not worth a few seconds. People may want it all
+/// the same, and say so.
+fn is_stale(record: &Failover, before: &Info) -> bool {
+    let doubted_ms = record.times.decided.saturating_sub(record.times.doubted);
+    record.kind == FailoverKind::Failover && before.is_stale(doubted_ms)
 }

@@ -7,7 +7,7 @@ use super::record::{self, Begin};
 use super::scene::Scene;
 use crate::control::board::Board;
 use crate::control::event::Order;
-use crate::control::health::{Case, Info, Judgement};
+use crate::control::health::{Case, Judgement};
 use crate::control::layout::{FailoverKind, Guard, Identity};
 use crate::control::limits::{FAILOVER_PAUSE_MS, GROUPS_DOWN_PERCENT, IDENTITIES_AT_ONCE, STUCK_MS, VETO_ALARM_MS};
 use crate::control::look::Verdict;
@@ -50,6 +50,9 @@ impl Failovers {
     }
 
     fn all_clear(&mut self, group: &Group, out: &mut Out, board: &mut Board) {
+        if let Some(primary) = group.primary().filter(|_| !self.orders.is_empty()) {
+            self.orders.forget(&format!("last-chance/{}", group.id), &primary.addr);
+        }
         if self.helpless.remove(&group.id).is_some() | self.vetoed.remove(&group.id) {
             for kind in [VETOED, FROZEN, HELPLESS, OFF] {
                 board.settle(out, kind, &group.id.to_string(), "the primary answers");
@@ -82,7 +85,7 @@ impl Failovers {
         {
             return Some(obstacle);
         }
-        if !scene.health.promotable(group, guard, case.since) {
+        if !scene.health.promotable(scene.now, group, guard, case.since) {
             return Some((HELPLESS, format!("group {id}: no replica can take over: {}", case.why)));
         }
         None
@@ -178,22 +181,10 @@ fn news_of(scene: &Scene, group: &Group) -> Option<Identity> {
         Some(known) if *known == now => false,
         // Another one by somebody's hand, or one that changed its history by itself (its backlog was freed).
         Some(known) if known.addr != now.addr || known.run_id == now.run_id => true,
-        Some(known) => is_accepted(scene, group, known),
+        Some(known) => scene.is_accepted(group, known),
         None => true,
     };
     accept.then_some(now)
-}
-
-/// A primary that was started again serves on where that is somebody's wish, where it is certain that nobody has what it
-/// had, or where after a while nobody came who could take over.
-fn is_accepted(scene: &Scene, group: &Group, known: &Identity) -> bool {
-    let without = |i: &Info| !i.continues(&known.replid);
-    if scene.hands_off(group) || group.replicas().all(|r| scene.info(&r.addr).is_some_and(without)) {
-        return true;
-    }
-    let for_ms = scene.own.on(&known.addr).filter(|_| scene.own.sound).map_or(0, |opinion| opinion.for_ms);
-    let heir = scene.guard(group).is_some_and(|g| scene.health.promotable(group, g, scene.now.saturating_sub(for_ms)));
-    for_ms > STUCK_MS && !heir
 }
 
 /// When a failover of the group was decided last, by people's clock.

@@ -61,9 +61,7 @@ impl Failovers {
     /// Nobody can take over. If the old primary is back and still is who it was, it may serve on; after a while also if it
     /// is another process: then nobody has what it had, and what it has is all there is.
     fn give_up(&mut self, scene: &Scene, group: &Group, record: &Failover, out: &mut Out) {
-        let back = scene.verdict(group, &record.old) == Verdict::Up
-            && scene.own.on(&record.old).is_none()
-            && scene.info(&record.old).is_some_and(|i| i.run_id == record.old_run_id);
+        let back = scene.is_back(group, record);
         let lives = scene.verdict(group, &record.old) != Verdict::Unknown && scene.info(&record.old).is_some();
         let last = lives && scene.now > self.entered(scene, record) + STUCK_MS;
         let planned = record.kind != FailoverKind::Failover && scene.verdict(group, &record.old) == Verdict::Up;

@@ -38,8 +38,10 @@ use orders::Orders;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Alarms that only a leader raises.
-pub(super) const ALARMS: [&str; 6] =
-    ["failover_vetoed", "failover_frozen", "failover_stuck", "no_candidate", "failover_off", "automation_off"];
+pub(super) const ALARMS: [&str; 7] =
+    ["failover_vetoed", "failover_frozen", STUCK, "no_candidate", "failover_off", "automation_off", DESERTED];
+const STUCK: &str = "failover_stuck";
+const DESERTED: &str = "not_a_primary";
 
 /// What a leader remembers of the failovers that are under way.
 #[derive(Debug, Default)]
@@ -57,6 +59,10 @@ pub(super) struct Failovers {
     /// Judged dead, but somebody objected: how often.
     vetoes: u64,
     vetoed: BTreeSet<GroupId>,
+    /// Groups whose failover does not get on.
+    stuck: BTreeSet<GroupId>,
+    /// Groups whose recorded primary says that it is none.
+    deserted: BTreeSet<GroupId>,
 }
 
 impl Failovers {
@@ -89,7 +95,10 @@ impl Failovers {
             for group in scene.groups() {
                 match scene.state.failover_of(group.id) {
                     Some(record) => self.go_on(scene, group, record, out, board),
-                    None => self.decide(scene, group, out, board),
+                    None => {
+                        self.goes_on(group, out, board);
+                        self.decide(scene, group, out, board);
+                    }
                 }
                 self.repair(scene, group, out, board);
             }
@@ -107,13 +116,25 @@ impl Failovers {
             (Phase::Repair, _) => self.settle(scene, group, record, out, board),
             (Phase::Done | Phase::Aborted, _) => {}
         }
-        let since = self.entered(scene, record);
-        if record.phase.holds() && scene.now > since + STUCK_MS {
+        self.entered(scene, record);
+        if record.phase.holds() && scene.wall > record.times.decided + STUCK_MS {
             let message = format!("the failover of group {} does not get on: {}", group.id, record.why);
-            board.raise(out, "failover_stuck", &group.id.to_string(), record.epoch, message);
+            self.stuck.insert(group.id);
+            board.raise(out, STUCK, &group.id.to_string(), record.epoch, message);
         } else {
-            board.settle(out, "failover_stuck", &group.id.to_string(), "it went on");
+            self.goes_on(group, out, board);
         }
+    }
+
+    fn goes_on(&mut self, group: &Group, out: &mut Out, board: &mut Board) {
+        if self.stuck.remove(&group.id) {
+            board.settle(out, STUCK, &group.id.to_string(), "it went on");
+        }
+    }
+
+    /// From the first step again, with all its time.
+    fn begin_anew(&mut self, record: &Failover) {
+        self.since.retain(|(id, _), _| *id != record.id);
     }
 
     /// When this leader first saw the record in this phase.

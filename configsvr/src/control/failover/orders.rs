@@ -69,6 +69,10 @@ impl Orders {
         if failures > 0 { Progress::Failed(failures) } else { Progress::UnderWay }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.given.is_empty()
+    }
+
     /// It is to be given anew when it is wanted again.
     pub(super) fn forget(&mut self, why: &str, instance: &Addr) {
         self.given.remove(&(why.to_owned(), instance.clone()));

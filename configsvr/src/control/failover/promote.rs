@@ -18,7 +18,9 @@ impl Failovers {
         let since = self.entered(scene, record);
         let Some(candidate) = &record.candidate else { return };
         let why = format!("promote/{}", record.id);
-        match self.orders.want(scene.now, &why, candidate, Order::Promote, scene.fence.token, out) {
+        let replid = scene.history(group, record, candidate).to_owned();
+        let order = Order::Promote { replid, offset: record.offset.unwrap_or(0) };
+        match self.orders.want(scene.now, &why, candidate, order, scene.fence.token, out) {
             Progress::Done(report) if report.after.role == Role::Primary && self.writer.is_idle() => {
                 if let Some(txn) = record::committed(scene, record, candidate, &report.after) {
                     self.writer.write(scene.now, txn, out);
@@ -44,11 +46,23 @@ impl Failovers {
             }
             return;
         }
+        let guard = scene.guard(group);
         let others = group.instances.iter().any(|i| {
-            i.addr != record.old && Some(&i.addr) != record.candidate.as_ref() && !record.passed_over.contains(&i.addr)
+            let other = i.addr != record.old && Some(&i.addr) != record.candidate.as_ref();
+            other && scene.verdict(group, &i.addr) == Verdict::Up && !guard.is_some_and(|g| g.never.contains(&i.addr))
         });
         if others {
+            // When its turn comes again it says anew how far it is.
+            if let Some(candidate) = &record.candidate {
+                self.orders.forget(&format!("detach/{}", record.id), candidate);
+            }
+            self.begin_anew(record);
             self.writer.write(scene.now, record::passed_over(scene, record), out);
+        } else if scene.is_back(group, record)
+            && let Some(txn) =
+                record::aborted(scene, record, "the candidate is gone; the old primary is back, with all it had")
+        {
+            self.writer.write(scene.now, txn, out);
         }
     }
 }

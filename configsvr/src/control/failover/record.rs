@@ -93,7 +93,8 @@ pub(super) fn chosen(scene: &Scene, record: &Failover, candidate: &Addr, offset:
 pub(super) fn passed_over(scene: &Scene, record: &Failover) -> Txn {
     let mut record = record.clone();
     record.phase = Phase::Fence;
-    record.passed_over.extend(record.candidate.take());
+    let gone = record.candidate.take().filter(|c| !record.passed_over.contains(c));
+    record.passed_over.extend(gone);
     record.offset = None;
     same_topology(scene, &record)
 }

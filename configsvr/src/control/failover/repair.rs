@@ -1,14 +1,14 @@
 //! F8 to F10: the fleet publishes the new topology by itself; here everybody is brought to follow the recorded primary. This
 //! never ends: whoever is a primary and is not recorded as one is demoted on first contact, today or next week.
 
-use super::Failovers;
 use super::orders::Progress;
 use super::record;
 use super::scene::Scene;
+use super::{DESERTED, Failovers};
 use crate::control::board::Board;
 use crate::control::event::{Order, Report};
 use crate::control::health::{Info, Verdict};
-use crate::control::layout::{Failover, Phase};
+use crate::control::layout::{Failover, Identity, Phase};
 use crate::control::limits::REPAIR_MS;
 use crate::control::out::Out;
 use cluster::group::Group;
@@ -48,6 +48,7 @@ impl Failovers {
         }
         let known = scene.guard(group).and_then(|g| g.primary.as_ref());
         let Some(known) = known.filter(|k| k.addr == primary.addr) else { return };
+        self.recall(scene, group, known, out, board);
         // Not towards one that is dead, or is not who it was.
         let leads = scene.info(&primary.addr).is_some_and(|i| i.role == Role::Primary && i.run_id == known.run_id);
         if !leads && !committed {
@@ -69,6 +70,31 @@ impl Failovers {
                 self.correct(scene, group, instance, order, &known.replid, out, board);
             }
         }
+    }
+
+    /// The recorded primary says that it is a replica: somebody told it so, or its configuration does, so that it does not
+    /// come up as an empty primary by itself. Where it is the recorded process, or would be accepted as one, it leads again.
+    fn recall(&mut self, scene: &Scene, group: &Group, known: &Identity, out: &mut Out, board: &mut Board) {
+        let subject = group.id.to_string();
+        let info = scene.info(&known.addr).filter(|i| i.role == Role::Replica && !i.loading);
+        let Some(info) = info.filter(|_| scene.verdict(group, &known.addr) != Verdict::Unknown) else {
+            if self.deserted.remove(&group.id) {
+                board.settle(out, DESERTED, &subject, "it leads again");
+            }
+            return;
+        };
+        let same = info.run_id == known.run_id && info.continues(&known.replid);
+        if same || scene.is_accepted(group, known) {
+            let order = Order::Lead { run_id: info.run_id.clone() };
+            let given = self.orders.want(scene.now, "recall", &known.addr, order, scene.fence.token, out);
+            if matches!(given, Progress::Done(_)) {
+                self.orders.forget("recall", &known.addr);
+            }
+        }
+        let follows = info.follows.as_ref().map_or("nobody".to_owned(), Addr::to_string);
+        let message = format!("group {}: its primary {} is a replica, of {follows}", group.id, known.addr);
+        self.deserted.insert(group.id);
+        board.raise(out, DESERTED, &subject, scene.state.epoch_in_force(), message);
     }
 
     /// Right after the commit nobody waits for a look: everybody is told at once. True: it has not answered yet.

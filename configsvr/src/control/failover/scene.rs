@@ -3,8 +3,9 @@
 use crate::control::command::Beat;
 use crate::control::fleet::Fleet;
 use crate::control::health::{Ballot, Health, Info, Judgement, Verdict};
-use crate::control::layout::{Failover, Guard};
+use crate::control::layout::{Failover, Guard, Identity};
 use crate::control::lead::Fence;
+use crate::control::limits::STUCK_MS;
 use crate::control::state::{Standing, State};
 use cluster::group::Group;
 use cluster::instance::Addr;
@@ -83,5 +84,46 @@ impl<'a> Scene<'a> {
     /// Every proxy has confirmed that nothing for the held slots is in flight.
     pub(super) fn proxies_are_quiet(&self, record: &Failover) -> bool {
         self.fleet.in_flight(record.epoch).is_empty()
+    }
+
+    /// The old primary answers, and still is who it was: nobody wrote anywhere else, since its slots are held.
+    pub(super) fn is_back(&self, group: &Group, record: &Failover) -> bool {
+        self.verdict(group, &record.old) == Verdict::Up
+            && self.own.on(&record.old).is_none()
+            && self.info(&record.old).is_some_and(|i| i.run_id == record.old_run_id)
+    }
+
+    /// What whoever takes over must continue. Only one that people named may have another history.
+    pub(super) fn history<'b>(&self, group: &Group, record: &'b Failover, addr: &Addr) -> &'b str
+    where
+        'a: 'b,
+    {
+        let known = self.guard(group).and_then(|g| g.primary.as_ref()).filter(|known| known.addr == record.old);
+        match known {
+            Some(known) if record.wanted.as_ref().is_some_and(|wanted| wanted != addr) => &known.replid,
+            _ => &record.replid,
+        }
+    }
+
+    /// A primary that was started again serves on where that is somebody's wish, where it is certain that nobody has what it
+    /// had, or that nobody has more than what it saved, or where after a while nobody came who could take over.
+    pub(super) fn is_accepted(&self, group: &Group, known: &Identity) -> bool {
+        let without = |i: &Info| !i.continues(&known.replid);
+        // It saved what it had, and nobody has more.
+        let whole = |own: &Info| {
+            let less = |i: &Info| i.offset <= own.offset;
+            own.continues(&known.replid) && group.replicas().all(|r| self.info(&r.addr).is_some_and(less))
+        };
+        if group.replicas().next().is_some() && self.info(&known.addr).is_some_and(whole) {
+            return true;
+        }
+        if self.hands_off(group) || group.replicas().all(|r| self.info(&r.addr).is_some_and(without)) {
+            return true;
+        }
+        let for_ms = self.own.on(&known.addr).filter(|_| self.own.sound).map_or(0, |opinion| opinion.for_ms);
+        let heir = self
+            .guard(group)
+            .is_some_and(|g| self.health.promotable(self.now, group, g, self.now.saturating_sub(for_ms)));
+        for_ms > STUCK_MS && !heir
     }
 }

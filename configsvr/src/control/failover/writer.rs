@@ -3,7 +3,7 @@
 
 use super::scene::Scene;
 use crate::control::event::{Action, DeedId};
-use crate::control::limits::{RECORD_MS, WRITE_AGAIN_MS};
+use crate::control::limits::{AWAIT_MS, RECORD_MS, WRITE_AGAIN_MS};
 use crate::control::out::Out;
 use crate::store::{Fault, Revision, Txn, Verdict};
 
@@ -14,8 +14,8 @@ enum Stage {
     Under(DeedId, u64),
     /// Send it again then.
     Unsure(u64),
-    /// The watch must show this.
-    Awaiting(Revision),
+    /// The watch must show this; or, where others write to the same etcd, never does. Since when.
+    Awaiting(Revision, u64),
     Paused(u64),
 }
 
@@ -47,7 +47,7 @@ impl Writer {
             return false;
         }
         self.stage = match outcome {
-            Ok(Verdict::Done(revision) | Verdict::Refused(revision)) => Stage::Awaiting(*revision),
+            Ok(Verdict::Done(revision) | Verdict::Refused(revision)) => Stage::Awaiting(*revision, now),
             Err(Fault::Unknown(_)) => Stage::Unsure(now + WRITE_AGAIN_MS),
             Err(_) => Stage::Paused(now + WRITE_AGAIN_MS),
         };
@@ -58,7 +58,10 @@ impl Writer {
     pub(in crate::control) fn look(&mut self, scene: &Scene, out: &mut Out) {
         match self.stage {
             Stage::Under(_, since) if scene.now >= since + RECORD_MS => self.stage = Stage::Unsure(scene.now),
-            Stage::Awaiting(revision) if scene.state.revision >= revision => self.stage = Stage::Idle,
+            // What is decided too early is refused: every transaction compares what it replaces.
+            Stage::Awaiting(revision, since) if scene.state.revision >= revision || scene.now >= since + AWAIT_MS => {
+                self.stage = Stage::Idle;
+            }
             Stage::Paused(until) if scene.now >= until => self.stage = Stage::Idle,
             _ => {}
         }

@@ -4,9 +4,9 @@
 mod migrations;
 mod there;
 
-pub(super) use there::{Plan, shortened};
+pub(super) use there::{Plan, covered, shortened};
 
-use super::command::{Command, Kind, NewInstance, Refusal};
+use super::command::{Command, Kind, MemberChange, NewInstance, Refusal};
 use super::failover::{self, Begin};
 use super::fitness::{self, Fit, Sightings, Wanted};
 use super::layout::{self, Epoch, FailoverKind, Guard, Restoring, Settings, SlotRange};
@@ -33,6 +33,9 @@ pub(super) fn what(command: &Command) -> &'static str {
         Command::Settings { .. } => "settings.change",
         Command::Guard { .. } => "groups.guard",
         Command::Maxmemory { .. } => "groups.maxmemory",
+        Command::Member { change: MemberChange::Add, .. } => "members.add",
+        Command::Member { change: MemberChange::Promote, .. } => "members.promote",
+        Command::Member { change: MemberChange::Remove, .. } => "members.remove",
         Command::GuardInstance { .. } => "instances.guard",
         Command::Switchover { .. } => "groups.switchover",
         Command::Failover { .. } => "groups.failover",
@@ -76,6 +79,7 @@ pub(super) fn plan(state: &State, command: &Command, seen: Option<&Sightings>, w
         Command::Import { topology, replace, .. } => import(state, topology, *replace, seen),
         Command::Settings { proxy_ttl_s, automation_paused } => settings(&there()?, *proxy_ttl_s, *automation_paused),
         Command::Maxmemory { group, bytes } => maxmemory(&there()?, *group, *bytes),
+        Command::Member { .. } => Ok(there()?.same()),
         Command::Guard { group, hang_ms, maintenance } => guard(&there()?, *group, *hang_ms, *maintenance),
         Command::GuardInstance { group, addr, prefer, never } => {
             guard_instance(&there()?, *group, addr, *prefer, *never)

@@ -217,12 +217,22 @@ fn picture(groups: &[&Group], slots: impl Iterator<Item = (Slot, Option<GroupId>
 
 /// Long lists counted instead of listed, and what passwords hash to covered.
 pub(in crate::control) fn shortened(value: Value) -> Value {
+    covered_beyond(value, AUDIT_LIST_MAX)
+}
+
+/// What passwords hash to covered.
+pub(in crate::control) fn covered(value: Value) -> Value {
+    covered_beyond(value, usize::MAX)
+}
+
+fn covered_beyond(value: Value, list_max: usize) -> Value {
+    let covered = |value| covered_beyond(value, list_max);
     match value {
-        Value::Array(list) if list.len() > AUDIT_LIST_MAX => json!({ "left_out": list.len() }),
-        Value::Array(list) => list.into_iter().map(shortened).collect(),
+        Value::Array(list) if list.len() > list_max => json!({ "left_out": list.len() }),
+        Value::Array(list) => list.into_iter().map(covered).collect(),
         Value::Object(map) => map
             .into_iter()
-            .map(|(key, value)| if key == "password_sha256" { (key, json!(COVERED)) } else { (key, shortened(value)) })
+            .map(|(key, value)| if key == "password_sha256" { (key, json!(COVERED)) } else { (key, covered(value)) })
             .collect(),
         other => other,
     }

@@ -34,6 +34,17 @@ fn map(resp3: bool, n: usize, out: &mut Vec<u8>) {
     }
 }
 
+/// Why a database cannot be selected; there is one.
+pub(super) fn database(number: Option<&[u8]>) -> Result<(), &'static str> {
+    match number {
+        Some(b"0") => Ok(()),
+        Some(db) if !db.is_empty() && db.iter().all(u8::is_ascii_digit) => {
+            Err("ERR DB index is out of range (a cluster has database 0 only)")
+        }
+        _ => Err("ERR value is not an integer or out of range"),
+    }
+}
+
 impl Relay {
     pub(super) fn local(&mut self, id: ClientId, command: CommandId, local: Local, raw: &[u8]) {
         let args: Vec<&[u8]> = Args::new(raw).collect();
@@ -72,12 +83,9 @@ impl Relay {
             Local::Echo => write::bulk(out, args.get(1).copied().unwrap_or_default()),
             Local::Quit => out.extend_from_slice(OK),
             Local::Auth => self.auth(id, &args[1..], out),
-            Local::Select => match args.get(1) {
-                Some(&b"0") => out.extend_from_slice(OK),
-                Some(db) if !db.is_empty() && db.iter().all(u8::is_ascii_digit) => {
-                    write::error(out, "ERR DB index is out of range (a cluster has database 0 only)");
-                }
-                _ => write::error(out, "ERR value is not an integer or out of range"),
+            Local::Select => match database(args.get(1).copied()) {
+                Ok(()) => out.extend_from_slice(OK),
+                Err(text) => write::error(out, text),
             },
             Local::Time => {
                 write::array(out, 2);
