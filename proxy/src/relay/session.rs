@@ -100,3 +100,14 @@ impl Session {
         !waits && quiet && self.multi.is_none() && self.watch == Watch::None
     }
 }
+
+/// Why a database cannot be selected; there is one.
+pub(super) fn database(number: Option<&[u8]>) -> Result<(), &'static str> {
+    match number {
+        Some(b"0") => Ok(()),
+        Some(db) if !db.is_empty() && db.iter().all(u8::is_ascii_digit) => {
+            Err("ERR DB index is out of range (a cluster has database 0 only)")
+        }
+        _ => Err("ERR value is not an integer or out of range"),
+    }
+}

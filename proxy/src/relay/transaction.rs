@@ -5,7 +5,7 @@
 use super::command::{self, Command, CommandId, Fan, Flags, Keys, Local, Serve, Session as Asked};
 use super::limits::LARGE;
 use super::request::NO_SLOT;
-use super::session::{Multi, Watch};
+use super::session::{Multi, Watch, database};
 use super::state::Relay;
 use super::{ClientId, declared_id};
 use crate::stats::Counter;
@@ -89,7 +89,7 @@ impl Relay {
             Serve::Denied(_) => return self.refuse_unserved(id, command_id, command),
             Serve::Local(Local::Ping | Local::Echo | Local::Time) => None,
             // It would be the link's database from then on, and others share the link.
-            Serve::Local(Local::Select) => match super::local::database(Args::new(raw).nth(1)) {
+            Serve::Local(Local::Select) => match database(Args::new(raw).nth(1)) {
                 Ok(()) => None,
                 Err(text) => return self.refuse_here(id, command_id, Counter::ErrorsNotServed, text),
             },

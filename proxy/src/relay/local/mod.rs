@@ -13,6 +13,7 @@ mod inquire;
 
 use super::ClientId;
 use super::command::{self, CommandId, Local};
+use super::session::database;
 use super::state::Relay;
 use cluster::resp::request::Args;
 use cluster::resp::write;
@@ -31,17 +32,6 @@ fn map(resp3: bool, n: usize, out: &mut Vec<u8>) {
     match resp3 {
         true => write::header(out, b'%', n as i64),
         false => write::array(out, n * 2),
-    }
-}
-
-/// Why a database cannot be selected; there is one.
-pub(super) fn database(number: Option<&[u8]>) -> Result<(), &'static str> {
-    match number {
-        Some(b"0") => Ok(()),
-        Some(db) if !db.is_empty() && db.iter().all(u8::is_ascii_digit) => {
-            Err("ERR DB index is out of range (a cluster has database 0 only)")
-        }
-        _ => Err("ERR value is not an integer or out of range"),
     }
 }
 
