@@ -151,6 +151,10 @@ pub const GROUPS_DOWN_PERCENT: usize = 30;
 /// second within which a link comes back, and what Sentinel allows at its shortest.
 pub const STALE_MS: u64 = 10_000;
 
+/// A recorded primary that says for so long that it is a replica is one: INFO comes every second, and what is older than
+/// `INFO_FRESH_MS` is not looked at.
+pub const DESERTED_MS: u64 = 2_000;
+
 /// A veto that stands for so long is somebody's business.
 pub const VETO_ALARM_MS: u64 = 10_000;
 

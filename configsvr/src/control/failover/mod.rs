@@ -61,8 +61,8 @@ pub(super) struct Failovers {
     vetoed: BTreeSet<GroupId>,
     /// Groups whose failover does not get on.
     stuck: BTreeSet<GroupId>,
-    /// Groups whose recorded primary says that it is none.
-    deserted: BTreeSet<GroupId>,
+    /// Since when a group's recorded primary says that it is none.
+    deserted: BTreeMap<GroupId, u64>,
 }
 
 impl Failovers {

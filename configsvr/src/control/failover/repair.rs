@@ -9,7 +9,7 @@ use crate::control::board::Board;
 use crate::control::event::{Order, Report};
 use crate::control::health::{Info, Verdict};
 use crate::control::layout::{Failover, Identity, Phase};
-use crate::control::limits::REPAIR_MS;
+use crate::control::limits::{DESERTED_MS, REPAIR_MS};
 use crate::control::out::Out;
 use cluster::group::Group;
 use cluster::instance::{Addr, Instance, Role};
@@ -78,11 +78,16 @@ impl Failovers {
         let subject = group.id.to_string();
         let info = scene.info(&known.addr).filter(|i| i.role == Role::Replica && !i.loading);
         let Some(info) = info.filter(|_| scene.verdict(group, &known.addr) != Verdict::Unknown) else {
-            if self.deserted.remove(&group.id) {
+            if self.deserted.remove(&group.id).is_some() {
                 board.settle(out, DESERTED, &subject, "it leads again");
             }
             return;
         };
+        // What was seen of it before it was promoted says nothing; by then it has been seen anew.
+        let since = *self.deserted.entry(group.id).or_insert(scene.now);
+        if scene.now < since + DESERTED_MS {
+            return;
+        }
         let same = info.run_id == known.run_id && info.continues(&known.replid);
         if same || scene.is_accepted(group, known) {
             let order = Order::Lead { run_id: info.run_id.clone() };
@@ -93,7 +98,6 @@ impl Failovers {
         }
         let follows = info.follows.as_ref().map_or("nobody".to_owned(), Addr::to_string);
         let message = format!("group {}: its primary {} is a replica, of {follows}", group.id, known.addr);
-        self.deserted.insert(group.id);
         board.raise(out, DESERTED, &subject, scene.state.epoch_in_force(), message);
     }
 
