@@ -89,7 +89,8 @@ impl Failovers {
             return;
         }
         let same = info.run_id == known.run_id && info.continues(&known.replid);
-        if same || scene.is_accepted(group, known) {
+        let leads_again = same || scene.is_accepted(group, known);
+        if leads_again {
             let order = Order::Lead { run_id: info.run_id.clone() };
             let given = self.orders.want(scene.now, "recall", &known.addr, order, scene.fence.token, out);
             if matches!(given, Progress::Done(_)) {
@@ -97,7 +98,13 @@ impl Failovers {
             }
         }
         let follows = info.follows.as_ref().map_or("nobody".to_owned(), Addr::to_string);
-        let message = format!("group {}: its primary {} is a replica, of {follows}", group.id, known.addr);
+        let remedy = match leads_again {
+            true => "it is told to lead again: is somebody, or its redis.conf, telling it otherwise?",
+            false => {
+                "it is not who it was: `twemslotctl failover` makes a replica the primary, REPLICAOF NO ONE this one"
+            }
+        };
+        let message = format!("group {}: its primary {} is a replica, of {follows}; {remedy}", group.id, known.addr);
         board.raise(out, DESERTED, &subject, scene.state.epoch_in_force(), message);
     }
 
