@@ -13,7 +13,8 @@ const PERSON_MS: u64 = 20_000;
 impl World {
     pub(crate) fn clear_up(&mut self) {
         self.note(|| "-- the weather is over".to_owned());
-        self.cuts.clear();
+        let now = self.now;
+        self.mended.extend(std::mem::take(&mut self.cuts).into_iter().map(|pair| (pair, now)));
         for n in 0..MEMBERS {
             self.nodes[n].paused_until = self.nodes[n].paused_until.min(self.now);
             self.after(1, Due::Start(n));

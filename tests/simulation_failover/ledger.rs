@@ -1,5 +1,6 @@
 //! The store: transactions arrive late, are answered or not; what it commits is checked, and told to every watch.
 
+use crate::members::name;
 use crate::plant::{self, Plant, foretold};
 use crate::truth;
 use crate::world::{Due, MEMBERS, Sent, World};
@@ -15,10 +16,9 @@ impl World {
                 .as_ref()
                 .is_some_and(|c| c.view(self.now).failovers.iter().all(|f| f.id != record.id))
         {
-            let reached =
-                (0..MEMBERS).filter(|n| self.nodes[*n].works(self.now) && self.member_reaches(*n, &record.old)).count();
-            let cut_lately = self.weather_until > 0 && !self.cuts.is_empty();
-            let checked = truth::is_just(&record, instance, if cut_lately { 0 } else { reached }, MEMBERS, self.now);
+            let reaches = |n: &usize| self.reaches_for(&name(*n), &record.old.to_string(), truth::REACHED_MS);
+            let reached = (0..MEMBERS).filter(|n| self.nodes[*n].works(self.now) && reaches(n)).count();
+            let checked = truth::is_just(&record, instance, reached, MEMBERS, self.now);
             self.must(checked);
         }
         plant::spoil(self.plant, &mut txn);

@@ -143,15 +143,49 @@ fn observers_that_stood_still_accuse_nobody() {
     assert_eq!(good(&pauses, 8_000, None).decided, 0);
 }
 
-/// The replica that was chosen is another, empty process by the time it is told to lead.
+/// The replica that was chosen is another, empty process by the time it is told to lead; or it was just recorded as the
+/// primary, and nobody follows it yet.
 #[test]
 fn a_candidate_that_restarts_empty_wipes_nobody() {
-    // Later it is the recorded primary that restarts.
-    for ms in (200..440).step_by(10) {
+    for ms in (200..700).step_by(10) {
         let deeds = [(0, Deed::Kill(addr(0))), (ms, Deed::Restart(addr(1), 1, 0))];
         let summary = good(&deeds, 12_000, None);
         assert!(summary.committed >= 1 && summary.forgiven < 30, "after {ms} ms: {summary:?}");
     }
+}
+
+/// The one that is nearest by its address lacks what was written in the last two seconds.
+#[test]
+fn whoever_has_most_takes_over() {
+    for lacking in [1, 2] {
+        let cut = Deed::Cut(addr(lacking).to_string(), addr(0).to_string(), 2_000);
+        let deeds = [(0, cut), (1_900, Deed::Kill(addr(0)))];
+        let summary = good(&deeds, 8_000, None);
+        assert!(summary.committed == 1 && summary.forgiven < 30, "{lacking} lacks some: {summary:?}");
+    }
+}
+
+/// The successor dies before the third follows it, or while that still takes over a whole data set: the third is next, as
+/// soon as one failover may follow another.
+#[test]
+fn a_successor_that_dies_is_replaced() {
+    for ms in (350..1_500).step_by(50) {
+        let deeds = [(0, Deed::Kill(addr(0))), (ms, Deed::Kill(addr(1)))];
+        let summary = good(&deeds, 16_000, None);
+        let in_time = summary.heir == Some(addr(2)) && summary.took < 13_000;
+        assert!(in_time, "{}\nafter {ms} ms: {summary:?}", story(told(&deeds, 16_000, None)));
+    }
+}
+
+/// Two groups' primaries are out of the control plane's sight at once, and no proxy says what it sees: is it the control plane
+/// that is cut off?
+#[test]
+fn too_many_at_once_are_not_replaced() {
+    let cut = |n: usize, group: u32| (0, Deed::Cut(format!("m{n}"), format!("127.0.0.1:{}", port(group, 0)), 6_000));
+    let mut deeds: Vec<_> = (0..3).flat_map(|n| (1..=2).map(move |group| cut(n, group))).collect();
+    let silent = |n: usize, p: usize| (0, Deed::Cut(format!("m{n}"), format!("p{p}"), 6_000));
+    deeds.extend((0..3).flat_map(|n| (0..2).map(move |p| silent(n, p))));
+    assert_eq!(good(&deeds, 9_000, None).decided, 0);
 }
 
 #[test]

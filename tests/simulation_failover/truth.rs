@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A primary that answered a majority for so long without a break is not to be replaced: the freshness of an opinion, and
 /// what it takes to hear of it.
-const REACHED_MS: u64 = 1_100;
+pub(crate) const REACHED_MS: u64 = 1_100;
 
 /// All that was ever true.
 #[derive(Debug, Default)]
@@ -104,11 +104,12 @@ impl Truth {
         let history = self.histories.get(&record.replid).map_or(&[][..], Vec::as_slice);
         let upto = (record.offset.unwrap_or(1) - 1) as usize;
         // It may have died and come back empty since it said so: then there is the next failover.
-        if heir.second >= upto && heir.replid2 == record.replid {
+        let continues = record.continues.as_ref().unwrap_or(&record.replid);
+        if heir.second >= upto && heir.replid2 == *continues {
             let has = heir.data.get(..upto);
             if has != history.get(..upto) {
                 return Err(format!(
-                    "I3: {candidate} does not continue {} up to {upto}: {:?}",
+                    "I3: {candidate} does not continue {} ({continues}) up to {upto}: {:?}",
                     record.replid, heir.replid2
                 ));
             }

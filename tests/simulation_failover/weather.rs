@@ -19,7 +19,7 @@ impl World {
         let primary = primaries.get(&group).cloned().unwrap_or_else(|| addr.clone());
         let member = self.rng.below(MEMBERS);
         let long = self.rng.range(100, 6_000);
-        let deed = match self.rng.below(14) {
+        let deed = match self.rng.below(18) {
             0 => Deed::Restart(primary, self.rng.range(3_000, 9_000), 0),
             1 => Deed::Restart(primary, self.rng.range(10, 600), 0),
             2 => {
@@ -43,6 +43,10 @@ impl World {
                 self.silence_proxy(0, long);
                 return;
             }
+            13 => Deed::Cut(name(member), name((member + 1) % MEMBERS), long),
+            14 => Deed::Cut(name(member), addr.to_string(), long),
+            15 => Deed::Cut("p1".to_owned(), primary.to_string(), long),
+            16 => Deed::Cut(name(member), format!("p{}", self.rng.below(2)), long),
             _ => Deed::Ask(Command::Switchover { group, to: None }),
         };
         self.perform(deed);

@@ -86,6 +86,9 @@ pub(crate) struct Summary {
     pub(crate) committed: usize,
     pub(crate) acked: usize,
     pub(crate) forgiven: usize,
+    /// Who was made primary last, and how long after the first doubt of all that was, in milliseconds.
+    pub(crate) heir: Option<Addr>,
+    pub(crate) took: u64,
     pub(crate) actions: usize,
     pub(crate) ended: u64,
     pub(crate) digest: u64,
@@ -103,6 +106,8 @@ pub(crate) struct World {
     pub(crate) proxies: Vec<Proxy>,
     /// Pairs that do not reach each other.
     pub(crate) cuts: BTreeSet<(String, String)>,
+    /// When a cut between two was last mended.
+    pub(crate) mended: BTreeMap<(String, String), u64>,
     pub(crate) token: Token,
     pub(crate) leader: Option<usize>,
     pub(crate) unled_since: Option<u64>,
@@ -144,6 +149,7 @@ impl World {
             instances,
             proxies: (0..2).map(Proxy::new).collect(),
             cuts: BTreeSet::new(),
+            mended: BTreeMap::new(),
             token: Token { term: 0, member: 0 },
             leader: None,
             unled_since: Some(0),
@@ -260,11 +266,15 @@ impl World {
             }
         }
         let failovers = self.truth.failovers.values();
+        let last = failovers.clone().rfind(|f| f.times.committed.is_some());
+        let doubted = failovers.clone().map(|f| f.times.doubted).min().unwrap_or(0);
         Ok(Summary {
             decided: failovers.clone().count(),
             committed: failovers.filter(|f| f.times.committed.is_some()).count(),
             acked: self.truth.acked.len(),
             forgiven: self.truth.forgiven.len(),
+            heir: last.and_then(|f| f.candidate.clone()),
+            took: last.and_then(|f| f.times.committed).unwrap_or(doubted).saturating_sub(doubted),
             actions: self.actions,
             ended: self.now,
             digest: self.rng.next() ^ (self.store.revision() << 32) ^ self.now,
@@ -291,7 +301,10 @@ impl World {
             Due::Start(n) => self.start(n),
             Due::Weather => self.weather(),
             Due::Rise(addr, kept) => self.rise(&addr, kept),
-            Due::Heal(a, b) => _ = self.cuts.remove(&(a, b)),
+            Due::Heal(a, b) => {
+                self.cuts.remove(&(a.clone(), b.clone()));
+                self.mended.insert((a, b), self.now);
+            }
             Due::Do(deed) => self.perform(deed),
             Due::Person => self.person(),
         }
@@ -299,6 +312,12 @@ impl World {
 
     pub(crate) fn reaches(&self, a: &str, b: &str) -> bool {
         !self.cuts.contains(&(a.to_owned(), b.to_owned())) && !self.cuts.contains(&(b.to_owned(), a.to_owned()))
+    }
+
+    /// ... for so long without a break.
+    pub(crate) fn reaches_for(&self, a: &str, b: &str, ms: u64) -> bool {
+        let mended = |a: &str, b: &str| self.mended.get(&(a.to_owned(), b.to_owned())).copied().unwrap_or(0);
+        self.reaches(a, b) && self.now >= mended(a, b).max(mended(b, a)) + ms
     }
 
     pub(crate) fn member_reaches(&self, n: usize, addr: &Addr) -> bool {

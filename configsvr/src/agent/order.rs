@@ -108,10 +108,7 @@ async fn perform(link: &mut MultiplexedConnection, order: &Order, before: &Info)
             Ok(())
         }
         Order::Pause { ms } => {
-            let ms = ms.to_string();
-            let writes = say(link, &["CLIENT", "PAUSE", &ms, "WRITE"]).await;
-            // Before Redis 6.2 there is only all or nothing.
-            if writes.is_err() { say(link, &["CLIENT", "PAUSE", &ms]).await } else { writes }
+            say(link, &["CLIENT", "PAUSE", &ms.to_string(), "WRITE"]).await
         }
         Order::Resume => say(link, &["CLIENT", "UNPAUSE"]).await,
     }

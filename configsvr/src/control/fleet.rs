@@ -231,15 +231,30 @@ impl Fleet {
         let patience = state.proxy_ttl_s() * 1000;
         let speaks = |known: &Known| known.beat.as_ref().is_some_and(|(_, at)| now < at + patience);
         self.proxies.retain(|id, known| speaks(known) || state.proxies.contains_key(id));
+        self.settle_for_gone(out, board);
         self.push_all(now, state, out);
         self.record_all(now, state, fence, out);
         self.watch_epochs(state, out, board);
     }
 
+    /// What is said of a proxy that is gone is over.
+    fn settle_for_gone(&self, out: &mut Out, board: &mut Board) {
+        for kind in ALARMS {
+            let subjects = board.open().into_iter().filter(|news| news.kind == kind).map(|news| news.subject);
+            let here = |id: &String| self.proxies.get(id).is_some_and(|known| !known.has_left());
+            for id in subjects.filter(|id| !here(id)) {
+                board.settle(out, kind, &id, "it is gone");
+            }
+        }
+    }
+
     fn watch_epochs(&self, state: &State, out: &mut Out, board: &mut Board) {
         let ours = state.epoch_in_force();
         for (id, known) in &self.proxies {
-            if known.serves <= ours || state.in_force.is_none() {
+            if known.serves >= ours {
+                board.settle(out, "proxy_behind", id, "it serves the topology");
+            }
+            if known.serves <= ours || state.in_force.is_none() || known.has_left() {
                 board.settle(out, "newer_epoch", id, "its epoch is ours again");
                 continue;
             }
@@ -270,7 +285,7 @@ impl Fleet {
             }
         }
         for (id, known) in &mut self.proxies {
-            let wants = known.serves < epoch && state.proxies.contains_key(id);
+            let wants = known.serves < epoch && !known.has_left() && state.proxies.get(id).is_some_and(|p| !p.value.left);
             let ready = matches!(known.pushing, Pushing::No);
             if !wants || !ready || under >= PUSHES_MAX {
                 continue;
@@ -340,8 +355,7 @@ impl Fleet {
 
     fn those(&self, is: impl Fn(&Known) -> bool) -> Vec<&str> {
         // One that has left has nothing in flight, and serves nothing.
-        let here = |known: &Known| !known.beat.as_ref().is_some_and(|(beat, _)| beat.leaving);
-        self.proxies.iter().filter(|(_, known)| here(known) && is(known)).map(|(id, _)| id.as_str()).collect()
+        self.proxies.iter().filter(|(_, known)| !known.has_left() && is(known)).map(|(id, _)| id.as_str()).collect()
     }
 
     /// Proxies for people: the record, and what was heard since.
@@ -372,6 +386,11 @@ impl Fleet {
 }
 
 impl Known {
+    /// It said goodbye.
+    fn has_left(&self) -> bool {
+        self.beat.as_ref().is_some_and(|(beat, _)| beat.leaving)
+    }
+
     /// Deeds that nobody answered, pauses that are over, writes that the watch has shown.
     fn settle_deeds(&mut self, now: u64, revision: Revision) {
         self.registering = match self.registering {

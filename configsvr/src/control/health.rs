@@ -11,7 +11,7 @@
 
 pub use super::look::{Ballot, Info, InstanceView, Load, Look, Opinion, Verdict};
 
-use super::layout::Guard;
+use super::layout::{Former, Guard, Identity};
 use super::limits::{
     AWAKE_MS, BEAT_FRESH_MS, HANG_MS, HEARD_MS, INFO_FRESH_MS, LINK_PING_MS, LOOK_FRESH_MS, POLL_MS, POLL_SOON_MS,
     REFUSALS, REFUSED_MS, SIGHT_LAG_MS, TICK_GAP_MS, VOTE_FRESH_MS,
@@ -354,13 +354,20 @@ impl Health {
         }
     }
 
+    /// How far it was when it was last seen as that process.
+    pub(super) fn last_offset(&self, addr: &Addr, known: &Identity) -> Option<u64> {
+        let (info, _) = self.seen.get(addr)?.look.info.as_ref()?;
+        (info.run_id == known.run_id).then_some(info.offset)
+    }
+
     /// Whether a replica could take over, as it looks after `since`.
     pub(super) fn promotable(&self, now: u64, group: &Group, guard: &Guard, since: u64) -> bool {
-        let replid = guard.primary.as_ref().map_or("", |p| p.replid.as_str());
+        let any = History { replid: "", former: None };
+        let history = guard.primary.as_ref().map_or(any, History::from);
         group.replicas().any(|r| {
             let info = self.info_since(&r.addr, since);
             let doubt_ms = now.saturating_sub(since);
-            info.is_some_and(|i| may_lead(i, replid) && !i.is_stale(doubt_ms) && !guard.never.contains(&r.addr))
+            info.is_some_and(|i| history.may_lead(i) && !i.is_stale(doubt_ms) && !guard.never.contains(&r.addr))
         })
     }
 
@@ -386,6 +393,34 @@ impl Health {
             }
         };
         instances(state).map(view).collect()
+    }
+}
+
+/// The history that a primary's successor must hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct History<'a> {
+    /// Empty: any will do.
+    pub(super) replid: &'a str,
+    pub(super) former: Option<&'a Former>,
+}
+
+impl<'a> From<&'a Identity> for History<'a> {
+    fn from(known: &'a Identity) -> Self {
+        Self { replid: &known.replid, former: known.former.as_ref() }
+    }
+}
+
+impl<'a> History<'a> {
+    /// By which name an instance holds it.
+    pub(super) fn held_by(&self, info: &Info) -> Option<&'a str> {
+        let own = self.replid.is_empty() || info.continues(self.replid);
+        let former = self.former.filter(|f| info.continues(&f.replid) && info.offset <= f.offset);
+        if own { Some(self.replid) } else { former.map(|f| f.replid.as_str()) }
+    }
+
+    /// ... and could be its primary.
+    pub(super) fn may_lead(&self, info: &Info) -> bool {
+        self.held_by(info).is_some_and(|replid| may_lead(info, replid))
     }
 }
 

@@ -178,6 +178,26 @@ pub struct Identity {
     pub addr: Addr,
     pub run_id: String,
     pub replid: String,
+    /// What its history grew out of, when it was promoted here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Former>,
+}
+
+impl Identity {
+    /// The same process with the same history.
+    pub fn is(&self, other: &Self) -> bool {
+        self.addr == other.addr && self.run_id == other.run_id && self.replid == other.replid
+    }
+}
+
+/// The history that another grew out of, and where. A replica that has not followed the new primary yet still names this
+/// one; if it has no more of it than that, it holds nothing that parted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Former {
+    pub replid: String,
+    /// In bytes.
+    pub offset: u64,
 }
 
 /// `failovers/<epoch of the decision, 20 digits>`: a change of a primary, from the decision to the end. All that is done
@@ -191,13 +211,21 @@ pub struct Failover {
     pub phase: Phase,
     /// Of the decision: the first under which the group's slots are held.
     pub epoch: u64,
-    /// Who is replaced, and its history: the promoted one must continue it.
+    /// Who is replaced, and its history.
     pub old: Addr,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub old_run_id: String,
-    /// Empty: unknown, any history will do (a person forced it).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub old_replid: String,
+    /// How far it was in bytes when the decider last saw it, up to a second before the doubt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_offset: Option<u64>,
+    /// What the promoted one must continue. Empty: unknown, any history will do (a person forced it).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub replid: String,
+    /// What that history grew out of: for candidates that had not followed the old primary yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Former>,
     /// In one line, and what it rests on.
     pub why: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -208,6 +236,9 @@ pub struct Failover {
     /// From `promote` on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Addr>,
+    /// The history that it continues: `replid`, or the former one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<String>,
     /// Could not be promoted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_over: Vec<Addr>,

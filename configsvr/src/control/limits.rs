@@ -168,6 +168,10 @@ pub const IDENTITIES_AT_ONCE: usize = 32;
 /// keep the others waiting.
 pub const FENCE_MS: u64 = 150;
 
+/// A primary that is to be replaced, and lives, lets no write pass for so long: longer than the rest may take, since what is
+/// written after it is lost.
+pub const PAUSE_MS: u64 = 5_000;
+
 /// How long a switchover waits for every proxy to say that nothing is in flight: nothing is lost by giving up.
 pub const QUIET_MS: u64 = 2_000;
 

@@ -68,6 +68,15 @@ impl Info {
         !self.link_up && self.link_down_s.is_some_and(|s| s.saturating_mul(1000) > doubt_ms + STALE_MS)
     }
 
+    /// It can let reads pass while writes wait: Redis from 6.2 on. To pause all would shut out ourselves, too.
+    pub fn can_pause_writes(&self) -> bool {
+        let mut parts = self.version.split('.').map(str::parse::<u32>);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 2),
+            _ => true, // of another server nobody knows; it will say
+        }
+    }
+
     /// Whether what it holds continues the history `replid`.
     pub fn continues(&self, replid: &str) -> bool {
         !replid.is_empty() && (self.replid == replid || self.replid2 == replid)

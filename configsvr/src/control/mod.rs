@@ -179,7 +179,7 @@ impl Control {
         let state = &self.state;
         let in_force = state.in_force.as_ref();
         let lost = state.lost.values().map(|record| (record, false));
-        let registered = state.proxies.values().map(|item| (&item.value, true));
+        let registered = state.proxies.values().map(|item| (&item.value, !item.value.left));
         let mut proxies: Vec<_> =
             registered.chain(lost).map(|(record, alive)| self.fleet.view(now_ms, record, alive)).collect();
         proxies.sort_by(|a, b| a.record.id.cmp(&b.record.id));

@@ -16,7 +16,7 @@
 //! hold writes | release writes      transactions wait | are done;  lose writes: done, but nobody says so;
 //! drop writes: neither              hold watch | release watch: the watch is late
 //! ```
-//! Others: `wait MS`, `instance PORT KEY=JSON...` (what a probe sees), `dead PORT`, `told A to follow B`, `expire p1`,
+//! Others: `wait MS`, `instance PORT KEY=JSON...` (what a probe sees), `dead PORT`, `told A to follow B`, `expire p1`, `goodbye p1`,
 //! `store is lost`, `store is back`, `alarm KIND` and `no alarm KIND`, `invalid TEXT`, `dry COMMAND`.
 
 use super::command::{Answer, Beat, Command, Refusal, Request, Seen};
@@ -287,7 +287,7 @@ impl World {
                 };
                 self.event(&name, Event::Pushed { deed, outcome });
             }
-            ["beat", proxy, "epoch", epoch] => {
+            [word @ ("beat" | "goodbye"), proxy, "epoch", epoch] => {
                 let beat = Beat {
                     id: proxy.to_owned(),
                     version: "0.1.0".to_owned(),
@@ -297,7 +297,7 @@ impl World {
                     epoch: epoch.parse().expect("an epoch"),
                     started_at: 5,
                     from_disk: false,
-                    leaving: false,
+                    leaving: word == "goodbye",
                     instances: vec![],
                 };
                 self.calls += 1;

@@ -1,9 +1,11 @@
 //! Calls to the API: finds it, tries one member after the other, and asks again while no leader is known. A change carries
-//! an idempotency key, so asking again never does it twice.
+//! an idempotency key, so asking again never does it twice. A member that is frozen still lets us connect, so whatever may
+//! take long is preceded by a knock: who does not answer that is passed over.
 #![expect(clippy::disallowed_methods, reason = "a shell: calls, reads files and waits")]
 
 use super::fault::{Fault, Result};
 use super::https::{self, Https};
+use crate::http::limits::{CALL_LIMIT, IMPORT_LIMIT, PLAN_LIMIT};
 use crate::http::problem::Problem;
 use crate::http::words::Cluster;
 use crate::http::words::Group;
@@ -14,16 +16,19 @@ use serde_json::Value;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
-use ureq::config::Config;
 use ureq::http::{Request, Response};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, TcpConnector};
-use ureq::{Agent, Body};
+use ureq::{Agent, AsSendBody, Body};
 
 /// Members are near; one that takes longer to connect to is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// An import of a large cluster is the longest; the API's own limit is two minutes.
-const CALL_LIMIT: Duration = Duration::from_secs(130);
+/// Who is alive says so at once, however busy it is.
+const KNOCK_LIMIT: Duration = Duration::from_millis(1500);
+/// For what a member knows by itself.
+const READ_LIMIT: Duration = Duration::from_secs(3);
+/// Beyond the API's own limit: it is the API that had better say what became of a change.
+const GRACE: Duration = Duration::from_secs(5);
 /// A new leader is elected within two seconds; whoever waits longer had better know.
 const PATIENCE: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_millis(250);
@@ -53,7 +58,6 @@ pub(super) struct Client {
     members: Vec<String>,
     token: Option<String>,
     agent: Agent,
-    listener: Agent,
     pushgateway: Option<String>,
     keys: u64,
 }
@@ -71,12 +75,32 @@ impl Ask<'_> {
     pub(super) fn get(path: impl Into<String>) -> Self {
         Self { method: "GET", path: path.into(), body: None }
     }
+
+    /// How long one member may take to answer in full.
+    fn limit(&self) -> Duration {
+        let path = self.path.split('?').next().unwrap_or_default();
+        match path {
+            "/api/v1/import" | "/api/v1/store/import" | "/api/v1/store/export" => IMPORT_LIMIT + GRACE,
+            "/api/v1/rebalance" => PLAN_LIMIT + GRACE,
+            _ if self.method == "GET" && !asks_others(path) => READ_LIMIT,
+            _ => CALL_LIMIT + GRACE,
+        }
+    }
+}
+
+/// Reads for which a member asks the store, proxies or instances, some of which may be silent.
+fn asks_others(path: &str) -> bool {
+    let others = ["audit", "bigkeys", "hotkeys", "slots/traffic", "store/servers"];
+    let noun = path.strip_prefix("/api/v1/").unwrap_or_default();
+    others.contains(&noun) || noun.ends_with("/maxmemory")
 }
 
 /// One member, asked by itself.
 #[derive(Debug)]
 pub(super) struct Reached {
     pub url: String,
+    /// By our clock: when its answer was there, and since when it was waited for.
+    pub heard_ms: u64,
     pub took_ms: u64,
     pub said: Result<Cluster>,
 }
@@ -103,16 +127,12 @@ impl Client {
         if caller.is_none() && members.iter().any(|m| m.starts_with("https://")) {
             return Err(Fault::new("https: whom to trust?", "--ca FILE, or TWEMSLOT_CA: who signed its certificate"));
         }
-        let agent = |config: Config| {
-            let connector = ().chain(TcpConnector::default()).chain(Https(caller.clone()));
-            Agent::with_parts(config, connector, DefaultResolver::default())
-        };
-        let config = || Agent::config_builder().http_status_as_error(false).proxy(None).max_redirects(0);
-        let asking = config().timeout_connect(Some(CONNECT_LIMIT)).timeout_global(Some(CALL_LIMIT)).build();
-        let listening = config().timeout_connect(Some(CONNECT_LIMIT)).build();
-        let (agent, listener) = (agent(asking), agent(listening));
+        let config = Agent::config_builder().http_status_as_error(false).proxy(None).max_redirects(0);
+        let config = config.timeout_connect(Some(CONNECT_LIMIT)).timeout_global(Some(CALL_LIMIT)).build();
+        let connector = ().chain(TcpConnector::default()).chain(Https(caller));
+        let agent = Agent::with_parts(config, connector, DefaultResolver::default());
         let pushgateway = reach.pushgateway.as_deref().map(url).transpose()?;
-        Ok(Self { members, token: token(reach.token_file.as_deref())?, agent, listener, pushgateway, keys: 0 })
+        Ok(Self { members, token: token(reach.token_file.as_deref())?, agent, pushgateway, keys: 0 })
     }
 
     /// Asks, and reads the answer.
@@ -130,15 +150,19 @@ impl Client {
         }
     }
 
-    /// The answer's body. Waits a while for a leader.
+    /// The answer's body. Waits a while for a leader. What is not known to be done is asked for twice at least, if only of
+    /// one member: the second answer tells.
     pub(super) fn ask(&mut self, ask: &Ask<'_>) -> Result<String> {
         let key = (ask.method != "GET").then(|| self.key());
         let start = Instant::now();
+        let mut asked = 0;
         loop {
-            match self.round(ask, key.as_deref()) {
+            let answer = self.round(ask, key.as_deref());
+            asked += self.members.len();
+            match answer {
                 Ok(text) => return Ok(text),
                 Err(Miss::Final(fault)) => return Err(fault),
-                Err(Miss::Later(fault)) if start.elapsed() >= PATIENCE => return Err(fault),
+                Err(Miss::Later(fault)) if asked > 1 && start.elapsed() >= PATIENCE => return Err(fault),
                 Err(Miss::Later(_)) => std::thread::sleep(PAUSE),
             }
         }
@@ -169,7 +193,7 @@ impl Client {
     fn round(&mut self, ask: &Ask<'_>, key: Option<&str>) -> std::result::Result<String, Miss> {
         let mut last = Fault::new("nobody was asked", "");
         for at in 0..self.members.len() {
-            match self.one(at, ask, key) {
+            match self.one(&self.members[at], ask, key) {
                 Ok(text) => {
                     self.members.swap(0, at);
                     return Ok(text);
@@ -181,9 +205,13 @@ impl Client {
         Err(Miss::Later(last))
     }
 
-    fn one(&self, at: usize, ask: &Ask<'_>, key: Option<&str>) -> std::result::Result<String, Miss> {
-        let url = format!("{}{}", self.members[at], ask.path);
-        let answer = self.send(&self.agent, &url, ask, key);
+    fn one(&self, member: &str, ask: &Ask<'_>, key: Option<&str>) -> std::result::Result<String, Miss> {
+        let limit = ask.limit();
+        if limit > READ_LIMIT {
+            self.knock(member)?;
+        }
+        let url = format!("{member}{}", ask.path);
+        let answer = self.send(&url, ask, key, limit, Some(limit));
         let mut answer = answer.map_err(|e| Miss::Later(unreachable(&url, &e)))?;
         let status = answer.status().as_u16();
         let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
@@ -196,12 +224,22 @@ impl Client {
         }
     }
 
+    /// Whether somebody answers at all, whatever it is.
+    fn knock(&self, member: &str) -> std::result::Result<(), Miss> {
+        let url = format!("{member}/healthz");
+        let answer = self.send(&url, &Ask::get("/healthz"), None, KNOCK_LIMIT, Some(KNOCK_LIMIT));
+        let read = answer.and_then(|mut a| a.body_mut().read_to_string()); // to its end: its connection serves again
+        read.map(drop).map_err(|e| Miss::Later(unreachable(&url, &e)))
+    }
+
+    /// `head`: how long until an answer begins; `whole`: until it has ended.
     fn send(
         &self,
-        agent: &Agent,
         url: &str,
         ask: &Ask<'_>,
         key: Option<&str>,
+        head: Duration,
+        whole: Option<Duration>,
     ) -> std::result::Result<Response<Body>, ureq::Error> {
         let mut call = Request::builder().method(ask.method).uri(url);
         if let Some(token) = &self.token {
@@ -211,42 +249,64 @@ impl Client {
             call = call.header("idempotency-key", key);
         }
         match &ask.body {
-            Some(body) => agent.run(call.header("content-type", "application/json").body(body.to_string())?),
-            None if ask.method == "GET" => agent.run(call.body(())?),
-            None => agent.run(call.body(String::new())?),
+            Some(body) => {
+                self.run(call.header("content-type", "application/json").body(body.to_string())?, head, whole)
+            }
+            None if ask.method == "GET" => self.run(call.body(())?, head, whole),
+            None => self.run(call.body(String::new())?, head, whole),
         }
+    }
+
+    fn run(
+        &self,
+        call: Request<impl AsSendBody>,
+        head: Duration,
+        whole: Option<Duration>,
+    ) -> std::result::Result<Response<Body>, ureq::Error> {
+        let call = self.agent.configure_request(call).timeout_recv_response(Some(head)).timeout_global(whole);
+        self.agent.run(call.build())
     }
 
     /// What each member that was named says of the cluster.
     pub(super) fn each(&self) -> Vec<Reached> {
+        self.members.iter().map(|member| self.look(member.clone())).collect()
+    }
+
+    /// What the member at this address says of the cluster. It is spoken to as those are that were named.
+    pub(super) fn look_at(&self, addr: &str) -> Reached {
+        let secret = self.members.iter().any(|m| m.starts_with("https://"));
+        self.look(format!("{}://{addr}", if secret { "https" } else { "http" }))
+    }
+
+    fn look(&self, url: String) -> Reached {
         let ask = Ask::get("/api/v1/cluster");
-        let one = |at: usize| {
-            let start = Instant::now();
-            let said = match self.one(at, &ask, None) {
-                Ok(text) => read(&text, &ask.path),
-                Err(Miss::Later(fault) | Miss::Final(fault)) => Err(fault),
-            };
-            Reached { url: self.members[at].clone(), took_ms: start.elapsed().as_millis() as u64, said }
+        let start = Instant::now();
+        let said = match self.one(&url, &ask, None) {
+            Ok(text) => read(&text, &ask.path),
+            Err(Miss::Later(fault) | Miss::Final(fault)) => Err(fault),
         };
-        (0..self.members.len()).map(one).collect()
+        Reached { url, heard_ms: now_ms(), took_ms: start.elapsed().as_millis() as u64, said }
     }
 
     /// What each member that was named answers to this.
     pub(super) fn of_each(&self, path: &str) -> Vec<(String, Result<String>)> {
-        let one = |at: usize| match self.one(at, &Ask::get(path), None) {
-            Ok(text) => (self.members[at].clone(), Ok(text)),
-            Err(Miss::Later(fault) | Miss::Final(fault)) => (self.members[at].clone(), Err(fault)),
+        let one = |member: &String| match self.one(member, &Ask::get(path), None) {
+            Ok(text) => (member.clone(), Ok(text)),
+            Err(Miss::Later(fault) | Miss::Final(fault)) => (member.clone(), Err(fault)),
         };
-        (0..self.members.len()).map(one).collect()
+        self.members.iter().map(one).collect()
     }
 
-    /// A stream of lines without end, from the first member that gives it.
+    /// A stream of lines without end, from the first member that gives it. That one is asked last the next time.
     pub(super) fn listen(&mut self, path: &str) -> std::result::Result<impl Read + Send + use<>, Miss> {
         let mut last = Fault::new("nobody was asked", "");
-        for member in &self.members {
-            let url = format!("{member}{path}");
-            match self.send(&self.listener, &url, &Ask::get(path), None) {
-                Ok(answer) if answer.status() == 200 => return Ok(answer.into_body().into_reader()),
+        for at in 0..self.members.len() {
+            let url = format!("{}{path}", self.members[at]);
+            match self.send(&url, &Ask::get(path), None, READ_LIMIT, None) {
+                Ok(answer) if answer.status() == 200 => {
+                    self.members.rotate_left(at + 1);
+                    return Ok(answer.into_body().into_reader());
+                }
                 Ok(mut answer) => {
                     let status = answer.status().as_u16();
                     last = refused(status, &answer.body_mut().read_to_string().unwrap_or_default(), &url);
@@ -259,6 +319,11 @@ impl Client {
         }
         Err(Miss::Later(last))
     }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// An answer's JSON.
@@ -295,8 +360,12 @@ fn refused(status: u16, body: &str, url: &str) -> Fault {
 }
 
 fn unreachable(url: &str, e: &ureq::Error) -> Fault {
+    let why = match e {
+        ureq::Error::Timeout(_) => "no answer in time".to_owned(),
+        e => e.to_string(),
+    };
     Fault::new(
-        format!("{url}: {e}"),
+        format!("{url}: {why}"),
         "does the configsvr run there? --api, TWEMSLOT_API or --state-dir say where it is",
     )
 }
@@ -352,6 +421,7 @@ fn playground(dir: &Path) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead, BufReader, Write};
 
     #[test]
     fn an_address_is_enough() {
@@ -376,6 +446,71 @@ mod tests {
             playground(dir.path()),
             Ok(vec!["http://127.0.0.1:6391".to_owned(), "http://127.0.0.1:6392".to_owned()])
         );
+    }
+
+    #[test]
+    fn what_may_take_long_is_given_time() {
+        let limit = |method, path: &str| Ask { method, path: path.to_owned(), body: None }.limit();
+        for quick in ["/api/v1/cluster?leader=true", "/api/v1/groups", "/healthz", "/metrics"] {
+            assert_eq!(limit("GET", quick), READ_LIMIT, "{quick}");
+        }
+        for slow in ["/api/v1/audit?limit=9", "/api/v1/slots/traffic", "/api/v1/groups/1/maxmemory?leader=true"] {
+            assert_eq!(limit("GET", slow), CALL_LIMIT + GRACE, "{slow}");
+        }
+        assert_eq!(limit("PATCH", "/api/v1/groups/1?dry_run=true"), CALL_LIMIT + GRACE);
+        assert_eq!(limit("POST", "/api/v1/rebalance"), PLAN_LIMIT + GRACE);
+        assert_eq!(limit("POST", "/api/v1/store/import?dry_run=true"), IMPORT_LIMIT + GRACE);
+    }
+
+    /// Members: the first is frozen, so that the kernel lets us in and nobody answers; the others answer each call with
+    /// their number. Calls that came are sent on, by their first lines and keys.
+    fn two_and_a_frozen_one() -> (std::net::TcpListener, Client, std::sync::mpsc::Receiver<String>) {
+        let bind = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let (frozen, others) = (bind(), [bind(), bind()]);
+        let all = [&frozen, &others[0], &others[1]].map(|l| l.local_addr().expect("bound").to_string());
+        let (send, calls) = std::sync::mpsc::channel();
+        for (n, listener) in others.into_iter().enumerate() {
+            let send = send.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.expect("a caller");
+                    let mut lines = BufReader::new(stream.try_clone().expect("ours")).lines().map_while(|l| l.ok());
+                    let first = lines.next().unwrap_or_default();
+                    let keyed = lines.take_while(|l| !l.is_empty()).find(|l| l.starts_with("idempotency-key"));
+                    send.send(format!("{n} {first} {}", keyed.is_some())).expect("somebody listens");
+                    let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1\r\n\r\n{n}");
+                    stream.write_all(answer.as_bytes()).expect("sent");
+                }
+            });
+        }
+        let reach = Reach { api: Some(all.join(",")), ..Reach::default() };
+        (frozen, Client::find(&reach).expect("addresses"), calls)
+    }
+
+    #[test]
+    fn a_frozen_member_is_passed_over() {
+        let (_frozen, mut client, calls) = two_and_a_frozen_one();
+        let start = Instant::now();
+        let change = Ask { method: "POST", path: "/change".to_owned(), body: None };
+        assert_eq!(client.ask(&change).as_deref(), Ok("0"));
+        assert!((KNOCK_LIMIT..2 * KNOCK_LIMIT).contains(&start.elapsed()), "{:?}", start.elapsed());
+        let came: Vec<String> = calls.try_iter().collect();
+        assert_eq!(came, ["0 GET /healthz HTTP/1.1 false", "0 POST /change HTTP/1.1 true"]);
+        // Who has answered is asked first from now on.
+        let start = Instant::now();
+        assert_eq!(client.get::<u32>("/read"), Ok(0));
+        assert!(start.elapsed() < KNOCK_LIMIT, "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn listeners_go_from_member_to_member() {
+        let (_frozen, mut client, _calls) = two_and_a_frozen_one();
+        let mut hear = || {
+            let mut text = String::new();
+            client.listen("/events").expect("a stream").read_to_string(&mut text).expect("its end");
+            text
+        };
+        assert_eq!([hear(), hear(), hear()], ["0", "1", "0"]);
     }
 
     #[test]

@@ -1,27 +1,29 @@
 //! `doctor`: looks at everything there is, from here, and says what to do about it.
 #![expect(clippy::disallowed_methods, reason = "a shell: connects and reads the clock")]
 
-use super::client::{Client, Reached};
+use super::client::{Client, Reached, now_ms};
 use super::fault::{Fault, Result};
 use super::settings::{self, Visit};
 use super::show::{json, say};
 use crate::agent::link::Access;
 use crate::config::Secret;
-use crate::http::words::{Cluster, StoreServer};
+use crate::http::words::{Cluster, Member, StoreServer};
 use crate::tls::{Certificates, Files, InstanceFiles, Tls};
 use clap::Args;
 use cluster::instance::{Addr, Role};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 /// What is here answers at once; what is frozen never does.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Clocks this far apart make times in logs and the audit trail mislead; nothing decides by them.
+/// Clocks this far apart make times in logs and the audit trail mislead, and keys with a time to live go early or late at
+/// another instance; nothing else decides by them.
 const CLOCK_APART_MS: u64 = 500;
+const NTP: &str = "let NTP keep the clocks of all machines";
 /// Half of what etcd takes by default.
 const ETCD_BYTES: u64 = 1 << 30;
 /// Where an instance must be able to remember a failover's changes: the oldest that is tested.
@@ -98,7 +100,7 @@ pub(super) fn run(client: &mut Client, as_json: bool, doctor: &Doctor) -> Result
     let access = access(doctor)?;
     let mut all = Vec::new();
     let seen = client.each();
-    members(&seen, now_ms(), &mut all);
+    members(&seen, Level::Bad, &mut all);
     let cluster: Option<Cluster> = match client.of_leader("/api/v1/cluster") {
         Ok(cluster) => Some(cluster),
         Err(Fault { what, hint }) => {
@@ -107,20 +109,20 @@ pub(super) fn run(client: &mut Client, as_json: bool, doctor: &Doctor) -> Result
         }
     };
     if let Some(cluster) = &cluster {
+        let others: Vec<Reached> = unseen(&cluster.members, &seen).map(|m| client.look_at(&m.addr)).collect();
+        // It may be that only we do not reach them: whether the leader does is among the problems.
+        members(&others, Level::Advice, &mut all);
         control(cluster, &mut all);
         match client.get::<Vec<StoreServer>>("/api/v1/store/servers") {
             Ok(servers) => store_servers(&servers, &mut all),
             Err(Fault { what, hint }) => Findings { subject: "store".to_owned(), all: &mut all }.bad(what, &hint),
         }
         instances(cluster, &access, doctor.fix, &mut all);
+        versions(cluster, &mut all);
         proxies(cluster, &mut all);
     }
     show(&all, as_json)?;
     Ok(if all.iter().any(|f| f.level == Level::Bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as u64
 }
 
 fn show(all: &[Finding], as_json: bool) -> Result<()> {
@@ -159,29 +161,54 @@ fn gathered(all: &[Finding]) -> Vec<Finding> {
     gathered
 }
 
-/// Every member that was named: there, in step with our clock, of our version.
-fn members(seen: &[Reached], now_ms: u64, all: &mut Vec<Finding>) {
-    for Reached { url, took_ms, said } in seen {
+/// Members of the cluster that nobody has asked yet, under whatever address.
+fn unseen<'a>(members: &'a [Member], seen: &[Reached]) -> impl Iterator<Item = &'a Member> {
+    let names: BTreeSet<String> = seen.iter().filter_map(|r| Some(r.said.as_ref().ok()?.member.clone())).collect();
+    let addrs: BTreeSet<String> = seen.iter().filter_map(|r| Some(r.url.split_once("://")?.1.to_owned())).collect();
+    members.iter().filter(move |m| !names.contains(&m.name) && !addrs.contains(&m.addr))
+}
+
+/// Each of these members: there, in step with our clock, of our version. `silent`: how bad it is where one is not there.
+fn members(seen: &[Reached], silent: Level, all: &mut Vec<Finding>) {
+    for Reached { url, heard_ms, took_ms, said } in seen {
         let mut member = Findings { subject: format!("configsvr {url}"), all };
         let cluster = match said {
             Ok(cluster) => cluster,
             Err(Fault { what, .. }) => {
-                member.bad(what.clone(), "start it, or look at its log");
+                member.add(silent, what.clone(), "start it, or look at its log; or does a firewall keep us out?");
                 continue;
             }
         };
-        // Its clock was read somewhere within the call.
-        let apart = cluster.time_ms.abs_diff(now_ms).saturating_sub(*took_ms);
-        match apart {
+        match apart_ms(cluster.time_ms, *heard_ms, *took_ms) {
             0..=CLOCK_APART_MS => member.good(format!("{} answers, its clock is ours", cluster.member)),
-            apart => {
-                member.advise(format!("its clock is {apart} ms from ours"), "let NTP keep the clocks of all machines")
-            }
+            apart => member.advise(format!("its clock is {apart} ms from ours"), NTP),
         }
         if cluster.version != env!("CARGO_PKG_VERSION") {
             let what = format!("its version is {}, twemslotctl's {}", cluster.version, env!("CARGO_PKG_VERSION"));
             member.advise(what, "bring all to one version");
         }
+    }
+}
+
+/// How far a clock is from ours at least: it was read somewhere within the call, which ended at `heard_ms` of ours.
+fn apart_ms(its_ms: u64, heard_ms: u64, took_ms: u64) -> u64 {
+    its_ms.abs_diff(heard_ms).saturating_sub(took_ms)
+}
+
+/// Proxies of one version, which is configsvr's. One that is dead is told of elsewhere, and its version is of the past.
+fn versions(c: &Cluster, all: &mut Vec<Finding>) {
+    let mut by_version: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for proxy in c.proxies.iter().filter(|p| p.alive) {
+        by_version.entry(&proxy.version).or_default().push(&proxy.id);
+    }
+    if by_version.len() > 1 {
+        let each: Vec<String> = by_version.iter().map(|(version, ids)| format!("{version} ({})", ids.join(", "))).collect();
+        let mut fleet = Findings { subject: "proxies".to_owned(), all };
+        fleet.advise(format!("they are of {} versions: {}", each.len(), each.join("; ")), "finish the upgrade");
+    }
+    for (version, ids) in by_version.iter().filter(|(version, _)| **version != c.version) {
+        let mut proxies = Findings { subject: format!("proxy {}", ids.join(", ")), all };
+        proxies.advise(format!("version {version}, configsvr's is {}", c.version), "bring all to one version");
     }
 }
 
@@ -295,8 +322,10 @@ fn instances(c: &Cluster, access: &Access, fix: bool, all: &mut Vec<Finding>) {
     }
 }
 
-/// What an instance says of itself: INFO and CONFIG GET, names to values. A server without CONFIG just says less.
+/// What an instance says of itself: INFO, CONFIG GET and TIME, names to values. A server without CONFIG just says less.
 type Facts = BTreeMap<String, String>;
+/// Among them, and not the instance's own word: how far its clock is from ours.
+const CLOCK: &str = "clock_apart_ms";
 
 fn facts(addr: &Addr, access: &Access) -> std::result::Result<(Facts, Visit), String> {
     let mut visit = Visit::open(addr, access)?;
@@ -306,6 +335,12 @@ fn facts(addr: &Addr, access: &Access) -> std::result::Result<(Facts, Visit), St
     for name in ["maxmemory", "maxmemory-policy", "cluster-enabled"].into_iter().chain(settings::names()) {
         let found: redis::RedisResult<BTreeMap<String, String>> = visit.ask(redis::cmd("CONFIG").arg("GET").arg(name));
         facts.extend(found.unwrap_or_default());
+    }
+    let start = Instant::now();
+    let time: redis::RedisResult<(u64, u64)> = visit.ask(&redis::cmd("TIME"));
+    if let Ok((seconds, micros)) = time {
+        let apart = apart_ms(seconds * 1000 + micros / 1000, now_ms(), start.elapsed().as_millis() as u64);
+        facts.insert(CLOCK.to_owned(), apart.to_string());
     }
     Ok((facts, visit))
 }
@@ -343,6 +378,9 @@ fn judge(facts: &Facts, role: Role, primary: &Addr, to: &mut Findings<'_>) {
             "it runs in cluster mode: it refuses keys of slots that it does not own",
             "set cluster-enabled no, start it again",
         );
+    }
+    if let Some(apart) = number(CLOCK).filter(|apart| *apart > CLOCK_APART_MS) {
+        to.advise(format!("its clock is {apart} ms from ours"), NTP);
     }
     match number("maxmemory") {
         Some(0) => {
@@ -390,6 +428,7 @@ fn judge_role(facts: &Facts, role: Role, primary: &Addr, to: &mut Findings<'_>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     const PRIMARY: &str = "10.0.0.1:6379";
 
@@ -407,7 +446,8 @@ mod tests {
 
     #[test]
     fn a_good_instance_gets_no_advice() {
-        assert_eq!(found(Role::Primary, &GOOD), [(Level::Good, "a primary, version 7.0.15".to_owned())]);
+        let in_step = [&GOOD[..], &[(CLOCK, "500")]].concat();
+        assert_eq!(found(Role::Primary, &in_step), [(Level::Good, "a primary, version 7.0.15".to_owned())]);
     }
 
     #[test]
@@ -417,6 +457,7 @@ mod tests {
             ("loading", "1", Level::Bad, "loading"),
             ("cluster_enabled", "1", Level::Bad, "cluster mode"),
             ("redis_version", "3.2.1", Level::Advice, "3.2.1"),
+            (CLOCK, "501", Level::Advice, "its clock is 501 ms from ours"),
             ("maxmemory", "0", Level::Advice, "no maxmemory"),
             ("maxmemory-policy", "allkeys-lru", Level::Advice, "allkeys-lru"),
         ] {
@@ -439,6 +480,69 @@ mod tests {
         assert!(follows("10.0.0.9", "up").1.contains("follows 10.0.0.9:6379, not 10.0.0.1:6379"));
         assert!(follows("10.0.0.1", "down").1.contains("link to the primary is down"));
         assert!(found(Role::Replica, &GOOD)[0].1.contains("should be a replica"));
+    }
+
+    /// As a member tells it: of members `m1` and `m2`, and of these proxies: id, version, alive.
+    fn cluster(member: &str, time_ms: u64, proxies: &[(&str, &str, bool)]) -> Cluster {
+        let proxy = |(id, version, alive): &(&str, &str, bool)| {
+            json!({"id": id, "version": version, "addr": "", "admin_addr": "", "zone": "", "epoch": 1, "draining": false,
+                   "started_at": 1, "alive": alive, "last_beat_ms": 1, "push_fault": null, "instances": []})
+        };
+        let named = |id: u64| {
+            json!({"id": id, "name": format!("m{id}"), "addr": format!("10.0.0.{id}:6390"), "voter": true,
+                   "leader": false, "reachable": true, "behind": 0})
+        };
+        let json = json!({"created": true, "name": "shop", "slot_count": 1024, "tag_rule": "redis", "epoch": 7,
+            "member": member, "version": env!("CARGO_PKG_VERSION"), "time_ms": time_ms, "leading": true, "leader": "m1",
+            "leader_addr": "10.0.0.1:6390", "store": {"kind": "embedded", "revision": 99, "fault": null},
+            "members": [named(1), named(2)], "groups": [], "slots_unassigned": 0,
+            "proxies": proxies.iter().map(proxy).collect::<Vec<_>>(), "alarms": [], "invalid": [], "problems": []});
+        serde_json::from_value(json).expect("a cluster")
+    }
+
+    fn reached(url: &str, said: Result<Cluster>) -> Reached {
+        Reached { url: url.to_owned(), heard_ms: 10_000, took_ms: 100, said }
+    }
+
+    #[test]
+    fn clocks_of_members_are_compared_as_of_their_answers() {
+        let level = |time_ms| {
+            let mut all = Vec::new();
+            members(&[reached("http://a:1", Ok(cluster("m1", time_ms, &[])))], Level::Bad, &mut all);
+            (all[0].level, all.len())
+        };
+        assert_eq!([9_400, 10_600].map(level), [(Level::Good, 1); 2]);
+        assert_eq!([9_399, 10_601].map(level), [(Level::Advice, 1); 2]);
+        let mut all = Vec::new();
+        members(&[reached("http://a:1", Err(Fault::new("gone", "")))], Level::Advice, &mut all);
+        assert_eq!((all[0].level, all[0].what.as_str()), (Level::Advice, "gone"));
+    }
+
+    #[test]
+    fn each_member_is_looked_at_once() {
+        let known = cluster("m1", 0, &[]).members;
+        let names = |seen: &[Reached]| unseen(&known, seen).map(|m| m.name.clone()).collect::<Vec<_>>();
+        let gone = || Err(Fault::new("gone", ""));
+        assert_eq!(names(&[reached("http://vip:6390", Ok(cluster("m2", 0, &[])))]), ["m1"]);
+        assert_eq!(names(&[reached("https://10.0.0.1:6390", gone())]), ["m2"]);
+        assert_eq!(names(&[reached("http://vip:6390", gone())]), ["m1", "m2"]);
+    }
+
+    #[test]
+    fn versions_of_proxies_are_compared() {
+        let ours = env!("CARGO_PKG_VERSION");
+        let found = |proxies: &[(&str, &str, bool)]| {
+            let mut all = Vec::new();
+            versions(&cluster("m1", 0, proxies), &mut all);
+            assert!(all.iter().all(|f| f.level == Level::Advice && !f.hint.is_empty()), "{all:?}");
+            all.into_iter().map(|f| format!("{}: {}", f.subject, f.what)).collect::<Vec<_>>()
+        };
+        assert!(found(&[]).is_empty());
+        assert!(found(&[("p1", ours, true), ("p2", ours, true), ("p3", "0.0.1", false)]).is_empty());
+        let old = format!("proxy p1, p2: version 0.0.1, configsvr's is {ours}");
+        assert_eq!(found(&[("p1", "0.0.1", true), ("p2", "0.0.1", true)]), [old.as_str()]);
+        let mixed = format!("proxies: they are of 2 versions: 0.0.1 (p1, p2); {ours} (p3)");
+        assert_eq!(found(&[("p1", "0.0.1", true), ("p2", "0.0.1", true), ("p3", ours, true)]), [mixed, old]);
     }
 
     #[test]

@@ -79,6 +79,7 @@ pub(super) fn groups(groups: &[Group]) -> String {
 pub(super) fn proxies(proxies: &[Proxy], epoch: u64) -> String {
     let row = |p: &Proxy| {
         let state = match (p.problem(epoch), p.draining) {
+            (None, _) if p.left => "stopped",
             (Some(_), _) if !p.alive => "! dead",
             (Some(_), _) => "! behind",
             (None, true) => "draining",

@@ -11,9 +11,11 @@ use super::words::{
     StoreState, Whose,
 };
 use crate::control::command::Command;
+use crate::control::health::{InstanceView, Verdict};
 use crate::control::view::View;
 use axum::Json;
 use axum::extract::State;
+use cluster::instance::Role;
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -60,8 +62,22 @@ fn status(api: &Api, view: &View, members: Result<Vec<Member>, String>) -> Clust
         problems: Vec::new(),
     };
     cluster.problems = problems(&cluster);
+    cluster.problems.extend(view.instances.iter().filter_map(ailing));
     cluster.problems.extend(silent);
     cluster
+}
+
+/// What is wrong with an instance, as this member sees it.
+fn ailing(i: &InstanceView) -> Option<String> {
+    let what = match (i.verdict, i.link_up) {
+        (Verdict::Refused, _) => "refuses connections: is it running?",
+        (Verdict::Hang, _) => "does not answer",
+        (Verdict::Reborn, _) => "was started anew, and may be empty",
+        (_, Some(false)) => "has no link to its primary, and falls behind",
+        (Verdict::Up | Verdict::Unknown, _) => return None,
+    };
+    let role = if i.role == Role::Primary { "primary" } else { "replica" };
+    Some(format!("{} of group {} ({}) {what}", i.addr, i.group, role))
 }
 
 /// All that somebody should look at.

@@ -194,12 +194,20 @@ pub(super) struct FailoverWord {
     #[schema(required = false)]
     pub old_run_id: String,
     #[schema(required = false)]
+    pub old_replid: String,
+    /// How far it was in bytes when it was last seen.
+    pub old_offset: Option<u64>,
+    #[schema(required = false)]
     pub replid: String,
+    /// What that history grew out of.
+    pub former: Option<FormerWord>,
     pub why: String,
     #[schema(required = false)]
     pub evidence: Vec<String>,
     pub wanted: Option<String>,
     pub candidate: Option<String>,
+    /// The history that it continues.
+    pub continues: Option<String>,
     #[schema(required = false)]
     pub passed_over: Vec<String>,
     /// Up to where the promoted one had the old one's history.
@@ -242,6 +250,15 @@ pub(super) struct IdentityWord {
     pub addr: String,
     pub run_id: String,
     pub replid: String,
+    pub former: Option<FormerWord>,
+}
+
+/// The history that another grew out of, and after how many bytes.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Former)]
+pub(super) struct FormerWord {
+    pub replid: String,
+    pub offset: u64,
 }
 
 /// How an instance looks to the member that answers.

@@ -10,6 +10,7 @@ use crate::control::command::{Command, MemberChange, Refusal};
 use axum::Json;
 use axum::extract::State;
 use futures_util::future::BoxFuture;
+use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
@@ -46,6 +47,7 @@ async fn add(
     Said(new): Said<NewMember>,
 ) -> Result<Json<Vec<Member>>, Problem> {
     check(&new)?;
+    api.members.add(terms.who.clone(), new.clone(), true).await?;
     record(&api, &terms, MemberChange::Add, &new.name, Some(&new.addr)).await?;
     Ok(Json(api.members.add(terms.who, new, terms.dry_run).await?))
 }
@@ -77,6 +79,7 @@ async fn promote(
     At(name): At<String>,
     terms: Terms,
 ) -> Result<Json<Vec<Member>>, Problem> {
+    api.members.promote(terms.who.clone(), name.clone(), true).await?;
     record(&api, &terms, MemberChange::Promote, &name, None).await?;
     Ok(Json(api.members.promote(terms.who, name, terms.dry_run).await?))
 }
@@ -86,11 +89,24 @@ async fn promote(
     params(("name" = String, Path), DryRun, IdempotencyKey),
     responses((status = 200, description = "the members now", body = Vec<Member>), ChangeProblems))]
 async fn remove(State(api): State<Arc<Api>>, At(name): At<String>, terms: Terms) -> Result<Json<Vec<Member>>, Problem> {
+    let there = api.members.list().await?;
+    if there.iter().all(|m| m.name != name) && was_removed(&api, &terms, &name) {
+        return Ok(Json(there));
+    }
+    api.members.remove(terms.who.clone(), name.clone(), true).await?;
     record(&api, &terms, MemberChange::Remove, &name, None).await?;
     Ok(Json(api.members.remove(terms.who, name, terms.dry_run).await?))
 }
 
-/// On record before it is done. Where there is no cluster yet, or no store that could be written to, the log has it: to change
+/// By this very call, whose answer was lost.
+fn was_removed(api: &Api, terms: &Terms, name: &str) -> bool {
+    let Some(key) = &terms.idempotency_key else { return false };
+    let command = json!(Command::Member { change: MemberChange::Remove, name: name.to_owned(), addr: None });
+    let view = api.desk.view.borrow();
+    view.audit.iter().any(|(_, a)| a.idempotency_key.as_ref() == Some(key) && a.command == command)
+}
+
+/// On record before it is done, and after it is known that it can be. Where there is no cluster yet, or no store that could be written to, the log has it: to change
 /// the members may be what brings the store back.
 async fn record(api: &Api, terms: &Terms, what: MemberChange, name: &str, addr: Option<&str>) -> Result<(), Problem> {
     if terms.dry_run || api.desk.view.borrow().topology.is_none() {

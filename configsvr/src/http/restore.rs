@@ -27,7 +27,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use cluster::group::{Group, GroupId};
 use cluster::instance::{Instance, Role};
-use cluster::slot::Slot;
+use cluster::slot::{Slot, crc32};
 use cluster::wire::{self, Message};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -54,7 +54,7 @@ async fn restore(
     Said(export): Said<Export>,
 ) -> Result<Json<Answer>, Problem> {
     let plan = Plan::read(&export)?;
-    if let Some(answer) = done_before(&api, &terms) {
+    if let Some(answer) = done_before(&api, &terms, &plan.command(&export))? {
         return Ok(Json(answer));
     }
     let fence = fence(&api).await?;
@@ -86,12 +86,17 @@ async fn write_all(api: Arc<Api>, txns: Vec<Txn>) -> Result<(), Problem> {
 }
 
 /// The answer that this very call was given before.
-fn done_before(api: &Api, terms: &Terms) -> Option<Answer> {
-    let key = terms.idempotency_key.as_ref()?;
+fn done_before(api: &Api, terms: &Terms, command: &Value) -> Result<Option<Answer>, Problem> {
+    let Some(key) = terms.idempotency_key.as_ref() else { return Ok(None) };
     let view = api.desk.view.borrow().clone();
-    let (_, audit) = view.audit.iter().find(|(_, a)| a.what == WHAT && a.idempotency_key.as_ref() == Some(key))?;
-    let answer: Answer = serde_json::from_value(audit.answer.clone()).ok()?;
-    Some(Answer { repeated: true, ..answer })
+    let same = |a: &Audit| a.idempotency_key.as_ref() == Some(key) && a.who == terms.who;
+    let Some((_, audit)) = view.audit.iter().find(|(_, audit)| same(audit)) else { return Ok(None) };
+    if audit.command != *command {
+        let message = format!("idempotency key {key:?} was used for another change ({})", audit.what);
+        return Err(Problem::new(StatusCode::CONFLICT, "key_reused", message, "a new request needs a new key"));
+    }
+    let answer: Option<Answer> = serde_json::from_value(audit.answer.clone()).ok();
+    Ok(answer.map(|answer| Answer { repeated: true, ..answer }))
 }
 
 /// What must be true for each write: that this member leads.
@@ -159,12 +164,18 @@ impl Plan {
         Answer { epoch: self.epoch.epoch, result: json!({ "keys": keys }), notes, repeated: false }
     }
 
+    /// The export in short: another one is another command.
+    fn command(&self, export: &Export) -> Value {
+        let sum = crc32(json!([self.settings, self.epoch, self.rest]).to_string().as_bytes());
+        json!({ "command": "store_import", "store": export.store, "revision": export.revision, "sum": sum })
+    }
+
     fn audit(&self, terms: Terms, export: &Export, answer: &Answer) -> Audit {
         Audit {
             at: time_ms(),
             who: terms.who,
             what: WHAT.to_owned(),
-            command: json!({ "command": "store_import", "store": export.store, "revision": export.revision }),
+            command: self.command(export),
             epoch_before: 0,
             epoch_after: answer.epoch,
             before: Value::Null,

@@ -426,6 +426,8 @@ async fn a_token_opens_what_its_role_may() {
         ("GET /readyz", "", 200, 200, 200, 200),
         ("GET /api/v1/groups", "", 401, 200, 200, 403),
         ("GET /api/v1/topology", "", 401, 200, 200, 200),
+        ("GET /api/v1/proxies/p1", "", 401, 200, 200, 200),
+        ("GET /api/v1/proxies", "", 401, 200, 200, 403),
         ("GET /api/v1/store/export", "", 401, 403, 200, 403),
         ("GET /openapi.json", "", 401, 200, 200, 403),
         ("GET /nowhere", "", 401, 404, 404, 403),

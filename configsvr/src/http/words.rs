@@ -349,6 +349,9 @@ pub struct Proxy {
     /// Milliseconds since 1970.
     pub started_at: u64,
     pub alive: bool,
+    /// It said goodbye: nothing is wrong with it.
+    #[serde(default)]
+    pub left: bool,
     /// Since its last heartbeat; None where nobody here knows.
     pub last_beat_ms: Option<u64>,
     /// Why the last push of a topology failed, if it did.
@@ -371,6 +374,7 @@ impl From<&ProxyView> for Proxy {
             draining: record.draining,
             started_at: record.started_at,
             alive,
+            left: record.left,
             last_beat_ms,
             push_fault,
             instances,
@@ -564,6 +568,7 @@ impl Proxy {
     pub fn problem(&self, epoch: u64) -> Option<String> {
         let id = &self.id;
         match &self.push_fault {
+            _ if self.left => None,
             _ if !self.alive => Some(format!("proxy {id} ({}): no heartbeat", self.admin_addr)),
             Some(fault) => Some(format!("proxy {id}: {fault}")),
             None if self.epoch != epoch => Some(format!("proxy {id}: serves epoch {}, not {epoch}", self.epoch)),

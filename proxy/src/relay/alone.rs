@@ -29,10 +29,13 @@ impl Relay {
     pub(super) fn try_waiting(&mut self, id: ClientId) {
         let client = &self.clients[id as usize];
         let Lane::Waiting { command, slot, .. } = client.lane else { return };
-        let held = slot != NO_SLOT && self.routes.slots[usize::from(slot)].waits();
-        if client.head != NONE || held || client.closing {
+        if client.head != NONE || client.closing || self.waits_for_nobody(id, command) {
             return;
         }
+        if slot != NO_SLOT && self.routes.slots[usize::from(slot)].waits() {
+            return;
+        }
+        let client = &self.clients[id as usize];
         let kept = client.session.as_ref().is_some_and(|s| !s.alone.is_empty());
         if !kept {
             return self.try_large(id, command, slot);
@@ -179,6 +182,9 @@ impl Relay {
         }
         self.waiting.retain(|&w| w != id);
         client.lane = Lane::Shared;
+        if let Some(session) = client.session.as_mut() {
+            session.blocked = None;
+        }
         if let Some(farewell) = client.session.as_mut().and_then(|s| s.farewell.take()) {
             // It listens no more, whatever a group has to say about it.
             client.tidy_session();

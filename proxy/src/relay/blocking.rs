@@ -1,12 +1,12 @@
-//! Requests that may wait at their instance: each on a link of the client's own, which is closed when the client goes,
-//! so that nothing is popped for nobody. When the slot is held or moves, the instance is told to stop waiting
+//! Requests that may wait at their instance: each on a link of the client's own, which is closed when the client goes or
+//! closes its side, so that nothing is popped for nobody. When the slot is held or moves, the instance is told to stop waiting
 //! (CLIENT UNBLOCK), and the request is asked again with the time that remains, wherever the slot is then.
 
 use super::client::{Client, Lane};
 use super::command::{self, CommandId, Serve, Session as Asked, Timeout};
 use super::fan::{Merge, Part};
 use super::limits::{UNBLOCK_AGAIN_US, UNBLOCK_GIVE_UP_US};
-use super::link::{Own, State, Use};
+use super::link::{Link, Own, State, Use};
 use super::request::{NO_SLOT, PING};
 use super::session::{Blocked, Interrupted, Why};
 use super::state::Relay;
@@ -44,6 +44,37 @@ impl Relay {
             self.clients[id as usize].session().blocked =
                 Some(Blocked { raw, deadline_us, asked: true, interrupted: None });
         }
+    }
+
+    /// A client has closed its side. Most that do are dead, and what is popped for the dead is lost: the links on which its
+    /// request waits are closed, and it gets no further than that. So does Redis with a blocked client when it reads the
+    /// end. One that reads on is told, as what came before is owed to it.
+    pub(super) fn hang_up(&mut self, id: ClientId) {
+        let client = &mut self.clients[id as usize];
+        if !client.blocks() && client.lane != Lane::Away {
+            return;
+        }
+        client.closing = true;
+        let own = |l: &Link| l.purpose == Use::Exclusive { client: id };
+        let own: Vec<LinkId> = self.links.iter().filter(|(_, l)| own(l)).map(|(link, _)| link as LinkId).collect();
+        for link in own {
+            self.close_link(link, "the client has closed its side".to_owned());
+        }
+    }
+
+    /// The turn of a request has come that may wait. True: its client has closed its side meanwhile, and it is not asked.
+    pub(super) fn waits_for_nobody(&mut self, id: ClientId, command: CommandId) -> bool {
+        let client = &self.clients[id as usize];
+        let blocks = client.session.as_ref().is_some_and(|s| s.blocked.is_some());
+        let waits = blocks || matches!(command::get(command).serve, Serve::Session(Asked::Wait | Asked::WaitAof));
+        if !(waits && client.hung_up) {
+            return false;
+        }
+        self.waits_no_more(id);
+        let text = "ERR twemslot: the client has closed its side, and nobody would be left to wait; nothing was sent";
+        self.refuse_here(id, command, Counter::ErrorsNotServed, text);
+        self.clients[id as usize].closing = true;
+        true
     }
 
     /// A reply has come on a client's own link. True: it only says that the wait was interrupted, and the request goes
@@ -143,6 +174,9 @@ impl Relay {
         let found = self.clients.iter().find(|(_, c)| c.id == client_id).map(|(id, _)| id as ClientId);
         let Some(id) = found else { return false };
         let client = &self.clients[id as usize];
+        if client.lane == Lane::Away {
+            return self.unblock_wait(id, with_error);
+        }
         let Some(blocked) = client.session.as_ref().and_then(|s| s.blocked.as_ref()) else { return false };
         if blocked.interrupted.is_some_and(|i| i.why != Why::Moved) {
             return false; // it is being unblocked already
@@ -161,8 +195,28 @@ impl Relay {
         }
     }
 
+    /// The same of a client in WAIT: every instance that has not answered yet is told, once for each CLIENT UNBLOCK.
+    fn unblock_wait(&mut self, id: ClientId, with_error: bool) -> bool {
+        let waits = |l: &Link| l.purpose == Use::Exclusive { client: id } && l.state == State::Up;
+        let links: Vec<LinkId> = self.links.iter().filter(|(_, l)| waits(l)).map(|(link, _)| link as LinkId).collect();
+        for &link in &links {
+            self.unblock_link(link, Why::Asked { with_error });
+        }
+        !links.is_empty()
+    }
+
     /// Answers a blocked request that is with no instance at the moment.
     fn stop_waiting(&mut self, id: ClientId, command: CommandId, with_error: bool) {
+        self.waits_no_more(id);
+        if with_error {
+            let text = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
+            self.refuse_here(id, command, Counter::ErrorsNotServed, text);
+        } else {
+            self.answer_nothing(id, command);
+        }
+    }
+
+    fn waits_no_more(&mut self, id: ClientId) {
         self.waiting.retain(|&w| w != id);
         let client = &mut self.clients[id as usize];
         client.lane = Lane::Shared;
@@ -171,12 +225,6 @@ impl Relay {
         client.tidy_session();
         self.pool.give(blocked.raw);
         self.pool.give(alone);
-        if with_error {
-            let text = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
-            self.refuse_here(id, command, Counter::ErrorsNotServed, text);
-        } else {
-            self.answer_nothing(id, command);
-        }
         self.resumable.push(id);
     }
 

@@ -77,6 +77,8 @@ pub(super) struct Client {
     pub(super) closed: bool,
     /// The client will send no more.
     pub(super) finished: bool,
+    /// The same, but some of what it sent may be unread.
+    pub(super) hung_up: bool,
     /// `AtBoundary` has been said.
     pub(super) boundary_told: bool,
     /// CLIENT REPLY OFF; and SKIP: 1 mutes the next request, 2 the one after the command itself.
@@ -122,6 +124,7 @@ impl Client {
             closing: false,
             closed: false,
             finished: false,
+            hung_up: false,
             boundary_told: false,
             reply_off: false,
             reply_skip: 0,

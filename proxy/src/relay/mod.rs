@@ -149,10 +149,21 @@ impl Relay {
         self.go_on();
     }
 
-    /// No more bytes will come from the client: `CloseClient` once everything it asked has been answered.
+    /// No more bytes will come from the client: `CloseClient` once everything it asked has been answered. As
+    /// `client_hung_up`, beside.
     pub fn client_finished(&mut self, id: ClientId) {
         if let Some(client) = self.clients.get_mut(id as usize) {
             client.finished = true;
+            self.client_hung_up(id);
+        }
+    }
+
+    /// A client that is not read has closed its side, though bytes of it may be unread. May be said again. Nothing waits for
+    /// it at an instance from now on; whatever else it asked is answered.
+    pub fn client_hung_up(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id as usize) {
+            client.hung_up = true;
+            self.hang_up(id);
             self.resumable.push(id);
             self.go_on();
         }

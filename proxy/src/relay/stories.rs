@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! topology 1 a=n1 b=n2 rest=n1      slots of keys a and b; add `!` to hold one (`b=n2!`); `n1:r2`: the process it expects at
-//!                                   n1 says run_id r2; `n1>n3`: n3 is the primary of what was n1's group
+//!                                   n1 says run_id r2; `n1>n3`: n3 is the primary of what was n1's group;
+//!                                   `none=n2`: n2's group owns no slot by this word
 //! n1 runs r2                        its process is another one from now on: links that open hear this run_id
 //! c1> GET a                         the client sends a request (\r \n \xNN are understood; `raw:` sends as it stands)
 //! n1< GET a                         the instance has received exactly this, and nothing else
@@ -101,6 +102,7 @@ impl World {
                 self.relay.client_closed(id);
             }
             [client, "finishes"] => self.relay.client_finished(self.clients[client]),
+            [client, "hangs", "up"] => self.relay.client_hung_up(self.clients[client]),
             [node, "closes"] => {
                 let id = self.link(node).expect("a link");
                 self.forget_link(id);
@@ -187,6 +189,7 @@ impl World {
             }) as u32
                 + 1;
             match key {
+                "none" => {}
                 "rest" => owners.fill((group, held)),
                 key => owners[usize::from(slot_of(key.as_bytes(), TagRule::Redis, SLOTS))] = (group, held),
             }

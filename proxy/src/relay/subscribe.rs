@@ -69,10 +69,10 @@ impl Relay {
     }
 
     fn subscribe(&mut self, id: ClientId, command: CommandId, kind: Kind, names: &[&[u8]], raw: &[u8]) {
-        self.tend_pubsub_links(true);
-        if self.pubsub.links.is_empty() {
+        if self.routes.owners().next().is_none() {
             return self.refuse_here(id, command, Counter::ErrorsNoOwner, "ERR twemslot: no group owns any slot yet");
         }
+        self.tend_pubsub_links(true);
         let mut confirmed = true;
         for name in names {
             let topic: Topic = (kind, (*name).into());
@@ -225,23 +225,29 @@ impl Relay {
     fn confirmed(&mut self, topic: &Topic) -> bool {
         self.ask_links(topic, true);
         let Some(listeners) = self.pubsub.topics.get(topic) else { return true };
-        self.pubsub.links.iter().all(|link| match self.links[*link as usize].state {
-            State::Up => listeners.at.iter().any(|at| at.link == *link && at.wanted && at.owed == 0),
-            State::Connecting | State::Greeting => false,
-            State::Down { .. } | State::Closing => true,
+        self.pubsub.links.iter().all(|&id| {
+            let link = &self.links[id as usize];
+            match link.state {
+                State::Up => listeners.at.iter().any(|at| at.link == id && at.wanted && at.owed == 0),
+                // A group that has nothing to publish, and could not be reached, keeps nobody waiting.
+                State::Connecting | State::Greeting => {
+                    link.attempts > 0 && !self.routes.owners().any(|t| t.group == link.group)
+                }
+                State::Down { .. } | State::Closing => true,
+            }
         })
     }
 
-    /// Links to subscribe on: one to each group that owns slots, if anyone listens (or is about to).
+    /// Links to subscribe on: one to each group, if anyone listens (or is about to). To those without slots too: what is
+    /// published at a group when it gets its first ones would be lost until a link is up.
     fn tend_pubsub_links(&mut self, wanted: bool) {
         if !wanted && self.pubsub.topics.is_empty() && self.pubsub.links.is_empty() {
             return;
         }
         let primary =
             |link: LinkId| self.links.get(link as usize).map(|l| (l.addr.clone(), l.group, l.entry, l.run_id.clone()));
-        let targets = self.routes.targets.iter().filter(|t| t.owns_slots);
         let wanted: Vec<(Addr, u32, usize, Option<String>)> =
-            targets.filter_map(|t| primary(*t.links.first()?)).collect();
+            self.routes.targets.iter().filter_map(|t| primary(*t.links.first()?)).collect();
         let same = |l: &Link, w: &(Addr, u32, usize, Option<String>)| l.addr == w.0;
         for id in std::mem::take(&mut self.pubsub.links) {
             match wanted.iter().find(|w| same(&self.links[id as usize], w)) {

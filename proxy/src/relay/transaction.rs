@@ -255,6 +255,14 @@ impl Relay {
         self.clients[id as usize].tidy_session();
     }
 
+    /// Keys are watched no more, and EXEC will say that they may have changed.
+    pub(super) fn break_watch(&mut self, id: ClientId) {
+        if let Watch::On { link, .. } = self.clients[id as usize].watch() {
+            self.clients[id as usize].session().watch = Watch::Broken;
+            self.release_link(link);
+        }
+    }
+
     /// What says "nothing" where an array is expected.
     pub(super) fn nil_array(&self, id: ClientId) -> &'static [u8] {
         if self.clients[id as usize].resp3 { b"_\r\n" } else { b"*-1\r\n" }

@@ -124,6 +124,27 @@ impl Rights {
         })
     }
 
+    /// Whether these say the same of what may be asked. Who it is, and how it proves that, is another matter.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        let asked = |r: &Self| (r.restricted, r.read_only, r.declared);
+        let lists = self.commands == other.commands && self.keys == other.keys && self.channels == other.channels;
+        lists && asked(self) == asked(other)
+    }
+
+    fn may_run(&self, name: &[u8]) -> bool {
+        let id = command::lookup(name).map(usize::from);
+        id.and_then(|id| self.commands.get(id)).copied().unwrap_or(true)
+    }
+
+    /// Whether it may listen to this channel or pattern, which it subscribed to by this command.
+    pub(super) fn may_listen(&self, command: &[u8], name: &[u8]) -> bool {
+        self.may_run(command) && self.may_channel(name, command.eq_ignore_ascii_case(b"psubscribe"))
+    }
+
+    pub(super) fn may_monitor(&self) -> bool {
+        self.operator && self.may_run(b"MONITOR")
+    }
+
     /// Whether a request of `argc` arguments may be asked. `raw` may be the start of a request; then its keys are
     /// looked at as far as they are there.
     pub(super) fn check(&self, id: CommandId, command: &Command, argc: u32, raw: &[u8]) -> Result<(), Denied> {

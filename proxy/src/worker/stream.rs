@@ -61,6 +61,8 @@ pub(super) struct Stream {
     wanted: bool,
     /// The end has been read.
     ended: bool,
+    /// The relay does not want its bytes, and has not been told whether its peer sends no more.
+    untold: bool,
     /// A link whose connect is under way, and the handshake after it.
     opening: bool,
     in_ready: bool,
@@ -83,6 +85,7 @@ impl Stream {
             unwritten: false,
             wanted: true,
             ended: false,
+            untold: false,
             opening: false,
             in_ready: false,
             in_flush: false,
@@ -164,7 +167,7 @@ impl Stream {
     #[inline]
     pub(super) fn has_news(&self) -> bool {
         let opens = self.opening && (self.writable | self.readable | self.failed);
-        self.may_read() || (self.opening | self.failed && (opens || self.is_lost()))
+        self.may_read() || (self.opening | self.failed && (opens || self.is_lost())) || self.untold & self.ending
     }
 
     /// Nothing can be written any more, and nothing will be read that would tell.
@@ -175,6 +178,12 @@ impl Stream {
     /// Whether the relay wants the bytes of this socket.
     pub(super) fn want(&mut self, wanted: bool) {
         self.wanted = wanted;
+        self.untold = !wanted;
+    }
+
+    /// The peer sends no more, and nobody reads: said once each time that reading stops.
+    pub(super) fn hangs_up(&mut self) -> bool {
+        self.ending && std::mem::take(&mut self.untold)
     }
 
     /// One read.
@@ -491,7 +500,7 @@ impl Streams {
             self.checked = (self.checked + 1) % self.slots.len();
             let Some(stream) = &self.slots[self.checked] else { continue };
             let id = self.checked as u32;
-            let stuck_read = stream.may_read() && !stream.in_ready;
+            let stuck_read = (stream.may_read() || stream.untold & stream.ending) && !stream.in_ready;
             let stuck_write = stream.writable && !stream.opening && !stream.in_flush && has_output(id);
             if stuck_read || stuck_write {
                 return Some(id);
@@ -580,6 +589,21 @@ mod tests {
         drop(std::mem::replace(&mut pair.peer, self::pair().peer));
         pair.wait_for(Stream::is_lost);
         assert_eq!(pair.streams.next_ready(), Some(0));
+    }
+
+    #[test]
+    fn an_end_is_told_once_though_nobody_reads() {
+        let mut pair = pair();
+        pair.peer.write_all(b"unread").expect("write");
+        pair.stream().want(false);
+        pair.peer.shutdown(Shutdown::Write).expect("shutdown");
+        pair.wait_for(Stream::has_news);
+        assert_eq!(pair.streams.next_ready(), Some(0));
+        assert!(!pair.stream().may_read() && pair.stream().hangs_up() && !pair.stream().has_news());
+        pair.stream().want(true);
+        assert!(pair.stream().may_read() && !pair.stream().hangs_up(), "now it is read");
+        pair.stream().want(false);
+        assert!(pair.stream().has_news(), "who stopped may have another reason now");
     }
 
     #[test]

@@ -130,6 +130,9 @@ impl Traffic {
             return 0;
         }
         if !stream.may_read() {
+            if stream.hangs_up() {
+                self.relay.client_hung_up(client);
+            }
             return 0;
         }
         self.calls.reads += 1;
@@ -161,7 +164,8 @@ impl Traffic {
             }
             Some(Err(e)) => return self.close_link(link, &cause(&e)),
             None if stream.is_lost() => return self.close_link(link, "connection lost"),
-            None => {}
+            // Of a link that is not read, too, the end comes behind the bytes.
+            None => _ = stream.hangs_up(),
         }
         let Some(stream) = self.links.get_mut(link).filter(|s| s.may_read()) else { return };
         self.calls.reads += 1;

@@ -8,6 +8,7 @@ END = "<!-- End of what generate.py makes. -->\n"
 GROUPS = ["string", "hash", "list", "set", "sorted-set", "stream", "bitmap", "geo", "hyperloglog", "generic",
           "transactions", "pubsub", "scripting", "connection", "server", "cluster"]
 KEYED = "keyed"
+COUNT = "counts each client of the worker that answers, and another worker or proxy as one"
 SPLIT = {"Mget": "split, values in the order asked", "Mset": "split", "Count": "split, added up"}
 FAN = {
     "Ok": "every group",
@@ -19,7 +20,7 @@ FAN = {
     "Least": "every group; 1 where all have it",
     "Any": "every group; the first that has it",
     "First": "the first group",
-    "NumSub": "the first group, clients counted, not connections",
+    "NumSub": f"the first group; {COUNT}",
     "Kill": "every group, beside what runs there; OK if one says so",
     "Stats": "every group, beside what runs there; the one that is busy",
     "Keys": "every group, joined",
@@ -35,6 +36,12 @@ SESSION = {
     "Psubscribe": "every group, once for all clients of a worker",
     "Ssubscribe": "every group, once for all clients of a worker",
 }
+# What is true of one command among those that are served alike.
+NOTES = {
+    "client|no-touch": "`ON` is refused",
+    "dbsize": "counts copies, too, while slots move",
+    "client|unblock": "WAIT and WAITAOF, too",
+}
 CONTAINER = 'Denied("it needs a subcommand")'
 
 
@@ -47,7 +54,7 @@ def how(serve):
     if kind == "Blocking":
         return "keyed, on a connection of the client's own"
     if kind == "Publish":
-        return "the owner of the channel's slot"
+        return f"the owner of the channel's slot; {COUNT}"
     if kind == "Session":
         return SESSION.get(text.split("::")[1], "by the proxy, for this connection")
     if kind == "Local":
@@ -91,7 +98,7 @@ def markdown(table):
     for typed, name in names(table):
         group = group_of(table, name)
         place = GROUPS.index(group) if group in GROUPS else len(GROUPS)
-        words = how(table.serve[name])
+        words = "; ".join([how(table.serve[name]), *filter(None, [NOTES.get(name)])])
         rows.setdefault((place, group, words.startswith("no:"), words != KEYED, words), []).append(typed)
     lines = ["| | commands | served |", "|---|---|---|"]
     before = None

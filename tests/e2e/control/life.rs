@@ -1,12 +1,16 @@
 //! The life of a cluster, as an operator types it: twemslotctl against real configsvrs, proxies and Redis.
 
+use crate::scene::{leader, members, ready};
 use crate::watch::all_serve;
 use crate::{LIMIT, say, turn};
 use anyhow::{Context, Result, ensure};
 use configsvr::playground::{Options, Playground, StoreKind, ask, find_binary, http, until};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// What twemslotctl said.
@@ -386,5 +390,84 @@ fn a_load_that_is_cut_short_leaves_nothing() -> Result<()> {
         cut += 1;
     }
     say(&format!("a load was cut short {cut} times"));
+    Ok(())
+}
+
+/// A twemslotctl that may hang: it does not outlive the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended by itself
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    fn start(api: &str, words: &[&str]) -> Result<Self> {
+        let mut command = Command::new(find_binary("twemslotctl")?);
+        command.args(["--api", api]).args(words).env_remove("TWEMSLOT_TOKEN");
+        Ok(Self(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?))
+    }
+
+    /// It has ended in time; how long it took, and what it said, which is little.
+    fn ends(mut self, what: &str, limit: Duration) -> Result<(Duration, Said)> {
+        let start = Instant::now();
+        let status = until(what, limit, || Ok(self.0.try_wait()?.ok_or_else(|| "it hangs".to_owned())))?;
+        let took = start.elapsed();
+        let (mut out, mut err) = (String::new(), String::new());
+        self.0.stdout.take().context("stdout")?.read_to_string(&mut out)?;
+        self.0.stderr.take().context("stderr")?.read_to_string(&mut err)?;
+        Ok((took, Said { code: status.code().unwrap_or(-1), out, err }))
+    }
+
+    /// Its lines, as they come.
+    fn lines(&mut self) -> Result<Receiver<String>> {
+        let (send, lines) = channel();
+        let out = BufReader::new(self.0.stdout.take().context("stdout")?);
+        std::thread::spawn(move || out.lines().map_while(|l| l.ok()).try_for_each(|line| send.send(line)));
+        Ok(lines)
+    }
+}
+
+/// The configsvr that is asked first lets everybody connect and answers nobody, be it a follower or the leader.
+#[test]
+fn a_frozen_configsvr_holds_no_operator_up() -> Result<()> {
+    let _turn = turn();
+    let mut playground = Playground::start(Options { configsvrs: 3, ..small() })?;
+    for leads in [false, true] {
+        let first = (leader(&playground)? + if leads { 0 } else { 1 }) % 3;
+        let mut all = members(&playground);
+        all.rotate_left(first);
+        let api = all.iter().map(|m| format!("http://{m}")).collect::<Vec<_>>().join(",");
+        playground.signal_configsvr(first, Signal::SIGSTOP)?;
+        let since = Instant::now();
+        let mut events = Running::start(&api, &["events", "--json"])?;
+        let lines = events.lines()?;
+        let (status, said) = Running::start(&api, &["status"])?.ends("status", Duration::from_secs(10))?;
+        ensure!(said.out.contains("MEMBER"), "status ended with {}: {}{}", said.code, said.out, said.err);
+        // Whoever listens too late missed a change: the next one is seen.
+        let mut renames = Vec::new();
+        let heard = loop {
+            let name = format!("renamed-{leads}-{}", renames.len());
+            let rename = Running::start(&api, &["groups", "rename", "1", &name, "--json"])?;
+            let (took, said) = rename.ends("rename", Duration::from_secs(15))?;
+            ensure!(said.code == 0, "rename ended with {}: {}{}", said.code, said.out, said.err);
+            let epoch = serde_json::from_str::<Value>(&said.out)?["epoch"].as_u64().context("epoch")?;
+            renames.push(took);
+            let seen = lines.recv_timeout(Duration::from_secs(1)).into_iter().chain(lines.try_iter());
+            let events = seen.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+            if events.into_iter().any(|e| e["kind"] == "topology" && e["epoch"] == epoch) {
+                break since.elapsed();
+            }
+            ensure!(since.elapsed() < status + Duration::from_secs(15), "no news of {renames:?}");
+        };
+        let (doctor, said) = Running::start(&api, &["doctor"])?.ends("doctor", Duration::from_secs(30))?;
+        ensure!(said.code == 1 && said.out.contains(&all[0].to_string()), "doctor: {}{}", said.out, said.err);
+        say(&format!("the first is frozen, leads: {leads}: status {status:?}, renames {renames:?}, doctor {doctor:?}"));
+        say(&format!("... and the news of a rename {heard:?} after the freeze"));
+        playground.signal_configsvr(first, Signal::SIGCONT)?;
+        ready(&playground, first)?;
+    }
     Ok(())
 }

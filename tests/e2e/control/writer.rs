@@ -47,7 +47,7 @@ fn work(connection: &mut Connection, name: &str, stop: &AtomicBool) -> Result<Ta
             let key = format!("{name}-{i}");
             let reply: u64 = redis::cmd("INCR").arg(&key).query(connection).with_context(|| format!("INCR {key}"))?;
             *count += 1;
-            ensure!(reply == *count, "{key}: {reply}, must be {count}");
+            ensure!(reply == *count, "verdict of the checker: {key}: {reply}, must be {count}");
             tally.writes += 1;
             tally.slowest = tally.slowest.max(start.elapsed());
         }

@@ -3,31 +3,42 @@
 
 use super::scene::Scene;
 use crate::control::event::Report;
-use crate::control::health::{Info, may_lead};
+use crate::control::health::Info;
 use crate::control::layout::{Failover, FailoverKind};
 use cluster::group::Group;
 use cluster::instance::Addr;
 use std::cmp::Reverse;
 
-/// The best of those that were detached, and how far it is. None: nobody is fit.
+/// Who is chosen.
+pub(super) struct Choice {
+    pub(super) candidate: Addr,
+    /// How far it is, in bytes, in which history.
+    pub(super) offset: u64,
+    pub(super) continues: String,
+}
+
+/// The best of those that were detached. None: nobody is fit.
 pub(super) fn best(
     scene: &Scene,
     group: &Group,
     record: &Failover,
     detached: &[(Addr, Report)],
-) -> Option<(Addr, u64)> {
+) -> Option<Choice> {
     let guard = scene.guard(group);
     let never = |addr: &Addr| guard.is_some_and(|g| g.never.contains(addr));
     let preferred = |addr: &Addr| guard.and_then(|g| g.prefer.as_ref()) == Some(addr);
     let zone = |addr: &Addr| group.instances.iter().find(|i| i.addr == *addr).and_then(|i| i.zone.as_ref());
     let fit = |(addr, report): &&(Addr, Report)| {
-        may_lead(&report.after, scene.history(group, record, addr)) && !never(addr) && !is_stale(record, &report.before)
+        scene.history(group, record, addr).may_lead(&report.after) && !never(addr) && !is_stale(record, &report.before)
     };
+    let held = |addr: &Addr, report: &Report| scene.history(group, record, addr).held_by(&report.after);
     // Those that could not be promoted come last: their turn comes again when nobody else is left.
     let rank = |(addr, report): &&(Addr, Report)| {
         (
             record.passed_over.contains(addr),
             record.wanted.as_ref().is_some_and(|wanted| wanted != addr),
+            // Whoever followed the old primary for a moment has all that the others have, and more.
+            held(addr, report) != Some(scene.history(group, record, addr).replid),
             Reverse(report.after.offset),
             !preferred(addr),
             report.after.priority,
@@ -36,7 +47,8 @@ pub(super) fn best(
         )
     };
     let (addr, report) = detached.iter().filter(fit).min_by_key(rank)?;
-    Some((addr.clone(), report.after.offset))
+    let continues = held(addr, report)?.to_owned();
+    Some(Choice { candidate: addr.clone(), offset: report.after.offset, continues })
 }
 
 /// It had lost its primary long before anybody else did: what it lacks is not worth a few seconds. People may want it all

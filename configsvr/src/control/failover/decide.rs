@@ -26,15 +26,22 @@ impl Failovers {
         if scene.state.fencing().any(|task| task.from == group.id || task.to == group.id) {
             return; // its slots are released first, at once
         }
-        let Some(guard) = scene.guard(group) else { return };
-        let Some(identity) = guard.primary.as_ref().filter(|i| group.primary().is_some_and(|p| p.addr == i.addr))
-        else {
-            return; // never seen at work: nobody knows whose history to go on with
-        };
-        match scene.judge(group, &scene.fleet.beats()) {
-            Judgement::Well | Judgement::Doubt => self.all_clear(group, out, board),
-            Judgement::Vetoed { why, since } => self.vetoed(scene, group, &why, since, out, board),
-            Judgement::Down(case) => {
+        let none = Guard::default();
+        let guard = scene.guard(group).unwrap_or(&none);
+        let known = guard.primary.as_ref().filter(|i| group.primary().is_some_and(|p| p.addr == i.addr));
+        match (scene.judge(group, &scene.fleet.beats()), known) {
+            (Judgement::Well | Judgement::Doubt, _) => self.all_clear(group, out, board),
+            (Judgement::Vetoed { why, since }, _) => self.vetoed(scene, group, &why, since, out, board),
+            // Nobody knows whose history to go on with.
+            (Judgement::Down(case), None) => {
+                let since = *self.helpless.entry(group.id).or_insert(scene.now);
+                if scene.now > since + STUCK_MS {
+                    let id = group.id;
+                    let why = format!("group {id}: the primary was never seen at work: {}", case.why);
+                    board.raise(out, HELPLESS, &id.to_string(), scene.state.epoch_in_force(), why);
+                }
+            }
+            (Judgement::Down(case), Some(identity)) => {
                 if let Some((kind, why)) = self.obstacle(scene, group, guard, &case) {
                     let since = *self.helpless.entry(group.id).or_insert(scene.now);
                     if kind != HELPLESS || scene.now > since + STUCK_MS {
@@ -43,7 +50,7 @@ impl Failovers {
                     return;
                 }
                 if self.writer.is_idle() && self.is_silent(scene, group, identity, &case, out) {
-                    self.begin(scene, group, case, out, board);
+                    self.begin(scene, group, identity, case, out, board);
                 }
             }
         }
@@ -134,7 +141,15 @@ impl Failovers {
         }
     }
 
-    fn begin(&mut self, scene: &Scene, group: &Group, case: Case, out: &mut Out, board: &mut Board) {
+    fn begin(
+        &mut self,
+        scene: &Scene,
+        group: &Group,
+        identity: &Identity,
+        case: Case,
+        out: &mut Out,
+        board: &mut Board,
+    ) {
         let Some(known) = scene.known() else { return };
         let doubted = scene.wall.saturating_sub(scene.now.saturating_sub(case.since));
         let what = Begin {
@@ -142,6 +157,7 @@ impl Failovers {
             why: case.why.clone(),
             evidence: case.evidence,
             wanted: None,
+            old_offset: group.primary().and_then(|p| scene.health.last_offset(&p.addr, identity)),
             doubted,
         };
         let Some(step) = record::begin(scene.state, known, group, what, scene.wall) else { return };
@@ -176,9 +192,10 @@ impl Failovers {
 fn news_of(scene: &Scene, group: &Group) -> Option<Identity> {
     let primary = group.primary()?;
     let info = scene.info(&primary.addr).filter(|i| i.role == Role::Primary && !i.loading)?;
-    let now = Identity { addr: primary.addr.clone(), run_id: info.run_id.clone(), replid: info.replid.clone() };
+    let (run_id, replid) = (info.run_id.clone(), info.replid.clone());
+    let now = Identity { addr: primary.addr.clone(), run_id, replid, former: None };
     let accept = match scene.guard(group).and_then(|guard| guard.primary.as_ref()) {
-        Some(known) if *known == now => false,
+        Some(known) if known.is(&now) => false,
         // Another one by somebody's hand, or one that changed its history by itself (its backlog was freed).
         Some(known) if known.addr != now.addr || known.run_id == now.run_id => true,
         Some(known) => scene.is_accepted(group, known),

@@ -9,7 +9,7 @@ use super::scene::Scene;
 use crate::control::event::{Order, Report};
 use crate::control::health::Verdict;
 use crate::control::layout::{Failover, FailoverKind};
-use crate::control::limits::{DETACH_MS, FENCE_MS, STUCK_MS};
+use crate::control::limits::{DETACH_MS, FENCE_MS, PAUSE_MS, STUCK_MS};
 use crate::control::out::Out;
 use cluster::group::Group;
 use cluster::instance::Addr;
@@ -18,6 +18,14 @@ impl Failovers {
     /// From the decision to the choice.
     pub(super) fn fence(&mut self, scene: &Scene, group: &Group, record: &Failover, out: &mut Out) {
         let since = self.entered(scene, record);
+        // Somebody said so of one that may live: what it still took from others than our proxies would be lost.
+        if record.kind == FailoverKind::Forced {
+            let (why, order) = (format!("pause/{}", record.id), Order::Pause { ms: PAUSE_MS });
+            let paused = self.orders.want(scene.now, &why, &record.old, order, scene.fence.token, out);
+            if matches!(paused, Progress::UnderWay) && scene.now < since + FENCE_MS {
+                return;
+            }
+        }
         // The fleet pushes the topology in which the slots are held; a proxy that is dead must not keep the others waiting.
         if !scene.proxies_serve(record) && scene.now < since + FENCE_MS {
             return;
@@ -28,11 +36,7 @@ impl Failovers {
             return;
         }
         match choose::best(scene, group, record, &detached) {
-            Some((candidate, offset)) => {
-                if let Some(txn) = record::chosen(scene, record, &candidate, offset) {
-                    self.writer.write(scene.now, txn, out);
-                }
-            }
+            Some(choice) => self.writer.write(scene.now, record::chosen(scene, record, choice), out),
             None => self.give_up(scene, group, record, out),
         }
     }
@@ -65,10 +69,8 @@ impl Failovers {
         let lives = scene.verdict(group, &record.old) != Verdict::Unknown && scene.info(&record.old).is_some();
         let last = lives && scene.now > self.entered(scene, record) + STUCK_MS;
         let planned = record.kind != FailoverKind::Failover && scene.verdict(group, &record.old) == Verdict::Up;
-        if (back || planned || last)
-            && let Some(txn) = record::aborted(scene, record, "no replica could take over; the old primary serves on")
-        {
-            self.writer.write(scene.now, txn, out);
+        if back || planned || last {
+            self.abort(scene, record, "no replica could take over; the old primary serves on", out);
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) use scene::Scene;
 pub(super) use writer::Writer;
 
 use super::board::Board;
-use super::event::{DeedId, Report};
+use super::event::{DeedId, Order, Report};
 use super::layout::{Failover, FailoverKind, Phase};
 use super::limits::STUCK_MS;
 use super::out::Out;
@@ -135,6 +135,17 @@ impl Failovers {
     /// From the first step again, with all its time.
     fn begin_anew(&mut self, record: &Failover) {
         self.since.retain(|(id, _), _| *id != record.id);
+    }
+
+    /// Nothing was recorded: the old primary serves on, and lets pass whatever it was told to hold up.
+    fn abort(&mut self, scene: &Scene, record: &Failover, why: &str, out: &mut Out) {
+        if record.kind != FailoverKind::Failover {
+            let resume = format!("resume/{}", record.id);
+            self.orders.want(scene.now, &resume, &record.old, Order::Resume, scene.fence.token, out);
+        }
+        if let Some(txn) = record::aborted(scene, record, why) {
+            self.writer.write(scene.now, txn, out);
+        }
     }
 
     /// When this leader first saw the record in this phase.

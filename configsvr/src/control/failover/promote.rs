@@ -18,7 +18,8 @@ impl Failovers {
         let since = self.entered(scene, record);
         let Some(candidate) = &record.candidate else { return };
         let why = format!("promote/{}", record.id);
-        let replid = scene.history(group, record, candidate).to_owned();
+        let known = || scene.history(group, record, candidate).replid.to_owned();
+        let replid = record.continues.clone().unwrap_or_else(known);
         let order = Order::Promote { replid, offset: record.offset.unwrap_or(0) };
         match self.orders.want(scene.now, &why, candidate, order, scene.fence.token, out) {
             Progress::Done(report) if report.after.role == Role::Primary && self.writer.is_idle() => {
@@ -39,12 +40,7 @@ impl Failovers {
         }
         let lives = scene.verdict(group, &record.old) == Verdict::Up;
         if record.kind == FailoverKind::Switchover && lives {
-            let resume = format!("resume/{}", record.id);
-            self.orders.want(scene.now, &resume, &record.old, Order::Resume, scene.fence.token, out);
-            if let Some(txn) = record::aborted(scene, record, "the candidate could not be promoted") {
-                self.writer.write(scene.now, txn, out);
-            }
-            return;
+            return self.abort(scene, record, "the candidate could not be promoted", out);
         }
         let guard = scene.guard(group);
         let others = group.instances.iter().any(|i| {
@@ -58,11 +54,8 @@ impl Failovers {
             }
             self.begin_anew(record);
             self.writer.write(scene.now, record::passed_over(scene, record), out);
-        } else if scene.is_back(group, record)
-            && let Some(txn) =
-                record::aborted(scene, record, "the candidate is gone; the old primary is back, with all it had")
-        {
-            self.writer.write(scene.now, txn, out);
+        } else if scene.is_back(group, record) {
+            self.abort(scene, record, "the candidate is gone; the old primary is back, with all it had", out);
         }
     }
 }

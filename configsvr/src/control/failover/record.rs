@@ -3,9 +3,10 @@
 //! Each compares the leader's record, the epoch and all that it replaces. Two of them change the topology: the decision
 //! (the group's slots are held) and the commit (another primary, released). In between the topology stays as it is.
 
+use super::choose::Choice;
 use super::scene::Scene;
 use crate::control::health::Info;
-use crate::control::layout::{self, Epoch, Failover, FailoverKind, Guard, Identity, Phase, Times};
+use crate::control::layout::{self, Epoch, Failover, Former, FailoverKind, Guard, Identity, Phase, Times};
 use crate::control::lead::Fence;
 use crate::control::limits::FAILOVERS_MAX;
 use crate::control::state::State;
@@ -24,6 +25,8 @@ pub(in crate::control) struct Begin {
     pub(in crate::control) why: String,
     pub(in crate::control) evidence: Vec<String>,
     pub(in crate::control) wanted: Option<Addr>,
+    /// How far the old primary was, when it was last seen.
+    pub(in crate::control) old_offset: Option<u64>,
     pub(in crate::control) doubted: u64,
 }
 
@@ -58,13 +61,17 @@ pub(in crate::control) fn begin(
         kind: what.kind,
         phase: Phase::Fence,
         epoch: next.epoch(),
+        old_replid: identity.map(|i| i.replid.clone()).unwrap_or_default(),
+        old_offset: what.old_offset,
         old_run_id: identity.map(|i| i.run_id.clone()).unwrap_or_default(),
         replid: identity.filter(|_| !any).map(|i| i.replid.clone()).unwrap_or_default(),
+        former: identity.filter(|_| !any).and_then(|i| i.former.clone()),
         old,
         why: what.why,
         evidence: what.evidence,
         wanted: what.wanted,
         candidate: None,
+        continues: None,
         passed_over: Vec::new(),
         offset: None,
         lost_bytes: None,
@@ -81,12 +88,13 @@ pub(in crate::control) fn begin(
 }
 
 /// The candidate is chosen.
-pub(super) fn chosen(scene: &Scene, record: &Failover, candidate: &Addr, offset: u64) -> Option<Txn> {
+pub(super) fn chosen(scene: &Scene, record: &Failover, choice: Choice) -> Txn {
     let mut record = record.clone();
     record.phase = Phase::Promote;
-    (record.candidate, record.offset) = (Some(candidate.clone()), Some(offset));
+    (record.candidate, record.offset) = (Some(choice.candidate), Some(choice.offset));
+    record.continues = Some(choice.continues);
     record.times.chosen = Some(scene.wall);
-    Some(same_topology(scene, &record))
+    same_topology(scene, &record)
 }
 
 /// It could not be promoted: another one, please.
@@ -95,7 +103,7 @@ pub(super) fn passed_over(scene: &Scene, record: &Failover) -> Txn {
     record.phase = Phase::Fence;
     let gone = record.candidate.take().filter(|c| !record.passed_over.contains(c));
     record.passed_over.extend(gone);
-    record.offset = None;
+    (record.offset, record.continues) = (None, None);
     same_topology(scene, &record)
 }
 
@@ -108,7 +116,14 @@ pub(super) fn committed(scene: &Scene, record: &Failover, candidate: &Addr, said
     record.phase = Phase::Repair;
     record.times.committed = Some(scene.wall);
     let group = record_of(next.group(record.group_id)?)?;
-    let identity = Identity { addr: candidate.clone(), run_id: said.run_id.clone(), replid: said.replid.clone() };
+    let grown = |replid: &&String| !replid.is_empty() && replid.bytes().any(|b| b != b'0');
+    let former = Some(&said.replid2).filter(grown).zip(record.offset);
+    let identity = Identity {
+        addr: candidate.clone(),
+        run_id: said.run_id.clone(),
+        replid: said.replid.clone(),
+        former: former.map(|(replid, offset)| Former { replid: replid.clone(), offset }),
+    };
     let guard = Guard {
         group_id: record.group_id,
         primary: Some(identity),
@@ -141,8 +156,12 @@ pub(super) fn ended(scene: &Scene, record: &Failover) -> Txn {
 }
 
 /// The old primary came back, and said how much it had that nobody else has.
-pub(super) fn reported(scene: &Scene, record: &Failover, lost_bytes: u64) -> Txn {
-    same_topology(scene, &Failover { lost_bytes: Some(lost_bytes), ..record.clone() })
+pub(super) fn reported(scene: &Scene, record: &Failover, lost_bytes: u64, exact: bool) -> Txn {
+    let mut record = Failover { lost_bytes: Some(lost_bytes), ..record.clone() };
+    if !exact {
+        record.note = Some("the old primary was started again: lost_bytes is the least, by what was last seen of it".into());
+    }
+    same_topology(scene, &record)
 }
 
 /// What is known of groups' primaries. Where one is another process than the topology names, proxies are to be told: then

@@ -32,8 +32,8 @@ impl Failovers {
         let all = group.replicas().filter(lives).all(follows);
         let unclear = group.replicas().any(|i| scene.verdict(group, &i.addr) == Verdict::Unknown);
         // One that died meanwhile is the next one's business.
-        let reborn = scene.verdict(group, &primary.addr) == Verdict::Reborn;
-        if (all && !unclear) || reborn || scene.now > since + REPAIR_MS {
+        let died = scene.verdict(group, &primary.addr).is_down();
+        if (all && !unclear) || died || scene.now > since + REPAIR_MS {
             self.writer.write(scene.now, record::ended(scene, record), out);
         }
     }
@@ -51,7 +51,8 @@ impl Failovers {
         self.recall(scene, group, known, out, board);
         // Not towards one that is dead, or is not who it was.
         let leads = scene.info(&primary.addr).is_some_and(|i| i.role == Role::Primary && i.run_id == known.run_id);
-        if !leads && !committed {
+        // Who is told now has not followed it yet, and keeps what it has.
+        if scene.verdict(group, &primary.addr).is_down() || (!leads && !committed) {
             return;
         }
         for instance in group.replicas() {
@@ -170,17 +171,22 @@ impl Failovers {
     fn account(&mut self, scene: &Scene, addr: &Addr, report: &Report, out: &mut Out, board: &mut Board) -> bool {
         let replaced = |f: &&Failover| f.old == *addr && f.lost_bytes.is_none() && f.times.committed.is_some();
         let Some(record) = scene.state.failovers.values().rev().map(|i| &i.value).find(replaced) else { return true };
-        let same = report.before.run_id == record.old_run_id && report.before.role == Role::Primary;
-        let Some(promoted) = record.offset.filter(|_| same && report.before.replid == record.replid) else {
+        let before = &report.before;
+        let same = before.run_id == record.old_run_id && before.role == Role::Primary;
+        let exact = same && before.continues(&record.old_replid);
+        // One that was started again cannot say: what was last seen of it is the least.
+        let Some((promoted, had)) = record.offset.zip(if exact { Some(before.offset) } else { record.old_offset }) else {
             return true;
         };
-        let lost = report.before.offset.saturating_sub(promoted);
+        let lost = had.saturating_sub(promoted);
         if !self.writer.is_idle() {
             return false;
         }
-        self.writer.write(scene.now, record::reported(scene, record, lost), out);
+        self.writer.write(scene.now, record::reported(scene, record, lost, exact), out);
         if lost > 0 {
-            let message = format!("{addr}: {lost} bytes that it had taken were on no other instance and are gone");
+            let least = if exact { "" } else { "at least " };
+            let message =
+                format!("{addr}: {least}{lost} bytes that it had taken were on no other instance and are gone");
             board.tell(out, "writes_lost", &record.group_id.to_string(), record.epoch, message);
         }
         false

@@ -2,7 +2,7 @@
 
 use crate::control::command::Beat;
 use crate::control::fleet::Fleet;
-use crate::control::health::{Ballot, Health, Info, Judgement, Verdict};
+use crate::control::health::{Ballot, Health, History, Info, Judgement, Verdict};
 use crate::control::layout::{Failover, Guard, Identity};
 use crate::control::lead::Fence;
 use crate::control::limits::STUCK_MS;
@@ -94,21 +94,21 @@ impl<'a> Scene<'a> {
     }
 
     /// What whoever takes over must continue. Only one that people named may have another history.
-    pub(super) fn history<'b>(&self, group: &Group, record: &'b Failover, addr: &Addr) -> &'b str
+    pub(super) fn history<'b>(&self, group: &Group, record: &'b Failover, addr: &Addr) -> History<'b>
     where
         'a: 'b,
     {
         let known = self.guard(group).and_then(|g| g.primary.as_ref()).filter(|known| known.addr == record.old);
         match known {
-            Some(known) if record.wanted.as_ref().is_some_and(|wanted| wanted != addr) => &known.replid,
-            _ => &record.replid,
+            Some(known) if record.wanted.as_ref().is_some_and(|wanted| wanted != addr) => known.into(),
+            _ => History { replid: &record.replid, former: record.former.as_ref() },
         }
     }
 
     /// A primary that was started again serves on where that is somebody's wish, where it is certain that nobody has what it
     /// had, or that nobody has more than what it saved, or where after a while nobody came who could take over.
     pub(super) fn is_accepted(&self, group: &Group, known: &Identity) -> bool {
-        let without = |i: &Info| !i.continues(&known.replid);
+        let without = |i: &Info| History::from(known).held_by(i).is_none();
         // It saved what it had, and nobody has more.
         let whole = |own: &Info| {
             let less = |i: &Info| i.offset <= own.offset;

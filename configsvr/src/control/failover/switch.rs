@@ -12,14 +12,11 @@ use super::scene::Scene;
 use crate::control::event::Order;
 use crate::control::health::may_lead;
 use crate::control::layout::Failover;
-use crate::control::limits::QUIET_MS;
+use crate::control::limits::{PAUSE_MS, QUIET_MS};
 use crate::control::out::Out;
 use cluster::group::Group;
 use cluster::instance::{Addr, Role};
 use std::cmp::Reverse;
-
-/// The primary lets no write pass for so long: longer than the rest may take, since what is written after it is lost.
-const PAUSE_MS: u64 = 5_000;
 
 impl Failovers {
     /// From the decision to the choice.
@@ -30,6 +27,10 @@ impl Failovers {
         }
         if !scene.proxies_are_quiet(record) {
             return;
+        }
+        if let Some(old) = scene.info(&record.old).filter(|i| !i.can_pause_writes()) {
+            let why = format!("Redis {} cannot pause writes alone (from 6.2 on): `failover` replaces it", old.version);
+            return self.call_off(scene, record, &why, out);
         }
         let token = scene.fence.token;
         let (pause, succeed) = (format!("pause/{}", record.id), format!("succeed/{}", record.id));
@@ -64,11 +65,7 @@ impl Failovers {
         if !self.writer.is_idle() {
             return;
         }
-        let resume = format!("resume/{}", record.id);
-        self.orders.want(scene.now, &resume, &record.old, Order::Resume, scene.fence.token, out);
-        if let Some(txn) = record::aborted(scene, record, why) {
-            self.writer.write(scene.now, txn, out);
-        }
+        self.abort(scene, record, why, out);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::client::Client;
 use super::super::state::Relay;
-use super::super::users::{NOBODY, Users};
+use super::super::users::{NOBODY, Rights, Users};
 use super::super::{ClientId, ClientState, Level};
 use crate::stats::Counter;
 use cluster::resp::write;
@@ -68,6 +68,8 @@ impl Relay {
         }
         if state.monitors {
             self.start_monitoring(id);
+            // The users may have changed on its way.
+            self.apply_rights(id, None);
         }
     }
 
@@ -90,7 +92,8 @@ impl Relay {
         state
     }
 
-    /// The users of the settings and the topology are in force. Clients keep theirs by name; those whose user is gone are closed.
+    /// The users of the settings and the topology are in force. Clients keep theirs by name; those whose user is gone are
+    /// closed, and so are those whose user may no longer have what is under way.
     pub(in super::super) fn set_users(&mut self) {
         let old = {
             let shared = self.routes.topology.as_ref().map_or(&[][..], |t| t.users());
@@ -98,19 +101,47 @@ impl Relay {
         };
         let known: Vec<(ClientId, bool, u16)> =
             self.clients.iter().map(|(id, client)| (id as ClientId, client.authenticated, client.user)).collect();
-        let mut closed = 0;
+        let (mut gone, mut denied) = (0, 0);
         for (id, authenticated, user) in known {
             match self.users.named(old.name(user).as_bytes()) {
-                Some(user) if authenticated => self.become_user(id, user),
+                Some(now) if authenticated => {
+                    self.become_user(id, now);
+                    denied += u32::from(self.apply_rights(id, old.get(user)));
+                }
                 None if authenticated => {
-                    closed += 1;
+                    gone += 1;
                     self.close_client(id);
                 }
                 _ => self.become_user(id, self.users.unasked()),
             }
         }
-        if closed > 0 {
-            self.tell(Level::Info, format!("{closed} clients closed: their user is gone"));
+        if gone > 0 {
+            self.tell(Level::Info, format!("{gone} clients closed: their user is gone"));
         }
+        if denied > 0 {
+            self.tell(Level::Info, format!("{denied} clients closed: their user may no longer listen to what they did"));
+        }
+    }
+
+    /// What a client has begun is judged by its user's rights of now. True: it is closed, as Redis does with those whose
+    /// subscriptions become forbidden.
+    fn apply_rights(&mut self, id: ClientId, before: Option<&Rights>) -> bool {
+        let client = &mut self.clients[id as usize];
+        let Some(rights) = self.users.get(client.user) else { return false };
+        if let Some(session) = client.session.as_mut() {
+            // What is queued was judged by rights that are no more.
+            if let Some(multi) = session.multi.as_mut() {
+                multi.failed |= !before.is_some_and(|before| before.same(rights));
+            }
+            if !session.subscriptions.iter().all(|(kind, name)| rights.may_listen(kind.subscribe(), name)) {
+                self.close_client(id);
+                return true;
+            }
+        }
+        let denied = self.monitors.here.contains(&id) && !rights.may_monitor();
+        if denied {
+            self.close_client(id);
+        }
+        denied
     }
 }

@@ -185,6 +185,10 @@ impl Relay {
                 return out.extend_from_slice(&said);
             }
         }
+        if self.clients[id as usize].resp3 != resp3 {
+            // The link that watches its keys speaks as the client did, and EXEC would be answered on it.
+            self.break_watch(id);
+        }
         let client = &mut self.clients[id as usize];
         client.resp3 = resp3;
         client.set_common();
