@@ -1,9 +1,10 @@
 //! A proxy of two workers as a server: what one worker is asked about clients, users and statistics is true of both.
 
 use anyhow::{Context, Result, bail, ensure};
-use configsvr::playground::{Options, Playground};
+use configsvr::playground::{Options, Playground, info, until};
 use redis::{Client, Connection, FromRedisValue, RedisResult, Value, cmd};
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// More than a busy machine takes for anything here.
@@ -102,6 +103,43 @@ fn info_and_the_slow_log_are_those_of_the_proxy_and_its_groups() -> Result<()> {
     ensure!(keys(&mut one, 1)? + keys(&mut two, 2)? == 100, "each group tells its own");
     let place: Vec<String> = ask(&mut one, "TWEMSLOT KEY key:1")?;
     ensure!(place[0].contains("state=normal group=") && place[0].ends_with("link=up"), "{place:?}");
+    playground.stop()
+}
+
+/// A client that dies while it waits takes nothing with it, nor does one whose request was not sent yet.
+#[test]
+fn what_is_pushed_after_a_blocked_client_died_is_still_there() -> Result<()> {
+    let playground = playground("")?;
+    let addr = playground.proxy_addr()?;
+    let mut other = one_of_each(addr, "")?.0;
+    let blocked = |playground: &Playground| -> Result<u64> {
+        let of_each = playground.instances().iter().map(|i| info(i.server.addr(), "clients"));
+        of_each.map(|info| Ok(info?.get("blocked_clients").context("blocked_clients")?.parse::<u64>()?)).sum()
+    };
+    for (n, pop) in ["BLPOP", "BRPOP", "BLMOVE", "BZPOPMIN"].into_iter().enumerate() {
+        let request = match pop {
+            "BLMOVE" => format!("BLMOVE {{q}}{n} {{q}}to LEFT LEFT 0\r\n"),
+            _ => format!("{pop} {{q}}{n} 0\r\n"),
+        };
+        for behind in ["", "PING\r\n"] {
+            let mut dying = TcpStream::connect(addr)?;
+            dying.write_all(request.as_bytes())?;
+            until("it waits", PATIENCE, || Ok(if blocked(&playground)? == 1 { Ok(()) } else { Err(pop.into()) }))?;
+            dying.write_all(behind.as_bytes())?;
+            drop(dying); // as the kernel does for a process that is killed
+            until("nobody waits for it", PATIENCE, || {
+                Ok(if blocked(&playground)? == 0 { Ok(()) } else { Err(format!("{pop}: somebody waits")) })
+            })?;
+            if pop == "BZPOPMIN" {
+                ask::<()>(&mut other, &format!("ZADD {{q}}{n} 1 job"))?;
+                ensure!(ask::<u64>(&mut other, &format!("ZCARD {{q}}{n}"))? == 1, "{pop}: the job is gone");
+            } else {
+                ask::<()>(&mut other, &format!("LPUSH {{q}}{n} job"))?;
+                ensure!(ask::<u64>(&mut other, &format!("LLEN {{q}}{n}"))? == 1, "{pop}: the job is gone");
+            }
+            ask::<()>(&mut other, &format!("DEL {{q}}{n}"))?;
+        }
+    }
     playground.stop()
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Client {
     cursor: Cursor,
     /// Bytes of the first reply in `input` that the cursor has seen.
     seen: usize,
+    /// It was told that nobody waits for a client that has closed its side, and what follows is not taken.
+    cut: bool,
     /// Requests whose replies are not wanted: CLIENT REPLY OFF.
     muted: usize,
     /// What is to be asked next: the rest of a transaction.
@@ -73,6 +75,7 @@ impl Client {
             input: Vec::new(),
             cursor: Cursor::default(),
             seen: 0,
+            cut: false,
             muted: 0,
             todo: VecDeque::new(),
             listening: None,
@@ -87,6 +90,7 @@ impl Client {
         self.conn = Some(conn);
         self.session = Session::new(session);
         (self.ending, self.request, self.muted, self.seen, self.cursor) = (None, 0, 0, 0, Cursor::default());
+        self.cut = false;
         self.quota = 1 + rng.below(120);
         self.depth = *rng.pick(&[1, 1, 3, 8, 20, 64]);
         self.input.clear();
@@ -106,7 +110,7 @@ impl Client {
 
     /// The connection is gone: what was asked is open for ever.
     pub(crate) fn disconnected(&mut self, expected: bool, history: &mut History) {
-        if self.mood != Mood::Stormy && !expected && !self.asked.is_empty() {
+        if self.mood != Mood::Stormy && !expected && !self.cut && !self.asked.is_empty() {
             history.fail(format!(
                 "calm: session {} was closed with {} requests open",
                 self.session.id,
@@ -221,6 +225,9 @@ impl Client {
     pub(crate) fn end(&mut self, ending: Ending, rng: &mut Rng, history: &mut History) {
         self.ending = Some(ending);
         if ending == Ending::Finished {
+            for asked in self.asked.iter_mut().filter(|asked| asked.waits()) {
+                asked.calm = false;
+            }
             return;
         }
         if self.muted > 0 {
@@ -270,6 +277,7 @@ impl Client {
         self.answered += 1;
         match self.asked.pop_front() {
             Some(asked) => {
+                self.cut |= self.ending == Some(Ending::Finished) && asked.waits() && raw.starts_with(b"-");
                 self.session.reply(&asked, raw, history);
                 self.noticed(&asked, raw, history.now());
             }

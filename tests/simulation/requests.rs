@@ -150,7 +150,7 @@ impl Writer<'_> {
             }
         };
         let endless = waits && timeout == "0";
-        Request { args: words, ask: Ask::Pop { keys, moves, endless } }
+        Request { args: words, ask: Ask::Pop { keys, moves, waits, endless } }
     }
 
     /// Some messages for one channel.

@@ -40,6 +40,8 @@ impl World {
             worker_gone: false,
             drained: false,
             end_told: false,
+            hang_up_told: false,
+            reset: false,
         });
         self.workers[worker].backlog.push_back(k);
         let session = self.new_session();
@@ -89,11 +91,13 @@ impl World {
         false
     }
 
-    /// The client closes its socket, whatever is open.
+    /// The client closes its socket, whatever is open: an end follows what it had sent, or a reset if it leaves something
+    /// unread.
     pub(crate) fn client_leaves(&mut self, c: usize) {
         let Some(k) = self.clients[c].conn else { return };
         let conn = &mut self.conns[k];
         conn.client_gone = true;
+        conn.reset = !conn.down.is_empty();
         conn.up.tear(&mut self.rng);
         let worker = conn.worker;
         self.note(|| format!("c{c} leaves connection {k}"));

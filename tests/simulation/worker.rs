@@ -271,14 +271,16 @@ impl World {
         let clients: Vec<(ClientId, usize)> = self.workers[w].clients.iter().map(|(id, k)| (*id, *k)).collect();
         for (id, k) in clients {
             let conn = &mut self.conns[k];
-            if conn.client_gone {
-                if self.plant == Some(Plant::ForgetClient) && self.rng.one_in(4) {
-                    self.workers[w].clients.remove(&id);
-                } else {
-                    self.client_gone(w, id);
-                }
+            if conn.client_gone && self.plant == Some(Plant::ForgetClient) && self.rng.one_in(4) {
+                self.workers[w].clients.remove(&id);
+            } else if conn.reset {
+                self.client_gone(w, id);
             } else if self.workers[w].stopped_clients.contains(&id) {
-                // Its bytes stay in the socket.
+                // Its bytes stay in the socket, but their end is seen.
+                if conn.up.ended && !conn.hang_up_told && self.plant != Some(Plant::ForgetHangUp) {
+                    conn.hang_up_told = true;
+                    self.workers[w].relay.client_hung_up(id);
+                }
             } else if !conn.up.is_empty() {
                 let bytes = conn.up.read(&mut self.rng);
                 let client = conn.client;
@@ -359,6 +361,10 @@ impl World {
             let taken = self.conns[target].down.write(&mut self.rng, &slices[..count]);
             noted(&mut self.notes, self.now, || format!("w{w} writes {taken} of {offered} bytes to client {id}"));
             worker.relay.client_wrote(id, taken);
+            if self.conns[target].client_gone && target == k {
+                self.conns[k].reset = true;
+                return self.wake_soon(Event::Worker(w));
+            }
             if taken < offered {
                 if self.plant != Some(Plant::ForgetRest) || !self.rng.one_in(50) {
                     worker.unsent_clients.insert(id);
@@ -414,6 +420,9 @@ impl World {
             }
             Deed::ReadAgain { client } => {
                 self.workers[w].stopped_clients.remove(&client);
+                if let Some(&k) = self.workers[w].clients.get(&client) {
+                    self.conns[k].hang_up_told = false;
+                }
                 self.wake_soon(Event::Worker(w));
             }
             Deed::StopReadingLink { link } => {
@@ -499,7 +508,7 @@ impl World {
         };
         let heir = others[self.rng.below(others.len())];
         self.conns[k].worker = heir;
-        self.conns[k].end_told = false;
+        (self.conns[k].end_told, self.conns[k].hang_up_told) = (false, false);
         self.workers[heir].adopts.push_back((k, state));
         self.wake_soon(Event::Worker(heir));
     }

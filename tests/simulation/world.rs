@@ -51,6 +51,8 @@ pub(crate) enum Plant {
     ForgetRest,
     /// A client that went away is not reported to the relay.
     ForgetClient,
+    /// The end of a client that is not read is not reported.
+    ForgetHangUp,
     /// CLIENT KILL says it has killed, but has not.
     KillNothing,
     /// An instance pops an element for who has waited, and answers that there was none.
@@ -62,7 +64,7 @@ pub(crate) enum Plant {
 }
 
 impl Plant {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::SwapReplies,
         Self::DropReply,
         Self::Retry,
@@ -74,6 +76,7 @@ impl Plant {
         Self::HastyWorker,
         Self::ForgetRest,
         Self::ForgetClient,
+        Self::ForgetHangUp,
         Self::KillNothing,
         Self::LosePop,
         Self::SwapMessages,
@@ -99,6 +102,10 @@ pub(crate) struct ClientConn {
     /// The worker's shell closed it between two requests, to drain.
     pub(crate) drained: bool,
     pub(crate) end_told: bool,
+    /// The same, for as long as the worker does not read.
+    pub(crate) hang_up_told: bool,
+    /// The client's machine has said that nobody takes what is sent: the worker sees it whether it reads or not.
+    pub(crate) reset: bool,
 }
 
 /// How a connect comes out.

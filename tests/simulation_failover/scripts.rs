@@ -67,6 +67,33 @@ fn a_frozen_primary_is_replaced_wherever_the_leader_dies() {
     at_every_step(&[(0, Deed::Freeze(addr(0), 5_000))], 8_000);
 }
 
+/// ... where nobody may have taken over at the end.
+fn well_at_every_step(deeds: &[(u64, Deed)], until: u64) {
+    for step in 1..=good(deeds, until, None).actions {
+        for after in [false, true] {
+            good(deeds, until, Some((step, after)));
+        }
+    }
+}
+
+/// Where nobody leads at that moment its replicas may have taken over its emptiness before anybody could keep them from it:
+/// that is Redis's own, and `conf/redis.conf` says what helps.
+#[test]
+fn an_empty_restart_ends_wherever_the_leader_dies() {
+    well_at_every_step(&[(0, Deed::Restart(addr(0), 20, 0))], 8_000);
+}
+
+/// The first candidate is gone before it can be promoted.
+#[test]
+fn the_second_candidate_takes_over_wherever_the_leader_dies() {
+    at_every_step(&[(0, Deed::Kill(addr(0))), (330, Deed::Kill(addr(1)))], 14_000);
+}
+
+#[test]
+fn a_forced_failover_ends_wherever_the_leader_dies() {
+    well_at_every_step(&[(0, Deed::Ask(Command::Failover { group: 1, to: Some(addr(2)) }))], 6_000);
+}
+
 #[test]
 fn a_switchover_loses_nothing_wherever_the_leader_dies() {
     let ask = Deed::Ask(Command::Switchover { group: 1, to: Some(addr(1)) });

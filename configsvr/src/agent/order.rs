@@ -107,9 +107,7 @@ async fn perform(link: &mut MultiplexedConnection, order: &Order, before: &Info)
             _ = say(link, &["CLIENT", "UNPAUSE"]).await; // before Redis 6.2 there is none: the pause ends by itself
             Ok(())
         }
-        Order::Pause { ms } => {
-            say(link, &["CLIENT", "PAUSE", &ms.to_string(), "WRITE"]).await
-        }
+        Order::Pause { ms } => say(link, &["CLIENT", "PAUSE", &ms.to_string(), "WRITE"]).await,
         Order::Resume => say(link, &["CLIENT", "UNPAUSE"]).await,
     }
 }

@@ -285,7 +285,8 @@ impl Fleet {
             }
         }
         for (id, known) in &mut self.proxies {
-            let wants = known.serves < epoch && !known.has_left() && state.proxies.get(id).is_some_and(|p| !p.value.left);
+            let wants =
+                known.serves < epoch && !known.has_left() && state.proxies.get(id).is_some_and(|p| !p.value.left);
             let ready = matches!(known.pushing, Pushing::No);
             if !wants || !ready || under >= PUSHES_MAX {
                 continue;

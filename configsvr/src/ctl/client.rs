@@ -99,7 +99,7 @@ fn asks_others(path: &str) -> bool {
 #[derive(Debug)]
 pub(super) struct Reached {
     pub url: String,
-    /// By our clock: when its answer was there, and since when it was waited for.
+    /// When its answer was there, by our clock, and how long that took.
     pub heard_ms: u64,
     pub took_ms: u64,
     pub said: Result<Cluster>,
@@ -267,9 +267,12 @@ impl Client {
         self.agent.run(call.build())
     }
 
-    /// What each member that was named says of the cluster.
-    pub(super) fn each(&self) -> Vec<Reached> {
-        self.members.iter().map(|member| self.look(member.clone())).collect()
+    /// What each member that was named says of the cluster. Who says nothing is asked last from now on.
+    pub(super) fn each(&mut self) -> Vec<Reached> {
+        let all: Vec<Reached> = self.members.iter().map(|member| self.look(member.clone())).collect();
+        let silent = |member: &String| all.iter().any(|r| r.url == *member && r.said.is_err());
+        self.members.sort_by_key(silent);
+        all
     }
 
     /// What the member at this address says of the cluster. It is spoken to as those are that were named.

@@ -202,7 +202,8 @@ fn versions(c: &Cluster, all: &mut Vec<Finding>) {
         by_version.entry(&proxy.version).or_default().push(&proxy.id);
     }
     if by_version.len() > 1 {
-        let each: Vec<String> = by_version.iter().map(|(version, ids)| format!("{version} ({})", ids.join(", "))).collect();
+        let each: Vec<String> =
+            by_version.iter().map(|(version, ids)| format!("{version} ({})", ids.join(", "))).collect();
         let mut fleet = Findings { subject: "proxies".to_owned(), all };
         fleet.advise(format!("they are of {} versions: {}", each.len(), each.join("; ")), "finish the upgrade");
     }
@@ -264,7 +265,8 @@ fn store_servers(servers: &[StoreServer], all: &mut Vec<Finding>) {
 }
 
 fn proxies(c: &Cluster, all: &mut Vec<Finding>) {
-    for proxy in &c.proxies {
+    // Who said goodbye is not there, and need not be.
+    for proxy in c.proxies.iter().filter(|p| !p.left) {
         let mut proxy_findings = Findings { subject: format!("proxy {}", proxy.id), all };
         for (what, addr) in [("clients", &proxy.addr), ("admin", &proxy.admin_addr)] {
             match reach(addr) {

@@ -92,7 +92,9 @@ fn need(method: &Method, path: &str) -> Need {
         "/api/v1/topology" | "/api/v1/members" if reads => ALL,
         "/api/v1/store/export" => ADMINS, // it holds what users' passwords hash to
         // A proxy looks whether it is registered as what it is.
-        _ if reads && path.strip_prefix("/api/v1/proxies/").is_some_and(|id| !id.is_empty() && !id.contains('/')) => ALL,
+        _ if reads && path.strip_prefix("/api/v1/proxies/").is_some_and(|id| !id.is_empty() && !id.contains('/')) => {
+            ALL
+        }
         _ if reads => READERS,
         _ if path.starts_with("/api/v1/proxies/") && path.ends_with("/beat") => PROXIES,
         _ => ADMINS,

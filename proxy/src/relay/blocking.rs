@@ -20,6 +20,11 @@ use cluster::slot::Slot;
 /// writes went over others. This one is written after them and replicated, and changes nothing.
 const BARRIER: [&[u8]; 3] = [b"PUBLISH", b"__twemslot", b""];
 
+/// `XREAD ... $` cannot be asked again: `$` would stand for a later entry, and those between would never be read. "Nothing"
+/// would hide it, since who hears that asks for `$` again; Redis, too, ends a wait so when its instance leads no more.
+const FROM_NOW: &str = "UNBLOCKED twemslot: the slot was moved while this waited, and what $ stood for is not known \
+                        elsewhere; nothing was read: ask from the last id that is known";
+
 impl Relay {
     /// A request that may block. Its time begins now, wherever it has to wait.
     pub(super) fn begin_blocking(&mut self, id: ClientId, command: CommandId, slot: Slot, raw: &[u8]) {
@@ -95,6 +100,15 @@ impl Relay {
         let Lane::Passing { link, request, .. } = client.lane else { return false };
         let (command, slot) = (self.requests[request as usize].command, self.requests[request as usize].slot);
         let deadline_us = blocked.deadline_us;
+        let over = deadline_us.is_some_and(|at| at <= self.now.us);
+        if !over && command::asks_from_now(command::get(command), &blocked.raw) {
+            client.tidy_session();
+            self.pool.give(blocked.raw);
+            self.left_link(slot);
+            self.refuse(request, Counter::ErrorsNotServed, FROM_NOW);
+            self.large_answered(link);
+            return true;
+        }
         client.session().blocked = Some(Blocked { deadline_us, asked: true, ..Blocked::default() });
         self.left_link(slot);
         self.pop_head(id);

@@ -126,10 +126,12 @@ impl Relay {
     }
 
     /// Primaries that were replaced while their slots were held: what is still in flight there was not waited for, and
-    /// whatever they answer from now on is not the cluster's word.
+    /// whatever they answer from now on is not the cluster's word. Between two epochs that do not follow on each other
+    /// they may have been held, and a failover waits for no worker that is late.
     fn replaced(&self, topology: &Topology) -> Vec<Addr> {
         let Some(old) = &self.routes.topology else { return Vec::new() };
-        let held = |id| old.slots().iter().any(|s| s.group == Some(id) && s.state == SlotState::Held);
+        let skipped = topology.epoch() > old.epoch() + 1;
+        let held = |id| skipped || old.slots().iter().any(|s| s.group == Some(id) && s.state == SlotState::Held);
         let other = old.groups().iter().filter_map(|g| {
             let (before, now) = (&g.primary()?.addr, &topology.group(g.id)?.primary()?.addr);
             (before != now && held(g.id)).then(|| before.clone())

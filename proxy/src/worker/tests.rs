@@ -13,6 +13,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -130,27 +131,40 @@ impl Rig {
 
 /// An instance that knows GET: `GET big:N` gives N bytes, other keys give themselves. It owns nothing else.
 fn instance() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let addr = listener.local_addr().expect("addr");
-    thread::spawn(move || {
-        for link in listener.incoming().flatten() {
-            thread::spawn(move || serve(link));
-        }
-    });
-    addr
+    instance_that_tells().0
 }
 
-fn serve(mut link: TcpStream) -> std::io::Result<()> {
-    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+/// The same, which tells of everybody who waits in BLPOP, and of their end. There is nothing to pop.
+fn instance_that_tells() -> (SocketAddr, Receiver<&'static str>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let addr = listener.local_addr().expect("addr");
+    let (teller, told) = channel();
+    thread::spawn(move || {
+        for link in listener.incoming().flatten() {
+            let teller = teller.clone();
+            thread::spawn(move || serve(link, &teller));
+        }
+    });
+    (addr, told)
+}
+
+fn serve(mut link: TcpStream, teller: &Sender<&'static str>) -> std::io::Result<()> {
+    let (mut bytes, mut buffer, mut waits) = (Vec::new(), vec![0; 1 << 16], false);
     loop {
         let mut frame = Frame::default();
         while let Step::Done { len } = frame.step(&bytes, &Ceilings::OPEN) {
-            let answer = answer(&Args::new(&bytes[..len]).collect::<Vec<_>>());
+            let args: Vec<&[u8]> = Args::new(&bytes[..len]).collect();
+            let answer = answer(&args);
+            if args[0].eq_ignore_ascii_case(b"BLPOP") {
+                waits = true;
+                teller.send("it waits").ok();
+            }
             bytes.drain(..len);
             frame = Frame::default();
             link.write_all(&answer)?;
         }
         match link.read(&mut buffer)? {
+            0 if waits => return Ok(teller.send("it is gone").unwrap_or_default()),
             0 => return Ok(()),
             n => bytes.extend_from_slice(&buffer[..n]),
         }
@@ -168,6 +182,7 @@ fn answer(args: &[&[u8]]) -> Vec<u8> {
         }
         [name, ..] if name.eq_ignore_ascii_case(b"ROLE") => b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n".to_vec(),
         [name] if name.eq_ignore_ascii_case(b"PING") => b"+PONG\r\n".to_vec(),
+        [name, ..] if name.eq_ignore_ascii_case(b"BLPOP") => Vec::new(),
         _ => b"+OK\r\n".to_vec(),
     }
 }
@@ -301,6 +316,46 @@ fn a_client_that_shuts_its_side_gets_all_replies() {
     client.read_to_string(&mut replies).expect("read");
     let expected: String = (0..1000).map(|i| format!("${}\r\nk{i}\r\n", format!("k{i}").len())).collect();
     assert_eq!(replies, expected);
+}
+
+#[test]
+fn nobody_waits_at_an_instance_for_a_client_that_is_gone() {
+    let (addr, told) = instance_that_tells();
+    let rig = Rig::serving(addr);
+    let hear = || told.recv_timeout(PATIENCE).expect("the instance tells");
+    let begin = |requests: &[u8]| {
+        let mut client = rig.client();
+        client.write_all(requests).expect("write");
+        assert_eq!(hear(), "it waits");
+        // With an unread reply the kernel would say a reset rather than an end, which is seen in another way.
+        assert_eq!(read_reply(&mut client), "$1\r\na\r\n");
+        client
+    };
+    drop(begin(b"GET a\r\nBLPOP q 0\r\n"));
+    assert_eq!(hear(), "it is gone");
+    drop(begin(b"GET a\r\nBLPOP q 0\r\nGET behind\r\n"));
+    assert_eq!(hear(), "it is gone");
+    let mut client = begin(b"GET a\r\nBLPOP q 0\r\n");
+    client.write_all(b"GET unread\r\n").expect("write");
+    drop(client);
+    assert_eq!(hear(), "it is gone");
+    // One that still reads.
+    let mut client = begin(b"GET a\r\nBLPOP q 0\r\n");
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    assert_eq!(hear(), "it is gone");
+    let mut replies = String::new();
+    client.read_to_string(&mut replies).expect("read");
+    assert!(replies.starts_with("-ERR twemslot: the link to ") && replies.ends_with("unknown\r\n"), "{replies}");
+    // One whose end is there before the instance is asked: it is not, or not for long.
+    let mut client = rig.client();
+    client.write_all(b"GET a\r\nBLPOP q 0\r\n").expect("write");
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    let mut replies = String::new();
+    client.read_to_string(&mut replies).expect("read");
+    assert!(replies.starts_with("$1\r\na\r\n-ERR twemslot: the "), "{replies}");
+    while let Ok("it waits") = told.recv_timeout(Duration::from_millis(100)) {
+        assert_eq!(hear(), "it is gone");
+    }
 }
 
 #[test]

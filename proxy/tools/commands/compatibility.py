@@ -40,7 +40,6 @@ SESSION = {
 NOTES = {
     "client|no-touch": "`ON` is refused",
     "dbsize": "counts copies, too, while slots move",
-    "client|unblock": "WAIT and WAITAOF, too",
 }
 CONTAINER = 'Denied("it needs a subcommand")'
 

@@ -26,7 +26,10 @@ impl Watch {
             while !seen.load(Ordering::Relaxed) {
                 for (last, admin) in last.iter_mut().zip(&admins) {
                     let epoch = epoch_of(*admin)?;
-                    ensure!(epoch >= *last, "verdict of the checker: the proxy at {admin} went back from epoch {last} to {epoch}");
+                    ensure!(
+                        epoch >= *last,
+                        "verdict of the checker: the proxy at {admin} went back from epoch {last} to {epoch}"
+                    );
                     *last = epoch;
                 }
                 std::thread::sleep(PAUSE);

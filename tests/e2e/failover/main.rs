@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, reason = "the soak prints what it measured")]
 
 mod trials;
+mod manual;
 mod soak;
 mod sentinel;
 mod scene;

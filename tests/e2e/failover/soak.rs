@@ -31,6 +31,18 @@ const EMBEDDED: [Faults; 8] = [
 /// With an etcd of three.
 const ETCD: [Faults; 2] = [|_| Fault::Kill, |_| Fault::Host];
 
+/// What is promised of each fault: the longest gap without a write in milliseconds, p99, on a machine with nothing else to do;
+/// and how soon an old primary follows after it woke.
+fn goal_ms(fault: Fault) -> Option<u64> {
+    match fault {
+        Fault::Kill | Fault::Empty => Some(1_000),
+        Fault::Freeze(5_000) => Some(2_000),
+        Fault::Switchover => Some(50),
+        _ => None,
+    }
+}
+const DEMOTED_MS: u128 = 500;
+
 /// The value below which so many percent are.
 fn percentile(sorted: &[u128], percent: usize) -> u128 {
     let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
@@ -68,6 +80,28 @@ impl Sum {
         self.demoted.extend(seen.demoted.map(|took| took.as_millis()));
     }
 
+    /// Which of the goals it did not reach. All runs are made before anybody complains.
+    fn missed(&self, fault: Fault) -> Vec<String> {
+        let mut all = Vec::new();
+        if self.false_failovers > 0 {
+            all.push(format!("{}: {} false failovers", fault.name(), self.false_failovers));
+        }
+        if !fault.replaces() || fault == Fault::Switchover {
+            let (lost, others) = (self.lost, self.others);
+            if lost + others > 0 {
+                all.push(format!("{}: {lost} writes lost, {others} out of order or stale", fault.name()));
+            }
+        }
+        let p99 = percentile(&self.gaps, 99);
+        if let Some(goal) = goal_ms(fault).filter(|goal| p99 > u128::from(*goal)) {
+            all.push(format!("{}: a gap of {p99} ms, the goal is {goal}", fault.name()));
+        }
+        if let Some(slow) = self.demoted.iter().max().filter(|ms| **ms > DEMOTED_MS) {
+            all.push(format!("{}: an old primary was demoted after {slow} ms", fault.name()));
+        }
+        all
+    }
+
     pub(crate) fn line(&mut self, fault: &str, on: &str) -> Value {
         self.gaps.sort_unstable();
         self.rates.sort_unstable();
@@ -94,6 +128,7 @@ fn all(runs: u64, store: StoreKind, faults: &[Faults]) -> Result<()> {
         return Ok(());
     }
     let mut scene = Scene::with(Pace::FULL, store)?;
+    let mut missed = Vec::new();
     let on = if store == StoreKind::Etcd { "etcd" } else { "embedded" };
     for fault in faults.iter().filter(|fault| wanted(fault(0))) {
         let mut sum = Sum::default();
@@ -116,7 +151,9 @@ fn all(runs: u64, store: StoreKind, faults: &[Faults]) -> Result<()> {
         ensure!(sum.duplicated == 0, "{}: {} duplicates or phantoms", fault(0).name(), sum.duplicated);
         // What lost nothing has not lost a deletion.
         ensure!(sum.lost > 0 || sum.revived == 0, "{}: {} came back", fault(0).name(), sum.revived);
+        missed.extend(sum.missed(fault(0)));
     }
+    ensure!(missed.is_empty(), "goals that were missed: {missed:?}");
     Ok(())
 }
 

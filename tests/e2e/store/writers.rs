@@ -81,7 +81,14 @@ async fn write(name: String, stores: Stores, stop: Arc<AtomicBool>, count: Arc<A
 pub async fn check(store: &dyn Store, name: &str, written: &Written) {
     let found = store.range(&format!("{name}/")).await.expect("an answer").entries;
     let found: Vec<u64> = found.iter().map(|entry| entry.value.parse().expect("a number")).collect();
-    assert!(written.done.iter().all(|n| found.binary_search(n).is_ok()), "verdict of the checker: lost: {written:?} but {found:?}");
+    assert!(
+        written.done.iter().all(|n| found.binary_search(n).is_ok()),
+        "verdict of the checker: lost: {written:?} but {found:?}"
+    );
     let extra = found.iter().filter(|n| !written.done.contains(n));
-    assert!(extra.clone().all(|n| written.unknown.contains(n)), "verdict of the checker: {:?}", extra.collect::<Vec<_>>());
+    assert!(
+        extra.clone().all(|n| written.unknown.contains(n)),
+        "verdict of the checker: {:?}",
+        extra.collect::<Vec<_>>()
+    );
 }

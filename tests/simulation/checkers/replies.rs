@@ -29,10 +29,12 @@ pub(crate) enum Ask {
     GetMany(Vec<Vec<u8>>),
     Range(Vec<u8>),
     Incr(Vec<u8>),
-    /// The first element of the first of these lists, perhaps for another list; `endless`: sooner or later.
+    /// The first element of the first of these lists, perhaps for another list; `waits`: if there is none, until there is
+    /// one; `endless`: however long that takes.
     Pop {
         keys: Vec<Vec<u8>>,
         moves: bool,
+        waits: bool,
         endless: bool,
     },
     Published(Token, Vec<u8>),
@@ -88,6 +90,11 @@ impl Asked {
     fn class(&self) -> Option<Class> {
         let Ask::Pop { keys, moves, .. } = &self.ask else { return None };
         Some(class_of(&keys[0], *moves))
+    }
+
+    /// Whether it may wait at its instance.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.ask, Ask::Pop { waits: true, .. })
     }
 
     pub(crate) fn tokens(&self) -> Vec<Token> {
@@ -212,7 +219,7 @@ impl Session {
                 let mut pairs = asks.iter().zip(&elements);
                 elements.len() == asks.len() && pairs.all(|(ask, raw)| self.answer(ask, issued, raw, history))
             }
-            Ask::Pop { keys, moves, endless } => self.popped(keys, *moves, *endless, issued, raw, history),
+            Ask::Pop { keys, moves, endless, .. } => self.popped(keys, *moves, *endless, issued, raw, history),
             Ask::Published(token, channel) => integer(raw).is_some() && self.done(*token, channel, history).is_some(),
             Ask::Notice { verb, topic } => {
                 let parts: Vec<&[u8]> = Elements::new(raw).into_iter().flatten().collect();

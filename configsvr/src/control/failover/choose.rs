@@ -1,6 +1,7 @@
 //! F5: who takes over. By history first: only what continues the record's counts. Then by how much of it, since that is
 //! what clients were promised; then by what people prefer, the instance's own priority, its place, and its address.
 
+use super::record::Choice;
 use super::scene::Scene;
 use crate::control::event::Report;
 use crate::control::health::Info;
@@ -9,21 +10,8 @@ use cluster::group::Group;
 use cluster::instance::Addr;
 use std::cmp::Reverse;
 
-/// Who is chosen.
-pub(super) struct Choice {
-    pub(super) candidate: Addr,
-    /// How far it is, in bytes, in which history.
-    pub(super) offset: u64,
-    pub(super) continues: String,
-}
-
 /// The best of those that were detached. None: nobody is fit.
-pub(super) fn best(
-    scene: &Scene,
-    group: &Group,
-    record: &Failover,
-    detached: &[(Addr, Report)],
-) -> Option<Choice> {
+pub(super) fn best(scene: &Scene, group: &Group, record: &Failover, detached: &[(Addr, Report)]) -> Option<Choice> {
     let guard = scene.guard(group);
     let never = |addr: &Addr| guard.is_some_and(|g| g.never.contains(addr));
     let preferred = |addr: &Addr| guard.and_then(|g| g.prefer.as_ref()) == Some(addr);

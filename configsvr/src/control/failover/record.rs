@@ -3,10 +3,9 @@
 //! Each compares the leader's record, the epoch and all that it replaces. Two of them change the topology: the decision
 //! (the group's slots are held) and the commit (another primary, released). In between the topology stays as it is.
 
-use super::choose::Choice;
 use super::scene::Scene;
 use crate::control::health::Info;
-use crate::control::layout::{self, Epoch, Failover, Former, FailoverKind, Guard, Identity, Phase, Times};
+use crate::control::layout::{self, Epoch, Failover, FailoverKind, Former, Guard, Identity, Phase, Times};
 use crate::control::lead::Fence;
 use crate::control::limits::FAILOVERS_MAX;
 use crate::control::state::State;
@@ -28,6 +27,14 @@ pub(in crate::control) struct Begin {
     /// How far the old primary was, when it was last seen.
     pub(in crate::control) old_offset: Option<u64>,
     pub(in crate::control) doubted: u64,
+}
+
+/// Who is chosen.
+pub(super) struct Choice {
+    pub(super) candidate: Addr,
+    /// How far it is, in bytes, in which history.
+    pub(super) offset: u64,
+    pub(super) continues: String,
 }
 
 /// What a transaction changes, without the comparisons that all have.
@@ -159,7 +166,8 @@ pub(super) fn ended(scene: &Scene, record: &Failover) -> Txn {
 pub(super) fn reported(scene: &Scene, record: &Failover, lost_bytes: u64, exact: bool) -> Txn {
     let mut record = Failover { lost_bytes: Some(lost_bytes), ..record.clone() };
     if !exact {
-        record.note = Some("the old primary was started again: lost_bytes is the least, by what was last seen of it".into());
+        record.note =
+            Some("the old primary was started again: lost_bytes is the least, by what was last seen of it".into());
     }
     same_topology(scene, &record)
 }

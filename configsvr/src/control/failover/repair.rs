@@ -175,7 +175,8 @@ impl Failovers {
         let same = before.run_id == record.old_run_id && before.role == Role::Primary;
         let exact = same && before.continues(&record.old_replid);
         // One that was started again cannot say: what was last seen of it is the least.
-        let Some((promoted, had)) = record.offset.zip(if exact { Some(before.offset) } else { record.old_offset }) else {
+        let Some((promoted, had)) = record.offset.zip(if exact { Some(before.offset) } else { record.old_offset })
+        else {
             return true;
         };
         let lost = had.saturating_sub(promoted);

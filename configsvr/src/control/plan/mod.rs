@@ -456,7 +456,8 @@ fn replace_primary(there: &There, id: GroupId, to: Option<&Addr>, planned: bool,
         true => (FailoverKind::Switchover, "planned"),
         false => (FailoverKind::Forced, "somebody said so"),
     };
-    let what = Begin { kind, why: why.to_owned(), evidence: Vec::new(), wanted: to.cloned(), old_offset: None, doubted: wall };
+    let what =
+        Begin { kind, why: why.to_owned(), evidence: Vec::new(), wanted: to.cloned(), old_offset: None, doubted: wall };
     let step = failover::begin(there.state, there.known, group, what, wall);
     let step = step.ok_or_else(|| refusal(Kind::Conflict, "cannot_begin", "the group cannot be held", "try again"))?;
     let after = json!({ "failover": step.record });

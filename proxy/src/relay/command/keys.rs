@@ -267,6 +267,14 @@ pub fn asks_to_block(command: &Command, raw: &[u8]) -> bool {
     command.keys == Keys::Streams && stream_options(raw).block_at.is_some()
 }
 
+/// Whether a request of XREAD or XREADGROUP says `$`: what comes after the moment at which an instance reads it.
+pub fn asks_from_now(command: &Command, raw: &[u8]) -> bool {
+    let keys_at = if command.keys == Keys::Streams { stream_options(raw).keys_at } else { None };
+    let Some(keys_at) = keys_at else { return false };
+    let behind: Vec<&[u8]> = Args::new(raw).skip(keys_at as usize).collect();
+    behind[behind.len() / 2..].contains(&&b"$"[..])
+}
+
 /// Whether a request reaches into another database than 0: `COPY a b DB 1`. What is no number is the instance's to
 /// refuse.
 pub fn asks_other_database(command: &Command, raw: &[u8]) -> bool {

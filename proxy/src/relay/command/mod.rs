@@ -10,7 +10,8 @@ mod table;
 
 pub use introspect::introspect;
 pub use keys::{
-    KeysFault, Timeout, asks_other_database, asks_to_block, fixed_prefix, for_each_key, keyless, sort_patterns,
+    KeysFault, Timeout, asks_from_now, asks_other_database, asks_to_block, fixed_prefix, for_each_key, keyless,
+    sort_patterns,
 };
 pub use pattern::{matches, matches_exactly};
 

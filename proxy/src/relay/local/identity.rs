@@ -119,7 +119,7 @@ impl Relay {
             self.tell(Level::Info, format!("{gone} clients closed: their user is gone"));
         }
         if denied > 0 {
-            self.tell(Level::Info, format!("{denied} clients closed: their user may no longer listen to what they did"));
+            self.tell(Level::Info, format!("{denied} clients closed: their user may no longer listen as they did"));
         }
     }
 
