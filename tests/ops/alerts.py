@@ -157,7 +157,7 @@ def a_primary_hangs_under_maintenance(stage):
     stage.ctl("guard", "group", "g2", "--maintenance", "true")
     until("the copy", lambda: stage.site.query('twemslot_configsvr_migration_phase{phase="copy"}'))
     with frozen(target["pid"]):
-        stage.fires("TwemslotPrimaryDown", "TwemslotErrors", "TwemslotMigrationStuck")
+        stage.fires("TwemslotPrimaryDown", "TwemslotNoFailover", "TwemslotErrors", "TwemslotMigrationStuck")
     stage.ctl("guard", "group", "g2", "--maintenance", "false")
     stage.ctl("migrations", "cancel", str(json.loads(stage.ctl("--json", "migrations", "list"))[0]["id"]), "--yes")
 

@@ -69,6 +69,7 @@ CASES = {
     "TwemslotStoreUnreachable": [(f'{C}store_reachable{{instance="m1"}}', 0, 0),
                                  (f'{C}store_reachable{{instance="m2"}}', 1, 0)],
     "TwemslotStoreInvalid": [(f"{C}store_invalid_records", 0, 1)],
+    "TwemslotNoFailover": [(f'{C}alarm_active{{kind="not_a_primary",subject="1"}}', GONE, 1)],
     "TwemslotAlarm": [(f'{C}alarm_active{{kind="k",subject="s"}}', GONE, 1)],
     "TwemslotMigrationStuck": [(f'{C}migration_phase{{id="1",phase="copy"}}', GONE, 1),
                                (f'{C}migration_phase{{id="2",phase="copy"}}', 1, 1),

@@ -417,6 +417,24 @@ async fn a_refusal_of_the_loop_keeps_its_words_and_gets_its_status() {
 }
 
 #[tokio::test]
+async fn without_a_token_nothing_but_health_answers() {
+    let m = serve("m1", &[("boss", Role::Admin)], leading(), agree).await;
+    let document: Value = serde_json::from_str(&super::document()).expect("JSON");
+    let paths = document["paths"].as_object().expect("paths");
+    let mut asked = 0;
+    for (path, methods) in paths {
+        for method in methods.as_object().expect("methods").keys().filter(|m| *m != "parameters") {
+            let line = format!("{} {}", method.to_uppercase(), path.replace(['{', '}'], ""));
+            let (got, _, answer) = call(m.addr, &line, &[], "").await;
+            let open = ["/healthz", "/readyz"].contains(&path.as_str());
+            assert_eq!(got.as_u16() == 401, !open, "{line}: {got}: {answer}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 50, "{asked} routes");
+}
+
+#[tokio::test]
 async fn a_token_opens_what_its_role_may() {
     let tokens = [("reader", Role::Read), ("boss", Role::Admin), ("proxy", Role::Proxy)];
     let m = serve("m1", &tokens, leading(), agree).await;

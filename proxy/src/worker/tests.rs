@@ -164,7 +164,7 @@ fn serve(mut link: TcpStream, teller: &Sender<&'static str>) -> std::io::Result<
             link.write_all(&answer)?;
         }
         match link.read(&mut buffer)? {
-            0 if waits => return Ok(teller.send("it is gone").unwrap_or_default()),
+            0 if waits => return teller.send("it is gone").map_err(std::io::Error::other),
             0 => return Ok(()),
             n => bytes.extend_from_slice(&buffer[..n]),
         }

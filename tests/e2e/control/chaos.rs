@@ -3,12 +3,14 @@
 use crate::scene::{Scene, changes_go_on, healthy, leader, members, ready, whole};
 use crate::{LIMIT, say, turn};
 use anyhow::{Result, ensure};
-use configsvr::playground::{StoreKind, http};
+use configsvr::playground::{StoreKind, ask, http};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
 /// Longer than an election and the lease of a proxy.
 const FROZEN: Duration = Duration::from_secs(3);
+/// How long all of etcd hangs.
+const ETCD_FROZEN: Duration = Duration::from_secs(10);
 /// How long all of etcd is gone: what production must survive.
 const ETCD_GONE: Duration = Duration::from_secs(60);
 
@@ -23,6 +25,15 @@ fn configsvrs_are_killed_and_frozen() -> Result<()> {
         let took = changes_go_on(&scene.playground, since)?;
         say(&format!("the leader was killed: the next change after {took:?}"));
         ensure!(took < Duration::from_secs(20), "{took:?} until a change was accepted after the leader's death");
+        scene.playground.start_configsvr(i)?;
+        ready(&scene.playground, i)?;
+    }
+    for _ in 0..2 {
+        let i = (leader(&scene.playground)? + 1) % 3;
+        let since = Instant::now();
+        scene.playground.kill_configsvr(i)?;
+        let took = changes_go_on(&scene.playground, since)?;
+        say(&format!("a follower was killed: the next change after {took:?}"));
         scene.playground.start_configsvr(i)?;
         ready(&scene.playground, i)?;
     }
@@ -66,6 +77,14 @@ fn etcd_is_killed_and_goes_away() -> Result<()> {
     scene.playground.start_configsvr(i)?;
     ready(&scene.playground, i)?;
 
+    // Connections that hang; and what was written into them is done when it wakes.
+    (0..3).try_for_each(|i| scene.playground.signal_etcd(i, Signal::SIGSTOP))?;
+    std::thread::sleep(ETCD_FROZEN);
+    (0..3).try_for_each(|i| scene.playground.signal_etcd(i, Signal::SIGCONT))?;
+    let since = Instant::now();
+    let took = changes_go_on(&scene.playground, since)?;
+    say(&format!("all of etcd was frozen for {ETCD_FROZEN:?}: the next change {took:?} after it woke"));
+
     (0..3).try_for_each(|i| scene.playground.kill_etcd(i))?;
     std::thread::sleep(ETCD_GONE);
     let refused =
@@ -76,7 +95,18 @@ fn etcd_is_killed_and_goes_away() -> Result<()> {
         refused.status,
         refused.body
     );
+    // Now the whole control plane: clients that were there are served (the writers fail otherwise), and new ones.
+    (0..3).try_for_each(|i| scene.playground.kill_configsvr(i))?;
+    for (n, proxy) in scene.playground.proxies().iter().enumerate() {
+        let (key, value) = (format!("dark-{n}"), format!("{n}"));
+        ask(proxy.addr(), &["SET", &key, &value])?;
+        let reply = ask(proxy.addr(), &["GET", &key])?;
+        ensure!(reply.ends_with(format!("{value}\r\n").as_bytes()), "{}", String::from_utf8_lossy(&reply));
+    }
+    std::thread::sleep(FROZEN);
     (0..3).try_for_each(|i| scene.playground.start_etcd(i))?;
+    (0..3).try_for_each(|i| healthy(&scene.playground, i))?;
+    (0..3).try_for_each(|i| scene.playground.start_configsvr(i))?;
     let since = Instant::now();
     let took = changes_go_on(&scene.playground, since)?;
     say(&format!("all of etcd was gone for {ETCD_GONE:?}: the next change {took:?} after it was started"));
