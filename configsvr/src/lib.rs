@@ -6,6 +6,7 @@ pub mod server;
 pub mod metrics;
 pub mod members;
 pub mod dashboard;
+pub mod door;
 pub mod http;
 pub mod mover;
 pub mod agent;

@@ -2,10 +2,6 @@
 #![expect(clippy::disallowed_methods, reason = "a shell: listens, and reads chance for a seed")]
 
 use anyhow::{Context, Result};
-use axum::Router;
-use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
-use axum::extract::{ConnectInfo, Request};
-use axum::middleware::map_request;
 use clap::Parser;
 use configsvr::agent::link::Access;
 use configsvr::agent::push::Pusher;
@@ -22,8 +18,8 @@ use configsvr::metrics::Metrics;
 use configsvr::server::{self, Server};
 use configsvr::store::Store;
 use configsvr::store::etcd::Etcd;
-use configsvr::tls::{self, CallerAddr, Door, Tls};
-use configsvr::{dashboard, log, server::Stopped, supervisor};
+use configsvr::tls::{self, Tls};
+use configsvr::{dashboard, door, log, server::Stopped, supervisor};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -121,7 +117,7 @@ async fn serve(config: Config) -> Result<()> {
     let api = api.with_tls(certificates.clone()).with_proxies(pusher.clone());
     let api = api.with_instances(Arc::clone(&access), server::confirming(&consensus));
     let app = http::router(api).merge(consensus.router()).merge(dashboard::router());
-    let serving = tokio::spawn(answer(Door::new(listener, certificates), app, stopping.clone()));
+    let serving = tokio::spawn(door::serve(listener, certificates, app, stopping.clone()));
     supervisor::tell(supervisor::READY);
 
     let watchers = Watchers::new(&me.name, Arc::clone(&access));
@@ -153,19 +149,6 @@ async fn serve(config: Config) -> Result<()> {
     match ended {
         Stopped::Asked => Ok(()),
         Stopped::Failed(why) => anyhow::bail!("{why}"),
-    }
-}
-
-async fn answer(door: Door, app: Router, mut stop: watch::Receiver<bool>) {
-    // The API counts failed logins by address.
-    let app = app.layer(map_request(|ConnectInfo(CallerAddr(caller)), mut call: Request| async move {
-        call.extensions_mut().insert(ConnectInfo(caller));
-        call
-    }));
-    let service: IntoMakeServiceWithConnectInfo<Router, CallerAddr> = app.into_make_service_with_connect_info();
-    let ended = axum::serve(door, service).with_graceful_shutdown(async move { _ = stop.changed().await });
-    if let Err(e) = ended.await {
-        tracing::error!(error = %e, "the API ended");
     }
 }
 

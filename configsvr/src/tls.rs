@@ -2,8 +2,6 @@
 //! them. They are read at the start and again on HUP; connections that are open go on as they are.
 #![expect(clippy::disallowed_methods, reason = "a shell: reads certificates, connects")]
 
-use axum::extract::connect_info::Connected as ConnectedFrom;
-use axum::serve::{IncomingStream, Listener};
 use cluster::instance::Addr;
 use cluster::tls::{Caller, Client, Fault, Identity, PEM_BYTES_MAX, Part, Server};
 use hyper::Uri;
@@ -19,18 +17,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_rustls::{TlsConnector, TlsStream};
 use tower_service::Service;
 
+/// An idle connection to another member is used again for so long: less than the other side keeps it (`door`).
+pub const IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// A handshake takes a few round trips.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-/// Handshakes under way; the next one waits in the queue of the socket.
-const HANDSHAKES_MAX: usize = 1024;
+pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The section `tls:`, for the API and for the calls to other members and proxies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -172,7 +170,7 @@ impl Tls {
         if self.0.borrow().server.is_some() { "https" } else { "http" }
     }
 
-    fn server(&self) -> Option<Arc<ServerConfig>> {
+    pub fn server(&self) -> Option<Arc<ServerConfig>> {
         self.0.borrow().server.clone()
     }
 
@@ -345,75 +343,5 @@ impl Service<Uri> for Dialer {
             let wire = timeout(HANDSHAKE_LIMIT, Wire::encrypt(stream, config, name)).await;
             Ok(Line(TokioIo::new(wire.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)))
         })
-    }
-}
-
-/// A caller whose handshake is done.
-type Met = (Wire, SocketAddr);
-
-/// Where callers of the API arrive. Handshakes run beside each other, and a slow one keeps nobody out.
-pub struct Door {
-    listener: TcpListener,
-    tls: Tls,
-    places: Arc<Semaphore>,
-    done: mpsc::Sender<Met>,
-    met: mpsc::Receiver<Met>,
-}
-
-impl Door {
-    pub fn new(listener: TcpListener, tls: Tls) -> Self {
-        let (done, met) = mpsc::channel(HANDSHAKES_MAX);
-        Self { listener, tls, places: Arc::new(Semaphore::new(HANDSHAKES_MAX)), done, met }
-    }
-
-    /// Lets the handshake go on beside.
-    async fn meet(&self, stream: TcpStream, caller: SocketAddr, config: Arc<ServerConfig>) {
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-        let done = self.done.clone();
-        tokio::spawn(async move {
-            match timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(stream)).await {
-                // An error: nobody serves any more.
-                Ok(Ok(stream)) => _ = done.send((Wire::Tls(Box::new(stream.into())), caller)).await,
-                Ok(Err(e)) => tracing::debug!(%caller, error = %e, "no TLS at the API"),
-                Err(_) => tracing::debug!(%caller, "a TLS handshake at the API took too long"),
-            }
-            drop(place);
-        });
-    }
-}
-
-impl Listener for Door {
-    type Io = Wire;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Wire, SocketAddr) {
-        loop {
-            let accepted = tokio::select! {
-                Some(met) = self.met.recv() => return met,
-                accepted = self.listener.accept() => accepted,
-            };
-            match (accepted, self.tls.server()) {
-                (Ok((stream, caller)), None) => return (Wire::Tcp(stream), caller),
-                (Ok((stream, caller)), Some(config)) => self.meet(stream, caller, config).await,
-                (Err(e), _) => {
-                    tracing::warn!(error = %e, "the API cannot accept");
-                    sleep(Duration::from_millis(100)).await; // out of descriptors: do not spin
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// Who calls.
-#[derive(Debug, Clone, Copy)]
-pub struct CallerAddr(pub SocketAddr);
-
-impl ConnectedFrom<IncomingStream<'_, Door>> for CallerAddr {
-    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
-        Self(*stream.remote_addr())
     }
 }

@@ -46,8 +46,10 @@ pub(crate) struct Client {
     cursor: Cursor,
     /// Bytes of the first reply in `input` that the cursor has seen.
     seen: usize,
-    /// It was told that nobody waits for a client that has closed its side, and what follows is not taken.
+    /// It was told that nobody waits for a client that has closed its side, or could not be told: what follows is not taken.
     cut: bool,
+    /// It asked for an element, and for no reply.
+    waits_muted: bool,
     /// Requests whose replies are not wanted: CLIENT REPLY OFF.
     muted: usize,
     /// What is to be asked next: the rest of a transaction.
@@ -76,6 +78,7 @@ impl Client {
             cursor: Cursor::default(),
             seen: 0,
             cut: false,
+            waits_muted: false,
             muted: 0,
             todo: VecDeque::new(),
             listening: None,
@@ -90,7 +93,7 @@ impl Client {
         self.conn = Some(conn);
         self.session = Session::new(session);
         (self.ending, self.request, self.muted, self.seen, self.cursor) = (None, 0, 0, 0, Cursor::default());
-        self.cut = false;
+        (self.cut, self.waits_muted) = (false, false);
         self.quota = 1 + rng.below(120);
         self.depth = *rng.pick(&[1, 1, 3, 8, 20, 64]);
         self.input.clear();
@@ -129,6 +132,7 @@ impl Client {
 
     fn expect(&mut self, ask: Ask, history: &mut History) {
         let asked = Asked { ask, issued: history.next_step(), calm: self.mood == Mood::Calm };
+        self.waits_muted |= self.muted > 0 && asked.waits();
         if self.muted > 0 { asked.lost(history) } else { self.asked.push_back(asked) }
     }
 
@@ -228,6 +232,7 @@ impl Client {
             for asked in self.asked.iter_mut().filter(|asked| asked.waits()) {
                 asked.calm = false;
             }
+            self.cut = self.waits_muted;
             return;
         }
         if self.muted > 0 {

@@ -375,8 +375,18 @@ impl World {
         }
     }
 
+    /// Connections at instances on which somebody waits for an element.
+    fn waiting(&self) -> impl Iterator<Item = &LinkConn> {
+        self.links.iter().filter(|l| l.open && !l.instance_gone && l.peer.blocked.is_some())
+    }
+
     /// Clients that wait without end may do so while there is nothing; they leave.
     fn end_endless(&mut self) {
+        let clients = self.clients.iter().filter(|client| client.waits_for_ever().is_some()).count();
+        let links = self.waiting().count();
+        if links > clients {
+            return self.history.fail(format!("bounds: {links} connections wait at instances for {clients} clients"));
+        }
         for c in 0..self.clients.len() {
             let Some(keys) = self.clients[c].waits_for_ever().map(<[_]>::to_vec) else { continue };
             let there = |key: &[u8]| self.instances[self.plan.instance_of(topology::slot(key))].store.has(key);
@@ -438,10 +448,9 @@ impl World {
         if let Err(what) = self.history.pops.settle() {
             return self.history.fail(what);
         }
-        let waits = |l: &LinkConn| l.open && !l.instance_gone && l.peer.blocked.is_some();
-        if let Some(link) = self.links.iter().find(|l| waits(l)) {
-            let what = format!("bounds: connection {} waits at i{} for nobody", link.peer.id, link.instance);
-            return self.history.fail(what);
+        let told = |link: &LinkConn| format!("connection {} waits at i{} for nobody", link.peer.id, link.instance);
+        if let Some(what) = self.waiting().next().map(told) {
+            return self.history.fail(format!("bounds: {what}"));
         }
         for w in 0..self.workers.len() {
             if let Some(why) = self.workers[w].leftovers() {

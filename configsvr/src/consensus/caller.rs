@@ -1,7 +1,7 @@
 //! How members call each other: JSON over HTTP, on the port of the API, with the peers' token.
 
 use super::types::{MemberId, SnapshotMeta, Vote};
-use crate::tls::{Dialer, Tls};
+use crate::tls::{Dialer, IDLE_LIMIT, Tls};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -91,7 +91,7 @@ impl Caller {
             .map_err(|_| anyhow::anyhow!("the peers' token holds characters that HTTP headers must not"))?;
         token.set_sensitive(true);
         let connector = Dialer::new(CONNECT_LIMIT, tls.clone());
-        let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(connector);
+        let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE_LIMIT).build(connector);
         Ok(Self { client, tls, token, from })
     }
 

@@ -4,7 +4,7 @@ use super::Api;
 use super::extract::{IDEMPOTENCY_KEY, body_limit, read};
 use super::limits::CONNECT_LIMIT;
 use super::problem::Problem;
-use crate::tls::{Dialer, Tls};
+use crate::tls::{Dialer, IDLE_LIMIT, Tls};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Uri, header};
@@ -41,7 +41,7 @@ impl Peers {
     /// They are met as this member is.
     pub fn new(tls: Tls) -> Self {
         let connector = Dialer::new(CONNECT_LIMIT, tls.clone());
-        Self { client: Client::builder(TokioExecutor::new()).build(connector), tls }
+        Self { client: Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE_LIMIT).build(connector), tls }
     }
 }
 
