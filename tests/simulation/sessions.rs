@@ -91,13 +91,13 @@ impl World {
         false
     }
 
-    /// The client closes its socket, whatever is open: an end follows what it had sent, or a reset if it leaves something
-    /// unread.
+    /// The client closes its socket, whatever is open: an end follows what it had sent; or a reset, always if it leaves
+    /// something unread.
     pub(crate) fn client_leaves(&mut self, c: usize) {
         let Some(k) = self.clients[c].conn else { return };
         let conn = &mut self.conns[k];
         conn.client_gone = true;
-        conn.reset = !conn.down.is_empty();
+        conn.reset = !conn.down.is_empty() || self.rng.one_in(2);
         conn.up.tear(&mut self.rng);
         let worker = conn.worker;
         self.note(|| format!("c{c} leaves connection {k}"));

@@ -449,7 +449,8 @@ impl World {
             return self.history.fail(what);
         }
         let told = |link: &LinkConn| format!("connection {} waits at i{} for nobody", link.peer.id, link.instance);
-        if let Some(what) = self.waiting().next().map(told) {
+        let waiting = self.waiting().next().map(told);
+        if let Some(what) = waiting {
             return self.history.fail(format!("bounds: {what}"));
         }
         for w in 0..self.workers.len() {
