@@ -110,6 +110,7 @@ async fn prepare<'a>(ground: &'a Ground, name: &'a Name) -> Result<Run<'a>, Faul
     let attached = attach::attach(&job.source, name, access).await?;
     name_database(job, name, access).await.map_err(Fault::failed)?;
     let mut source = name.connect(&attached.addr, access, Part::Reader).await.map_err(Fault::failed)?;
+    let source_id = self::run_id(&mut source).await.map_err(Fault::failed)?;
     let found = preflight::look(&mut source).await?;
     let mut copier = Copier::new(Plan {
         slots,
@@ -124,7 +125,7 @@ async fn prepare<'a>(ground: &'a Ground, name: &'a Name) -> Result<Run<'a>, Faul
     copier.stream_said(&attached.first);
     tracing::info!(task = job.task, attempt = job.attempt, at = %attached.addr, offset = attached.offset, "copying slots");
     let scout = Scout::start(job, name, Arc::clone(access), attached.addr.clone());
-    Ok(Run { ground, name, copier, attached, source, target, run_id, scout, bytes: Vec::new() })
+    Ok(Run { ground, name, copier, attached, source, source_id, target, run_id, scout, bytes: Vec::new() })
 }
 
 /// The stream says which database it speaks of when that changes, and one that attaches in its middle does not know: an
@@ -177,6 +178,7 @@ struct Run<'a> {
     copier: Copier,
     attached: Attached,
     source: Line,
+    source_id: String,
     target: Line,
     run_id: String,
     scout: Scout,
@@ -341,23 +343,28 @@ impl Run<'_> {
         let end = Instant::now() + RECONNECT;
         loop {
             match self.source_anew().await {
-                Ok(line) => {
+                Ok(Some(line)) => {
                     self.source = line;
                     self.copier.source_lost();
                     return Ok(());
                 }
+                // Its cursors are those of another table of keys, in which ours would skip some.
+                Ok(None) => return Err(Fault::failed(format!("{}: was started again", self.attached.addr))),
                 Err(fault) if fault.hopeless || Instant::now() > end => return Err(fault),
                 Err(_) => sleep(RECONNECT_PAUSE).await,
             }
         }
     }
 
-    async fn source_anew(&self) -> Result<Line, Fault> {
+    /// None: another process answers there.
+    async fn source_anew(&self) -> Result<Option<Line>, Fault> {
         let connected = self.name.connect(&self.attached.addr, &self.ground.access, Part::Reader).await;
         let mut line = connected.map_err(Fault::failed)?;
+        if run_id(&mut line).await.map_err(Fault::failed)? != self.source_id {
+            return Ok(None);
+        }
         let there = attach::look(&mut line).await.map_err(Fault::failed)?;
-        // Hopeless for this attempt: not worth a further try.
-        if there.replid == self.attached.replid { Ok(line) } else { Err(lost_history(&self.attached.addr)) }
+        if there.replid == self.attached.replid { Ok(Some(line)) } else { Err(lost_history(&self.attached.addr)) }
     }
 
     /// Another connection to the target, the old one killed: what it was told may have been done or not.

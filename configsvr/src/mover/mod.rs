@@ -86,8 +86,10 @@ impl Movers {
                 let (tell, told) = watch::channel(told);
                 let (mark, marked) = watch::channel::<Option<Mark>>(None);
                 self.marks.insert(job.task.clone(), marked);
-                while self.marks.len() > MARKS_MAX {
-                    self.marks.pop_first(); // tasks are numbered: the oldest
+                while self.marks.len() > MARKS_MAX
+                    && let Some(oldest) = self.marks.keys().min_by_key(|id| (id.len(), (*id).clone())).cloned()
+                {
+                    self.marks.remove(&oldest); // tasks are numbered
                 }
                 let ground = Ground {
                     job: Arc::clone(&job),

@@ -13,7 +13,7 @@ mod servers;
 mod soak;
 mod writers;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use configsvr::control::job::{Goal, JobLimits, Stage};
 use scene::Scene;
 use std::time::Duration;
@@ -60,6 +60,27 @@ fn connections_break_while_clients_write() -> Result<()> {
     scene.compare()?;
     assert_eq!(scene.full_copies()?, full, "full copies at the source");
     Ok(())
+}
+
+/// A replica that is restarted goes on with the same stream, but its table of keys is another: a cursor of the old one would
+/// skip some. The attempt ends, and the next one begins anew.
+#[test]
+fn the_source_replica_is_restarted() -> Result<()> {
+    let mut scene = Scene::begin(true, true, JobLimits { keys_per_s: 500, ..JobLimits::default() })?;
+    scene.fill(20_000)?;
+    scene.tell(Goal::Copy);
+    scene.until("the copy's middle", |stage| (*stage == Stage::Copying).then_some(()))?;
+    scene.run_for(Duration::from_millis(500))?;
+    scene.source.replica.as_mut().context("a replica")?.restart()?;
+    let why = scene.until("the end of the attempt", |stage| match stage {
+        Stage::Failed { why } => Some(why.clone()),
+        _ => None,
+    })?;
+    assert!(why.contains("started again"), "{why}");
+    scene.again()?;
+    scene.until_tailing()?;
+    scene.drained(1)?;
+    scene.compare()
 }
 
 /// No replica and no backlog: the stream comes from the primary, which forks no copy for it.

@@ -149,6 +149,32 @@ impl Scene {
         self.movers.tell(Arc::clone(&self.job), goal);
     }
 
+    /// The next attempt, as fast as it goes.
+    pub(crate) fn again(&mut self) -> Result<()> {
+        let job = Job { attempt: self.job.attempt + 1, limits: JobLimits::default(), ..(*self.job).clone() };
+        self.job = Arc::new(job);
+        self.tell(Goal::Copy);
+        // What the one before said last is not of interest.
+        self.until_attempt()
+    }
+
+    fn until_attempt(&mut self) -> Result<()> {
+        let (events, attempt) = (&mut self.events, self.job.attempt);
+        let came = self.runtime.block_on(async {
+            timeout(STEP_LIMIT, async {
+                while let Some(event) = events.recv().await {
+                    if matches!(event, Event::Moved { attempt: of, .. } if of == attempt) {
+                        return true;
+                    }
+                }
+                false
+            })
+            .await
+        });
+        ensure!(came == Ok(true), "the next attempt says nothing");
+        Ok(())
+    }
+
     /// Listens for so long.
     pub(crate) fn run_for(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;

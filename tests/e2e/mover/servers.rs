@@ -14,6 +14,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
+    program: String,
+    words: Vec<String>,
     process: Child,
     _dir: TempDir,
 }
@@ -35,9 +37,9 @@ impl Server {
     pub(crate) fn start_program(program: &str, primary: Option<SocketAddr>, extra: &[&str]) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let addr = free()?;
-        let mut command = Command::new(program);
-        command.args(["--bind", "127.0.0.1", "--port", &addr.port().to_string(), "--save", "", "--appendonly", "no"]);
-        command.args([
+        let (port, home) = (addr.port().to_string(), dir.path().display().to_string());
+        let mut words = vec!["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"];
+        words.extend([
             "--repl-diskless-sync-delay",
             "0",
             "--repl-diskless-sync",
@@ -45,19 +47,33 @@ impl Server {
             "--repl-ping-replica-period",
             "1",
         ]);
-        command.args(["--enable-debug-command", "local", "--dir"]).arg(dir.path());
-        if let Some(primary) = primary {
-            command.args(["--replicaof", "127.0.0.1", &primary.port().to_string()]);
-        }
-        command.args(extra).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = command.spawn().with_context(|| format!("cannot start {program}"))?;
-        let server = Self { addr, process, _dir: dir };
-        until("the server answers", || {
-            let mut client = Client::open(addr)?;
-            let linked = primary.is_none() || client.info("replication", "master_link_status")? == "up";
-            Ok(linked && client.say("PING")? == b"+PONG\r\n")
-        })?;
+        words.extend(["--enable-debug-command", "local", "--dir", &home]);
+        let of = primary.map(|primary| primary.port().to_string());
+        words.extend(of.iter().flat_map(|port| ["--replicaof", "127.0.0.1", port]));
+        words.extend(extra);
+        let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        let process = run(program, &words)?;
+        let server = Self { addr, program: program.to_owned(), words, process, _dir: dir };
+        server.ready()?;
         Ok(server)
+    }
+
+    /// It answers; a replica follows.
+    fn ready(&self) -> Result<()> {
+        until("the server answers", || {
+            let mut client = Client::open(self.addr)?;
+            let primary = client.info("replication", "role")? == "master";
+            let linked = primary || client.info("replication", "master_link_status")? == "up";
+            Ok(linked && client.say("PING")? == b"+PONG\r\n")
+        })
+    }
+
+    /// As an administrator restarts it: it saves what it has, with the history that it is of, and goes on with that.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        _ = self.client()?.say("SHUTDOWN SAVE"); // there is no answer
+        self.process.wait()?;
+        self.process = run(&self.program, &self.words)?;
+        self.ready()
     }
 
     pub(crate) fn client(&self) -> Result<Client> {
@@ -68,6 +84,12 @@ impl Server {
     pub(crate) fn cpu(&self) -> Result<f64> {
         cpu(&self.process.id().to_string())
     }
+}
+
+fn run(program: &str, words: &[String]) -> Result<Child> {
+    let mut command = Command::new(program);
+    command.args(words).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().with_context(|| format!("cannot start {program}"))
 }
 
 /// Seconds of CPU that a process (`self`, or its pid) has used: utime and stime of proc(5), in ticks of 10 ms.

@@ -50,8 +50,10 @@ impl Large {
         }
     }
 
-    /// The source's connection is gone, with what was asked.
+    /// The source's connection is gone, with what was asked. A piece that came, and waits for the stream, is asked for again
+    /// like one that did not: only one of the two may count.
     pub(super) fn source_lost(&mut self) {
+        self.generation += u64::from(self.asked);
         self.asked = false;
         self.choosing = None;
     }
@@ -68,6 +70,7 @@ impl Copier {
         if !urgent && !self.pace.open(now) {
             return;
         }
+        self.pace.asked(now, u64::from(self.large.active.is_none())); // a slow side slows pieces, too
         match &self.large.active {
             Some(value) if value.kind == Kind::Fields => {
                 value.question_names(&mut self.to_source);

@@ -149,7 +149,7 @@ impl Value {
         }
         self.adapt(answers.iter().map(|raw| raw.len()).sum());
         match self.kind {
-            Kind::Text => self.text_came(data, out),
+            Kind::Text => self.text_came(data, from, out),
             Kind::List => self.list_came(data, from, out),
             Kind::Fields => {
                 self.cursor.clone_from(&named.0);
@@ -171,8 +171,11 @@ impl Value {
         }
     }
 
-    fn text_came(&mut self, data: &[u8], out: &mut Vec<Vec<u8>>) -> Result<Came, String> {
+    fn text_came(&mut self, data: &[u8], from: u64, out: &mut Vec<Vec<u8>>) -> Result<Came, String> {
         let bytes = text(data).ok_or_else(|| words(data))?;
+        if from != self.copied {
+            return Ok(Came::More); // the copy has these already
+        }
         if !bytes.is_empty() {
             push(out, &[b"SETRANGE", &self.key, self.copied.to_string().as_bytes(), bytes]);
         }
