@@ -262,7 +262,7 @@ fn a_piece_that_waits_when_its_connection_breaks_counts_once() {
             world.now += 1;
             world.carry();
             let asked = world.to_source.requests.windows(9).any(|w| w == b"\nGETRANGE");
-            let breaks = asked && world.now % 2 == 0;
+            let breaks = asked && world.now.is_multiple_of(2);
             if breaks {
                 world.source.write(&[b"INCR", b"c1"]); // what is read comes after this
             }
