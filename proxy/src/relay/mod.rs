@@ -109,8 +109,8 @@ impl Relay {
         self.reintroduce(client as ClientId, state);
         if self.draining {
             self.resumable.push(client as ClientId);
-            self.go_on();
         }
+        self.go_on();
         client as ClientId
     }
 

@@ -33,6 +33,13 @@ impl Relay {
 
     /// Serves `topology` from now on. Say it between two events, never within one.
     pub fn set_topology(&mut self, topology: Arc<Topology>) {
+        self.route_by(topology);
+        self.go_on();
+    }
+
+    /// The same within an event, whose end goes on with the clients for which something has changed: one of them may be in
+    /// the middle of its request, and its next one must not be begun.
+    fn route_by(&mut self, topology: Arc<Topology>) {
         let mut targets = Vec::new();
         for group in topology.groups() {
             let Some(primary) = group.primary() else { continue };
@@ -61,7 +68,6 @@ impl Relay {
         self.look_after_sessions();
         self.release();
         self.settle();
-        self.go_on();
     }
 
     /// The shared links to an instance: those there are, or new ones.
@@ -121,7 +127,7 @@ impl Relay {
         if !std::mem::replace(&mut self.resp3_wanted, true)
             && let Some(topology) = self.routes.topology.clone()
         {
-            self.set_topology(topology);
+            self.route_by(topology);
         }
     }
 
