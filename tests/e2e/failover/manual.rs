@@ -7,16 +7,20 @@ use serde_json::Value;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// By then any failover would have begun: a dead primary is replaced within a second.
 const WATCHED: Duration = Duration::from_secs(4);
 /// A group is not replaced twice in so long, unless somebody says so.
-const PAUSE: Duration = Duration::from_secs(10);
+const PAUSE_MS: u64 = 10_000;
 
 fn failovers(scene: &Scene) -> Result<Vec<Value>> {
     let all = scene.playground.ask_control("/api/v1/failovers")?;
     Ok(all.as_array().cloned().unwrap_or_default())
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// Two groups at rest, whose replicas hold something: who holds nothing is not promoted.
@@ -63,27 +67,6 @@ fn replicas(scene: &Scene) -> Result<Vec<SocketAddr>> {
     Ok(scene.playground.group(1).map(|i| i.server.addr()).filter(|addr| *addr != primary).collect())
 }
 
-/// All follow the primary, and have what it has.
-fn in_step(scene: &Scene) -> Result<()> {
-    until("all follow", LIMIT, || {
-        let primary = scene.primary()?;
-        for addr in replicas(scene)? {
-            let is = |f: &std::collections::BTreeMap<String, String>, key: &str, value: &str| {
-                f.get(key).is_some_and(|v| v == value)
-            };
-            let port = primary.port().to_string();
-            let up = info(addr, "replication")
-                .is_ok_and(|f| is(&f, "master_link_status", "up") && is(&f, "master_port", &port));
-            if !up {
-                return Ok(Err(format!("{addr} does not follow {primary}")));
-            }
-        }
-        let open = failovers(scene)?.into_iter().find(|f| f["phase"] != "done" && f["phase"] != "aborted");
-        Ok(open.map_or(Ok(()), |f| Err(f.to_string())))
-    })?;
-    scene.known()
-}
-
 #[test]
 fn hands_off_while_people_work_on_it() -> Result<()> {
     let _turn = turn();
@@ -101,8 +84,13 @@ fn hands_off_while_people_work_on_it() -> Result<()> {
         scene.operator(&end)?;
         replaced(&scene, old)?;
         scene.playground.start_instance(old)?;
-        in_step(&scene)?;
-        std::thread::sleep(PAUSE); // before the next failover of this group
+        scene.in_step()?;
+        // Or it would be left alone for another reason.
+        until("the last failover was long ago", LIMIT, || {
+            let last = failovers(&scene)?.last().and_then(|f| f["times"]["decided"].as_u64()).unwrap_or(0);
+            let ago = now_ms().saturating_sub(last);
+            Ok(if ago > PAUSE_MS { Ok(()) } else { Err(format!("{ago} ms ago")) })
+        })?;
     }
     Ok(())
 }
@@ -133,20 +121,20 @@ fn who_is_wanted_takes_over_and_who_is_not_never_does() -> Result<()> {
     let record = replaced(&scene, old)?;
     ensure!(record["candidate"] == heir.to_string(), "{said}{record}");
     scene.playground.start_instance(old)?;
-    in_step(&scene)?;
+    scene.in_step()?;
     // Preferred is the other one, and a switchover asks for nobody.
     let said =
         scene.operator(&["guard", "instance", "--group", "1", &never, "--never", "false", "--prefer", "true"])?;
     let told = scene.operator(&["switchover", "1", "--yes"])?;
     ensure!(scene.primary()?.to_string() == never, "{said}{told}");
-    in_step(&scene)?;
+    scene.in_step()?;
     // Now, and that one: nothing is wrong with the primary.
     let told = scene.operator(&["failover", "1", "--to", &old.to_string(), "--yes"])?;
     ensure!(scene.primary()? == old, "{told}");
     let id = failovers(&scene)?.last().map(|f| f["id"].as_str().unwrap_or_default().to_owned()).unwrap_or_default();
     let story = scene.operator(&["failovers", "show", &id])?;
     ensure!(story.contains("forced") && story.contains("somebody said so"), "{story}");
-    in_step(&scene)
+    scene.in_step()
 }
 
 /// What the old primary took and gave to nobody is counted when it comes back, to the byte.
@@ -216,5 +204,5 @@ fn a_group_is_rolled() -> Result<()> {
     ensure!(kept.ends_with(b"1\r\n"), "{}", String::from_utf8_lossy(&kept));
     let all = failovers(&scene)?;
     ensure!(all.iter().all(|f| f["kind"] == "switchover"), "{all:?}");
-    in_step(&scene)
+    scene.in_step()
 }

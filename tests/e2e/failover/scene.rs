@@ -326,11 +326,15 @@ impl Scene {
         if let Some(etcd) = self.etcd.take() {
             self.playground.start_etcd(etcd)?;
         }
-        let primary = self.primary()?;
-        let others: Vec<SocketAddr> =
-            self.playground.group(self.group).map(|i| i.server.addr()).filter(|addr| *addr != primary).collect();
+        self.in_step()
+    }
+
+    /// All follow the primary, and no failover is under way.
+    pub(crate) fn in_step(&self) -> Result<()> {
         until("all follow", LIMIT, || {
-            for addr in &others {
+            let primary = self.primary()?;
+            let all = self.playground.group(self.group).map(|i| i.server.addr());
+            for addr in &all.filter(|addr| *addr != primary).collect::<Vec<_>>() {
                 let fields = match replication(*addr) {
                     Ok(fields) => fields,
                     Err(why) => return Ok(Err(why)),
