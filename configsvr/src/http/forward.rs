@@ -1,9 +1,11 @@
-//! Changes go to the leader: whichever member is asked, the caller gets the leader's answer.
+//! Changes go to the leader: whichever member is asked, the caller gets the leader's answer, and whoever then reads from
+//! the member that passed it on sees the change.
 
 use super::Api;
 use super::extract::{IDEMPOTENCY_KEY, body_limit, read};
 use super::limits::CONNECT_LIMIT;
 use super::problem::Problem;
+use crate::store::Revision;
 use crate::tls::{Dialer, IDLE_LIMIT, Tls};
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -13,13 +15,21 @@ use axum::response::{IntoResponse, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// On every answer: the member that leads, as far as the one who answers knows.
 pub const LEADER: HeaderName = HeaderName::from_static("x-twemslot-leader");
 /// On every answer: the member it came from.
 pub const MEMBER: HeaderName = HeaderName::from_static("x-twemslot-member");
+/// On the answer to a change: what has been read of the store has at least this revision.
+const REVISION: HeaderName = HeaderName::from_static("x-twemslot-revision");
 /// On a call that a member passes on: by whom. It is not passed on again.
 const FORWARDED: HeaderName = HeaderName::from_static("x-twemslot-forwarded-by");
+
+/// So long a member holds back the leader's answer until it knows the change itself: it learns of it with the next message
+/// of the leader, a heartbeat later at most. One that is cut off from the store answers all the same.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 
 /// What of a call the leader needs to see.
 const PASSED: [HeaderName; 5] = [
@@ -87,6 +97,11 @@ async fn pass(api: &Api, name: &str, addr: &str, call: Request) -> Result<Respon
     for connection in [header::CONNECTION, header::TRANSFER_ENCODING, header::DATE] {
         response.headers_mut().remove(connection); // of that connection, not of ours
     }
+    let revision = response.headers().get(REVISION).and_then(|v| v.to_str().ok()?.parse::<Revision>().ok());
+    if let Some(revision) = revision {
+        let mut view = api.desk.view.clone();
+        _ = timeout(CATCH_UP_LIMIT, view.wait_for(|v| v.revision >= revision)).await; // the change is made, known or not
+    }
     Ok(response)
 }
 
@@ -100,9 +115,15 @@ fn no_answer(name: &str, addr: &str, e: &hyper_util::client::legacy::Error) -> P
 
 /// Says on each answer whose it is.
 pub(super) async fn sign(State(api): State<Arc<Api>>, call: Request, next: Next) -> Response {
+    // Heartbeats change nothing that anybody reads after them.
+    let change = !super::reads(call.method()) && !call.uri().path().ends_with("/beat");
     let mut response = next.run(call).await;
-    let leader = api.desk.view.borrow().leader.as_ref().map(|(name, _)| name.clone());
+    let view = api.desk.view.borrow().clone();
+    let leader = view.leader.as_ref().map(|(name, _)| name.clone());
     let headers = response.headers_mut();
+    if change && view.leading {
+        headers.insert(REVISION, HeaderValue::from(view.revision));
+    }
     for (header, name) in [(MEMBER, Some(api.member.clone())), (LEADER, leader)] {
         if let Some(name) = name.and_then(|n| HeaderValue::from_str(&n).ok()) {
             headers.entry(header).or_insert(name); // a leader's answer is signed already

@@ -504,6 +504,13 @@ async fn changes_go_to_the_leader() {
     for (path, member) in [("GET /api/v1/cluster", "m2"), ("GET /api/v1/cluster?leader=true", "m1")] {
         assert_eq!(json_of(&call(follower.addr, path, &[boss], "").await.2)["member"], member);
     }
+    // Whoever reads after its change sees it: the answer waits until the follower knows what the leader knew.
+    leader.view.send_replace(Arc::new(View { revision: 9, ..leading() }));
+    let change = tokio::spawn(async move { call(follower.addr, "DELETE /api/v1/groups/3", &[boss], "").await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!change.is_finished(), "the follower has not seen revision 9");
+    follower.view.send_replace(Arc::new(View { revision: 9, ..view(false, Some(("m1", leader.addr))) }));
+    assert_eq!(change.await.expect("an answer").0, 200);
     // A leader that has just lost: it does not pass on what was passed on.
     leader.view.send_replace(Arc::new(view(false, Some(("m2", follower.addr)))));
     let (status, headers, answer) = call(follower.addr, "DELETE /api/v1/groups/3", &[boss], "").await;

@@ -1,8 +1,9 @@
 //! An operator who never rests: changes the topology again and again through any member that answers, each change under
 //! an idempotency key and until it is judged; and the checker of what became of the changes.
 
+use crate::LIMIT;
 use anyhow::{Context, Result, ensure};
-use configsvr::playground::{Playground, http};
+use configsvr::playground::{Playground, http, until};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -121,9 +122,18 @@ impl Log {
         }
         let ours = self.records.keys().filter(|k| k.starts_with(&format!("{name}-"))).count();
         ensure!(ours <= self.accepted.len(), "{VERDICT}: {ours} changes were made, {} accepted", self.accepted.len());
-        let group = playground.ask_control("/api/v1/groups/1")?;
         let last = format!("{name}-{}", self.accepted.len() - 1);
-        ensure!(group["name"] == last.as_str(), "{VERDICT}: the last change was {last}, the group is {group}");
+        for member in playground.configsvrs().iter().filter(|s| s.alive()) {
+            // One that has just come back may be behind for a moment, but not for good.
+            let what = format!("{VERDICT}: {} knows the last change, {last}", member.name());
+            until(&what, LIMIT, || {
+                let answer = http::call("GET", member.addr(), "/api/v1/groups/1", &[], "", CALL_LIMIT);
+                Ok(match answer.and_then(|a| a.json()) {
+                    Ok(group) if group["name"] == last.as_str() => Ok(()),
+                    other => Err(format!("{other:?}")),
+                })
+            })?;
+        }
         Ok(())
     }
 }
