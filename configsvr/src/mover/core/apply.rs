@@ -1,8 +1,10 @@
 //! What the target is told: copies, and the source's commands, in the order of the source's offsets, over one connection.
 
 use super::asked::{Ready, Sent, shown, words};
+use super::mortal::Fate;
 use super::table::Meaning;
 use super::{Copier, Db, Fault, Key, Phase, limits};
+use cluster::resp::reply::integer;
 use cluster::resp::request::Args;
 use cluster::resp::write;
 
@@ -50,8 +52,9 @@ impl Copier {
     fn send_copies(&mut self, ready: Ready) {
         let bytes = ready.commands.len() / ready.keys.len().max(1);
         self.to_target.extend_from_slice(&ready.commands);
-        for key in ready.keys {
+        for (key, mortal) in ready.keys.into_iter().zip(ready.mortal) {
             self.land(&key);
+            self.mortal.set(&key, mortal);
             self.note(Sent::Copy { key, bytes });
         }
     }
@@ -108,7 +111,9 @@ impl Copier {
         }
         let known = self.phase == Phase::Following && self.db == Db::Ours;
         let free = |key: &&[u8]| !self.flying.contains_key(*key) && !self.dirty.contains(*key);
-        if !known || ours < keys().count() || !keys().all(free) {
+        let fate = Fate::of(args);
+        let unclear = fate == Fate::Unclear && keys().any(|key| self.mortal.has(key));
+        if !known || unclear || ours < keys().count() || !keys().all(free) {
             keys().for_each(|key| self.touched(key));
             return;
         }
@@ -123,9 +128,18 @@ impl Copier {
         }
         self.counts.applied += 1;
         let bytes = self.to_target.len() - before;
-        let must_hit = args[0].eq_ignore_ascii_case(b"PEXPIREAT") || args[0].eq_ignore_ascii_case(b"EXPIREAT");
-        let keys = keys().map(|key| Key::from(*key)).collect();
-        self.note(Sent::Command { keys, bytes, must_hit });
+        let mut asked = Vec::new();
+        match fate {
+            Fate::Gone => keys().for_each(|key| self.mortal.set(key, false)),
+            Fate::New { mortal } => keys().for_each(|key| self.mortal.set(key, mortal)),
+            Fate::Ends | Fate::Unclear => keys().for_each(|key| self.mortal.set(key, true)),
+            Fate::Kept => asked.extend(keys().filter(|key| self.mortal.has(key))),
+        }
+        let keys: Vec<Key> = keys().map(|key| Key::from(*key)).collect();
+        self.note(Sent::Command { keys: keys.clone(), bytes, must_hit: fate == Fate::Ends });
+        for key in asked {
+            self.tell_target(&[b"PTTL", key], Sent::Lifetime { keys: keys.clone() });
+        }
     }
 
     /// A key is to be copied again, unless it is on its way.
@@ -155,7 +169,10 @@ impl Copier {
             Sent::Command { keys, must_hit, .. } if error || (must_hit && raw == b":0\r\n") => {
                 keys.iter().for_each(|key| self.touched(key));
             }
-            Sent::Copy { .. } | Sent::Command { .. } | Sent::Barrier => {}
+            Sent::Lifetime { keys } if integer(raw).is_none_or(|ms| ms < 0) => {
+                keys.iter().for_each(|key| self.touched(key));
+            }
+            Sent::Copy { .. } | Sent::Command { .. } | Sent::Lifetime { .. } | Sent::Barrier => {}
             Sent::Replication => self.target_replication(raw),
             Sent::Wait => self.waited(raw),
             Sent::Replicas => self.replicas_counted(raw),
@@ -173,7 +190,7 @@ impl Copier {
         for sent in std::mem::take(&mut self.sent) {
             match sent {
                 Sent::Copy { key, .. } => self.touched(&key),
-                Sent::Command { keys, .. } => keys.iter().for_each(|key| self.touched(key)),
+                Sent::Command { keys, .. } | Sent::Lifetime { keys } => keys.iter().for_each(|key| self.touched(key)),
                 Sent::Barrier | Sent::Replication | Sent::Wait | Sent::Replicas | Sent::Caught { .. } => {}
             }
         }

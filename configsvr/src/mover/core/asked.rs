@@ -37,6 +37,8 @@ pub(super) enum Ask {
 pub(super) struct Ready {
     pub(super) offset: u64,
     pub(super) keys: Vec<Key>,
+    /// Of each key, whether it has an end: one that was not there may have had one.
+    pub(super) mortal: Vec<bool>,
     /// Commands for the target, one a key, in the order of the keys.
     pub(super) commands: Vec<u8>,
     /// Or a piece of a large value.
@@ -77,6 +79,10 @@ pub(super) enum Sent {
         bytes: usize,
         must_hit: bool,
     },
+    /// How long a mortal key lives after a command: for these.
+    Lifetime {
+        keys: Vec<Key>,
+    },
     /// For `drain`.
     Barrier,
     Replication,
@@ -92,7 +98,12 @@ impl Sent {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Copy { bytes, .. } | Self::Command { bytes, .. } => *bytes,
-            Self::Barrier | Self::Replication | Self::Wait | Self::Replicas | Self::Caught { .. } => 0,
+            Self::Lifetime { .. }
+            | Self::Barrier
+            | Self::Replication
+            | Self::Wait
+            | Self::Replicas
+            | Self::Caught { .. } => 0,
         }
     }
 }

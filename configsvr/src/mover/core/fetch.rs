@@ -212,15 +212,21 @@ impl Copier {
         let absolute = self.plan.table.has("PEXPIRETIME");
         let mut commands = Vec::with_capacity(raw.len() + 32 * keys.len());
         let mut bytes = 0;
+        let mut mortal = Vec::with_capacity(keys.len());
         for (key, value) in keys.iter().zip(values.chunks_exact(2)) {
             if let Some(error) = value.iter().find(|raw| raw.first() == Some(&b'-')) {
                 return Err(said(&format!("a copy of {}", shown(key)), &words(error)));
             }
             match text(value[1]) {
-                None => write::request(&mut commands, &[b"UNLINK", key]),
+                None => {
+                    mortal.push(true); // the replica's clock may have ended it, and not its primary's
+                    write::request(&mut commands, &[b"UNLINK", key]);
+                }
                 Some(payload) => {
                     bytes += payload.len() as u64;
-                    let until = until(value[0], time, absolute).unwrap_or(0).to_string();
+                    let until = until(value[0], time, absolute);
+                    mortal.push(until.is_some());
+                    let until = until.unwrap_or(0).to_string();
                     write::request(&mut commands, &[b"RESTORE", key, until.as_bytes(), payload, b"REPLACE", b"ABSTTL"]);
                 }
             }
@@ -232,7 +238,7 @@ impl Copier {
         if offset < self.journal.pos() {
             return Err(Fault::failed("the source's offset went back: it has lost its history"));
         }
-        self.ready.push_back(Ready { offset, keys, commands, piece: None });
+        self.ready.push_back(Ready { offset, keys, mortal, commands, piece: None });
         Ok(())
     }
 

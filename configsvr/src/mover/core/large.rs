@@ -4,7 +4,7 @@ use super::asked::{Ask, Named, Piece, PieceAsk, Ready, Sent, offset, said, shown
 use super::pieces::{Came, Effect, Kind, Value};
 use super::{Copier, Fault, Key, Phase, limits};
 use crate::control::job::Goal;
-use cluster::resp::reply::{Elements, text};
+use cluster::resp::reply::{Elements, integer, text};
 use cluster::resp::write;
 use std::collections::BTreeMap;
 
@@ -166,7 +166,13 @@ impl Copier {
         let offset = offset(role)?;
         let named = std::mem::take(&mut ask.named);
         let piece = Piece { generation: ask.generation, from: ask.from, named, raw: raw.to_vec() };
-        self.ready.push_back(Ready { offset, keys: Vec::new(), commands: Vec::new(), piece: Some(piece) });
+        self.ready.push_back(Ready {
+            offset,
+            keys: Vec::new(),
+            mortal: Vec::new(),
+            commands: Vec::new(),
+            piece: Some(piece),
+        });
         Ok(())
     }
 
@@ -198,7 +204,9 @@ impl Copier {
             Ok(Came::More) => self.large.active = Some(value),
             Ok(Came::Whole) => {
                 let absolute = self.plan.table.has("PEXPIRETIME");
-                if let Some(until) = until(lifetime, time, absolute) {
+                let until = until(lifetime, time, absolute);
+                self.mortal.set(&key, until.is_some() || value_gone(lifetime));
+                if let Some(until) = until {
                     let mut command = Vec::new();
                     write::request(&mut command, &[b"PEXPIREAT", &key, until.to_string().as_bytes()]);
                     commands.push(command);
@@ -247,4 +255,9 @@ impl Copier {
     pub(super) fn large_lost(&mut self) {
         self.large.restart();
     }
+}
+
+/// PTTL and PEXPIRETIME say -2 of a key that is not there: the replica's clock may have ended it.
+fn value_gone(lifetime: &[u8]) -> bool {
+    integer(lifetime) == Some(-2)
 }

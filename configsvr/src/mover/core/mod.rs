@@ -15,13 +15,15 @@
 //! - otherwise, while the pass over the source's keys is under way (`Phase::Scanning`): a write makes it dirty, as nobody knows
 //!   whether the target has it. When the pass is over, and the stream is taken up to where it ended (`Phase::Closing`), the
 //!   target has every key that is neither flying nor dirty, at exactly the offset taken: `Phase::Following`, and commands are
-//!   applied as they are. One that touches other keys as well makes its keys dirty instead.
+//!   applied as they are. One that touches other keys as well makes its keys dirty instead, and so does one of a key that the
+//!   target's clock has ended already (`mortal`).
 
 mod rehearsal;
 mod drain;
 mod apply;
 mod fetch;
 mod large;
+mod mortal;
 mod pieces;
 mod asked;
 mod pace;
@@ -41,6 +43,7 @@ use drain::Drain;
 use inbox::Inbox;
 use journal::Journal;
 use large::Large;
+use mortal::Mortal;
 use pace::Pace;
 use rehearsal::Rehearsal;
 use slots::Slots;
@@ -138,6 +141,7 @@ pub struct Copier {
     flying: HashMap<Key, u32>,
     dirty: BTreeSet<Key>,
     large: Large,
+    mortal: Mortal,
     sent: VecDeque<Sent>,
     sent_bytes: usize,
     pace: Pace,
@@ -177,6 +181,7 @@ impl Copier {
             flying: HashMap::new(),
             dirty: BTreeSet::new(),
             large: Large::default(),
+            mortal: Mortal::default(),
             sent: VecDeque::new(),
             sent_bytes: 0,
             pace: Pace::new(&plan.limits),

@@ -57,8 +57,9 @@ const IDLE: [&[u8]; 9] =
     [b"PING", b"REPLCONF", b"MULTI", b"EXEC", b"PUBLISH", b"SPUBLISH", b"SCRIPT", b"FUNCTION", b"DISCARD"];
 
 /// Keys of these are copied again. A time to live that is told as a span, as servers before Redis 7 do, begins when it is
-/// applied. PERSIST may come when the target's clock has ended the key already. MOVE and COPY may mean another database.
-const COPIED: [&[u8]; 8] = [b"PERSIST", b"MOVE", b"COPY", b"SETEX", b"PSETEX", b"EXPIRE", b"PEXPIRE", b"GETEX"];
+/// applied. What RESTORE brings may have an end. PERSIST may come when the target's clock has ended the key already. MOVE and COPY may mean another database.
+const COPIED: [&[u8]; 9] =
+    [b"RESTORE", b"PERSIST", b"MOVE", b"COPY", b"SETEX", b"PSETEX", b"EXPIRE", b"PEXPIRE", b"GETEX"];
 
 impl Table {
     /// Reads the whole reply to COMMAND. None: it is none.

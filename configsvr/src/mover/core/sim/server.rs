@@ -1,4 +1,5 @@
-//! A model of a server, as far as the copy needs one: strings, counters, lists and hashes, with a stream of writes.
+//! A model of a server, as far as the copy needs one: strings, counters, lists and hashes, some of which end by its clock, with
+//! a stream of writes.
 
 use cluster::resp::request::{Args, Ceilings, Frame, Step};
 use cluster::resp::write;
@@ -17,6 +18,11 @@ pub(super) enum Value {
 #[derive(Debug, Default)]
 pub(super) struct Server {
     pub(super) data: BTreeMap<Vec<u8>, Value>,
+    /// When keys end.
+    pub(super) ends: BTreeMap<Vec<u8>, i64>,
+    pub(super) clock: i64,
+    /// So much further is the clock of the replica that answers reads; it hides what has ended, and removes nothing.
+    pub(super) ahead: i64,
     /// What its replicas get, and the offset of its first byte less one.
     pub(super) stream: Vec<u8>,
     pub(super) before: u64,
@@ -40,13 +46,41 @@ impl Server {
     /// A client writes: what changes something goes into the stream, as it is.
     pub(super) fn write(&mut self, words: &[&[u8]]) {
         // Any of them may be a key.
-        let named = |data: &BTreeMap<Vec<u8>, Value>| words.iter().map(|w| data.get(*w).cloned()).collect::<Vec<_>>();
-        let before = named(&self.data);
+        self.purge(true);
+        let named = |server: &Self| {
+            words.iter().map(|w| (server.data.get(*w).cloned(), server.ends.get(*w).copied())).collect::<Vec<_>>()
+        };
+        let before = named(self);
         let owned: Words = words.iter().map(|w| w.to_vec()).collect();
         self.run(&owned);
-        if named(&self.data) != before {
+        if named(self) != before {
             write::request(&mut self.stream, words);
         }
+    }
+
+    /// Removes what has ended. A primary tells its replicas of each.
+    pub(super) fn purge(&mut self, tell: bool) {
+        for (key, _) in self.ends.extract_if(.., |_, at| *at <= self.clock) {
+            self.data.remove(&key);
+            if tell {
+                write::request(&mut self.stream, &[b"DEL", &key]);
+            }
+        }
+    }
+
+    /// A replica does the next request of a connection, a read; whether there was one.
+    pub(super) fn read(&mut self, line: &mut Line) -> bool {
+        let late = self.clock + self.ahead;
+        let mut hidden = Vec::new();
+        for (key, at) in self.ends.extract_if(.., |_, at| *at <= late) {
+            hidden.push((self.data.remove(&key).expect("it has an end"), key, at));
+        }
+        let served = self.serve(line);
+        for (value, key, at) in hidden {
+            self.data.insert(key.clone(), value);
+            self.ends.insert(key, at);
+        }
+        served
     }
 
     /// Does the next request of a connection; whether there was one.
@@ -91,8 +125,15 @@ impl Server {
                 Some(value) => write::bulk(&mut out, &value.dump()),
                 None => out.extend(b"$-1\r\n"),
             },
-            b"PEXPIRETIME" => write::integer(&mut out, if self.data.contains_key(arg(1)) { -1 } else { -2 }),
-            b"TIME" => write::request(&mut out, &[b"1700000000", b"0"]),
+            b"PEXPIRETIME" if !self.data.contains_key(arg(1)) => write::integer(&mut out, -2),
+            b"PEXPIRETIME" => write::integer(&mut out, self.ends.get(arg(1)).copied().unwrap_or(-1)),
+            b"PTTL" if !self.data.contains_key(arg(1)) => write::integer(&mut out, -2),
+            b"PTTL" => write::integer(&mut out, self.ends.get(arg(1)).map_or(-1, |at| at - self.clock)),
+            b"TIME" => {
+                let now = self.clock + self.ahead;
+                let (s, us) = (now / 1000, now % 1000 * 1000);
+                write::request(&mut out, &[s.to_string().as_bytes(), us.to_string().as_bytes()]);
+            }
             b"ROLE" => {
                 write::array(&mut out, 3);
                 write::bulk(&mut out, b"master");
@@ -113,6 +154,11 @@ impl Server {
         out
     }
 
+    fn remove(&mut self, key: &[u8]) {
+        self.data.remove(key);
+        self.ends.remove(key);
+    }
+
     /// Commands of one type, and those that change something.
     fn change(&mut self, words: &Words) -> Result<Vec<u8>, &'static str> {
         const WRONG: &str = "WRONGTYPE";
@@ -124,13 +170,44 @@ impl Server {
         let empty_hash = || Value::Hash(BTreeMap::new());
         match words[0].as_slice() {
             b"RESTORE" => {
-                self.data.insert(key, Value::load(&words[3]));
+                self.remove(&key);
+                match number(2) {
+                    0 => _ = self.data.insert(key, Value::load(&words[3])),
+                    until if until <= self.clock => {}
+                    until => {
+                        self.ends.insert(key.clone(), until);
+                        self.data.insert(key, Value::load(&words[3]));
+                    }
+                }
             }
-            b"UNLINK" | b"DEL" => words[1..].iter().for_each(|key| _ = self.data.remove(key)),
-            b"SET" => _ = self.data.insert(key, Value::Text(arg(2))),
+            b"UNLINK" | b"DEL" => words[1..].iter().for_each(|key| self.remove(key)),
+            b"SET" if words.get(3).is_some_and(|w| w == b"XX") && !self.data.contains_key(&key) => {
+                return Ok(b"$-1\r\n".to_vec());
+            }
+            b"SET" => {
+                self.remove(&key);
+                self.data.insert(key.clone(), Value::Text(arg(2)));
+                if words.get(3).is_some_and(|w| w == b"PXAT") {
+                    self.ends.insert(key, number(4));
+                }
+            }
+            b"PEXPIREAT" => {
+                let there = self.data.contains_key(&key);
+                match number(2) {
+                    _ if !there => {}
+                    until if until <= self.clock => self.remove(&key),
+                    until => _ = self.ends.insert(key, until),
+                }
+                write::integer(&mut out, i64::from(there));
+                return Ok(out);
+            }
+            b"PERSIST" => _ = self.ends.remove(&key),
             b"RENAME" => {
                 let value = self.data.remove(&key).ok_or("ERR no such key")?;
+                let end = self.ends.remove(&key);
+                self.remove(&arg(2));
                 self.data.insert(arg(2), value);
+                self.ends.extend(end.map(|at| (arg(2), at)));
             }
             b"INCR" => {
                 let Value::Text(text) = self.data.entry(key).or_insert(Value::Text(b"0".to_vec())) else {
@@ -207,7 +284,7 @@ impl Server {
                     _ => *list.get_mut(number(2) as usize).ok_or("ERR index out of range")? = arg(3),
                 }
                 if list.is_empty() {
-                    self.data.remove(&key);
+                    self.remove(&key);
                 }
             }
             b"HSET" | b"HINCRBY" => {
@@ -229,7 +306,7 @@ impl Server {
                 let Value::Hash(hash) = value else { return Err(WRONG) };
                 words[2..].iter().for_each(|field| _ = hash.remove(field));
                 if hash.is_empty() {
-                    self.data.remove(&key);
+                    self.remove(&key);
                 }
             }
             other => panic!("the model does not know {}", String::from_utf8_lossy(other)),
