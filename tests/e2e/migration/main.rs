@@ -10,5 +10,6 @@
 
 mod planning;
 mod trials;
+mod sessions;
 mod soak;
 mod scene;
