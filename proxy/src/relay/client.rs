@@ -154,6 +154,11 @@ impl Client {
         self.session.as_ref().and_then(|s| s.multi.as_ref()).map_or(0, |multi| multi.bytes.len())
     }
 
+    /// Bytes of what it has subscribed to.
+    pub(super) fn subscribed(&self) -> usize {
+        self.session.as_ref().map_or(0, |s| s.subscription_bytes)
+    }
+
     /// Call when something changes that `common` depends on.
     pub(super) fn set_common(&mut self) {
         let queues = self.session.as_ref().is_some_and(|s| s.multi.is_some());

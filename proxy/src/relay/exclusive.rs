@@ -239,8 +239,13 @@ impl Relay {
 
     /// Clients hold less while memory is short.
     pub(super) fn count_memory(&mut self) -> usize {
-        let lent = self.pool.lent() + self.shell_bytes;
+        let lent = self.memory();
         self.stats.set(Gauge::MemoryBytes, lent as u64);
         lent
+    }
+
+    /// What counts for `worker_memory_max`.
+    pub(super) fn memory(&self) -> usize {
+        self.pool.lent() + self.shell_bytes + self.pubsub.bytes
     }
 }

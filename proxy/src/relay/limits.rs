@@ -163,6 +163,12 @@ pub const UNBLOCK_AGAIN_US: u64 = 50_000;
 pub const UNBLOCK_GIVE_UP_US: u64 = 1_000_000;
 /// Bytes of messages that wait for a subscriber; beyond it is closed, as by Redis (`client-output-buffer-limit pubsub`).
 pub const PUBSUB_OUTPUT_MAX: usize = 32 << 20;
+/// Channels and patterns of one client, and the bytes of their names: several times what applications have, and little
+/// enough that a worker looks through them all in milliseconds. Redis has no such bound; its memory is its own.
+pub const SUBSCRIPTIONS_MAX: usize = 100_000;
+pub const SUBSCRIPTION_BYTES_MAX: usize = 32 << 20;
+/// What a subscription takes beside its name: entries in the client's list and in the worker's.
+pub const SUBSCRIPTION_COST: usize = 256;
 /// Timers are looked at this often while nothing waits: pings and back-off need no more.
 pub const TICK_IDLE_US: u64 = 100_000;
 /// What is left of a kept input moves to a smaller buffer when it is no larger than this.

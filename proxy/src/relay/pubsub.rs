@@ -2,12 +2,10 @@
 //! message published anywhere (by PUBLISH, by a script, by a transaction) reaches them, and a slot that moves changes
 //! nothing.
 
-use super::session::Kind;
+use super::session::{Kind, Topic, cost};
 use super::{ClientId, LinkId};
-use std::collections::BTreeMap;
-
-/// A channel or pattern.
-pub(super) type Topic = (Kind, Box<[u8]>);
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Who listens to one topic.
 #[derive(Debug, Default)]
@@ -34,6 +32,17 @@ pub(super) struct PubSub {
     pub(super) topics: BTreeMap<Topic, Listeners>,
     /// One to each group.
     pub(super) links: Vec<LinkId>,
+    /// What was asked on them and is not answered, oldest first: a refusal does not say what it refuses.
+    asked: BTreeMap<LinkId, VecDeque<Asked>>,
+    /// What all clients' subscriptions take of memory.
+    pub(super) bytes: usize,
+}
+
+/// A request to subscribe (`wanted`) or to unsubscribe.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) topic: Topic,
+    pub(super) wanted: bool,
 }
 
 impl Kind {
@@ -55,6 +64,29 @@ impl Kind {
 }
 
 impl PubSub {
+    /// A client wants to listen.
+    pub(super) fn listen(&mut self, topic: &Topic, client: ClientId) {
+        let clients = &mut self.topics.entry(topic.clone()).or_default().clients;
+        if let Entry::Vacant(new) = clients.entry(client) {
+            new.insert(false);
+            self.bytes += cost(topic);
+        }
+    }
+
+    /// A client listens no more. True: it was the last.
+    pub(super) fn left(&mut self, topic: &Topic, client: ClientId) -> bool {
+        let Some(listeners) = self.topics.get_mut(topic) else { return false };
+        if listeners.clients.remove(&client).is_some() {
+            self.bytes -= cost(topic);
+        }
+        listeners.clients.is_empty()
+    }
+
+    /// A request is on its way.
+    pub(super) fn asked(&mut self, link: LinkId, topic: &Topic, wanted: bool) {
+        self.asked.entry(link).or_default().push_back(Asked { topic: topic.clone(), wanted });
+    }
+
     /// Nobody listens and nothing is owed: the topic is over.
     pub(super) fn tidy(&mut self, topic: &Topic) {
         if self.topics.get(topic).is_some_and(|l| l.clients.is_empty() && l.at.iter().all(|at| at.owed == 0)) {
@@ -64,14 +96,35 @@ impl PubSub {
 
     /// A link is gone; what was asked on it is forgotten.
     pub(super) fn lost(&mut self, link: LinkId) {
+        self.asked.remove(&link);
         self.topics.retain(|_, listeners| {
             listeners.at.retain(|at| at.link != link);
             !listeners.clients.is_empty() || !listeners.at.is_empty()
         });
     }
 
-    /// A link has answered a request to subscribe or unsubscribe.
+    /// A link has done what it was asked.
     pub(super) fn answered(&mut self, link: LinkId, topic: &Topic) {
+        if let Some(asked) = self.asked.get_mut(&link)
+            && asked.front().is_some_and(|a| a.topic == *topic)
+        {
+            asked.pop_front();
+            self.settled(link, topic);
+        }
+    }
+
+    /// A link has refused what it was asked, which is owed no more; a topic it does not publish may be asked for again.
+    /// None: nothing is owed.
+    pub(super) fn refused(&mut self, link: LinkId) -> Option<Asked> {
+        let asked = self.asked.get_mut(&link)?.pop_front()?;
+        if let Some(listeners) = self.topics.get_mut(&asked.topic) {
+            listeners.at.retain(|at| at.link != link || !asked.wanted || !at.wanted || at.owed > 1);
+        }
+        self.settled(link, &asked.topic);
+        Some(asked)
+    }
+
+    fn settled(&mut self, link: LinkId, topic: &Topic) {
         let Some(listeners) = self.topics.get_mut(topic) else { return };
         for at in listeners.at.iter_mut().filter(|at| at.link == link) {
             at.owed = at.owed.saturating_sub(1);

@@ -2,6 +2,7 @@
 //! subscriptions. Few clients have any of it, so it is kept beside them.
 
 use super::LinkId;
+use super::limits::SUBSCRIPTION_COST;
 use cluster::slot::Slot;
 use std::collections::BTreeSet;
 
@@ -69,10 +70,18 @@ pub(super) enum Kind {
     Shard,
 }
 
+/// A channel or pattern.
+pub(super) type Topic = (Kind, Box<[u8]>);
+
+/// What a subscription of one client takes: its name is in the client's list and in the worker's.
+pub(super) fn cost(topic: &Topic) -> usize {
+    SUBSCRIPTION_COST + 2 * topic.1.len()
+}
+
 /// The end of subscriptions, which the client is told of when nothing of it is owed any more.
 #[derive(Debug)]
 pub(super) struct Farewell {
-    pub(super) topics: Vec<(Kind, Box<[u8]>)>,
+    pub(super) topics: Vec<Topic>,
     pub(super) reply: Vec<u8>,
 }
 
@@ -85,7 +94,9 @@ pub(super) struct Session {
     pub(super) alone: Vec<u8>,
     pub(super) parts: u32,
     pub(super) blocked: Option<Blocked>,
-    pub(super) subscriptions: BTreeSet<(Kind, Box<[u8]>)>,
+    pub(super) subscriptions: BTreeSet<Topic>,
+    /// What they take of memory.
+    pub(super) subscription_bytes: usize,
     /// What is said to UNSUBSCRIBE once the groups have confirmed it.
     pub(super) farewell: Option<Farewell>,
     /// Messages that came in the middle of a large reply.
@@ -93,6 +104,22 @@ pub(super) struct Session {
 }
 
 impl Session {
+    pub(super) fn subscribe(&mut self, topic: Topic) {
+        let bytes = cost(&topic);
+        if self.subscriptions.insert(topic) {
+            self.subscription_bytes += bytes;
+        }
+    }
+
+    /// Whether there was such a subscription.
+    pub(super) fn unsubscribe(&mut self, topic: &Topic) -> bool {
+        let was = self.subscriptions.remove(topic);
+        if was {
+            self.subscription_bytes -= cost(topic);
+        }
+        was
+    }
+
     /// Nothing is left of it.
     pub(super) fn is_over(&self) -> bool {
         let waits = !self.alone.is_empty() || self.blocked.is_some() || self.farewell.is_some();

@@ -455,3 +455,29 @@ stories!(
     users,
     emulation
 );
+
+#[test]
+fn the_number_of_subscriptions_has_a_bound() {
+    let mut world = World::new();
+    world.line("topology 1 rest=n1");
+    world.line("c2> SUBSCRIBE first");
+    world.line("n1> *3 $9 subscribe $5 first :1");
+    let names: String = (0..super::limits::SUBSCRIPTIONS_MAX).map(|n| format!(" {n}")).collect();
+    world.line(&format!("c1> SUBSCRIBE{names}"));
+    let mut replies = Vec::new();
+    for n in 0..super::limits::SUBSCRIPTIONS_MAX {
+        replies.extend_from_slice(b"*3\r\n$9\r\nsubscribe\r\n");
+        write::bulk(&mut replies, n.to_string().as_bytes());
+        write::integer(&mut replies, n as i64 + 1);
+    }
+    world.link_output("n1");
+    let link = world.link("n1").expect("a link");
+    replies.chunks(64 << 10).for_each(|piece| world.relay.link_sent(link, piece));
+    world.line("c1 hears subscribe & :100000");
+    world.line("c1> SUBSCRIBE 7");
+    world.line("c1 hears :100000");
+    world.line("c1> SUBSCRIBE 7 one-more");
+    world.line("c1 hears -ERR twemslot: a client may have 100000 subscriptions");
+    world.line("c1> UNSUBSCRIBE");
+    world.line("wait 100");
+}

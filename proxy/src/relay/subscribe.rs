@@ -1,22 +1,22 @@
 //! Subscriptions of clients, and the links on which the relay itself subscribes: one to each group, for all of them.
 //! A client is told that it listens once every group that can be reached has confirmed it.
 
-use super::client::Lane;
 use super::command::{self, CommandId, Local, Serve, Session as Asked};
 use super::fan::{Fan, Merge, Part};
-use super::limits::PUBSUB_OUTPUT_MAX;
+use super::limits::{LINK_OUTPUT_MAX, PUBSUB_OUTPUT_MAX, SUBSCRIPTION_BYTES_MAX, SUBSCRIPTION_COST, SUBSCRIPTIONS_MAX};
 use super::link::{Link, State, Use};
-use super::pubsub::{At, Topic};
+use super::pubsub::At;
 use super::request::{NO_SLOT, NONE, RequestId};
 use super::scatter::no_owner;
-use super::session::{Farewell, Kind, Session, Watch};
+use super::session::{Farewell, Kind, Session, Topic, Watch};
 use super::state::Relay;
-use super::{ClientId, Deed, LinkId};
+use super::{ClientId, Deed, Level, LinkId};
 use crate::stats::Counter;
 use cluster::instance::Addr;
 use cluster::resp::reply::{self, Elements};
 use cluster::resp::request::{Args, Frame};
 use cluster::resp::write;
+use std::collections::BTreeSet;
 
 impl Relay {
     /// A request of a client whose connection carries something. True: it has been taken.
@@ -72,13 +72,20 @@ impl Relay {
         if self.routes.owners().next().is_none() {
             return self.refuse_here(id, command, Counter::ErrorsNoOwner, "ERR twemslot: no group owns any slot yet");
         }
+        // Asked again since some have been confirmed: the last of many is so last, and while it is not nothing else matters.
+        if names.iter().rev().any(|name| self.waits_for_topic(id, &(kind, (*name).into()))) {
+            return self.begin_alone_later(id, command, raw);
+        }
+        if let Some(text) = self.too_many_subscriptions(id, kind, names) {
+            return self.refuse_here(id, command, Counter::ErrorsOverload, &text);
+        }
         self.tend_pubsub_links(true);
         let mut confirmed = true;
         for name in names {
             let topic: Topic = (kind, (*name).into());
-            self.clients[id as usize].session().subscriptions.insert(topic.clone());
-            self.pubsub.topics.entry(topic.clone()).or_default().clients.entry(id).or_insert(false);
+            self.pubsub.listen(&topic, id);
             confirmed &= self.confirmed(&topic);
+            self.clients[id as usize].session().subscribe(topic);
         }
         if !confirmed {
             // It is looked at again whenever a group has answered.
@@ -91,7 +98,7 @@ impl Relay {
         let told = |p: &Self, topic: &Topic| p.pubsub.topics.get(topic).and_then(|l| l.clients.get(&id)) == Some(&true);
         let all = session
             .map_or(0, |s| s.subscriptions.iter().filter(|t| (t.0 == Kind::Shard) == (kind == Kind::Shard)).count());
-        let fresh: Vec<&[u8]> = names
+        let mut fresh: BTreeSet<&[u8]> = names
             .iter()
             .filter(|n| {
                 let topic = (kind, Box::from(**n));
@@ -99,13 +106,9 @@ impl Relay {
             })
             .copied()
             .collect();
-        let mut count = all - distinct(&fresh);
-        let mut seen: Vec<&[u8]> = Vec::new();
+        let mut count = all - fresh.len();
         for name in names {
-            if fresh.contains(name) && !seen.contains(name) {
-                seen.push(name);
-                count += 1;
-            }
+            count += usize::from(fresh.remove(name));
             notice(&mut reply, client.resp3, kind.subscribe(), Some(name), count);
         }
         for name in names {
@@ -117,6 +120,33 @@ impl Relay {
         self.answer_aloud(id, command, &reply);
     }
 
+    fn waits_for_topic(&mut self, id: ClientId, topic: &Topic) -> bool {
+        let listeners = self.pubsub.topics.get(topic);
+        listeners.is_some_and(|l| l.clients.get(&id) == Some(&false)) && !self.confirmed(topic)
+    }
+
+    /// Why a client may not subscribe to these. Those that it has, or that it asked for before and waits for, are no more.
+    fn too_many_subscriptions(&self, id: ClientId, kind: Kind, names: &[&[u8]]) -> Option<String> {
+        let session = self.clients[id as usize].session.as_deref();
+        let has = |name: &&&[u8]| session.is_some_and(|s| s.subscriptions.contains(&(kind, Box::from(**name))));
+        let new: BTreeSet<&[u8]> = names.iter().filter(|name| !has(name)).copied().collect();
+        if new.is_empty() {
+            return None;
+        }
+        let (many, bytes) = session.map_or((0, 0), |s| (s.subscriptions.len(), s.subscription_bytes));
+        let names_of = bytes.saturating_sub(many * SUBSCRIPTION_COST) / 2 + new.iter().map(|n| n.len()).sum::<usize>();
+        if many + new.len() > SUBSCRIPTIONS_MAX || names_of > SUBSCRIPTION_BYTES_MAX {
+            return Some(format!(
+                "ERR twemslot: a client may have {SUBSCRIPTIONS_MAX} subscriptions, with names of {SUBSCRIPTION_BYTES_MAX} \
+                 bytes; these would be more, and none of them was made"
+            ));
+        }
+        let full = |l: &&LinkId| self.links[**l as usize].output_bytes() > LINK_OUTPUT_MAX;
+        let link = self.pubsub.links.iter().find(full)?;
+        let whose = super::link::whose(&self.links[*link as usize]);
+        Some(format!("ERR twemslot: {whose} is overloaded: it takes no subscriptions; none of these was made"))
+    }
+
     /// A client is told once the groups know: what it publishes or asks then finds no trace of its subscriptions.
     fn unsubscribe(&mut self, id: ClientId, command: CommandId, kind: Kind, names: &[&[u8]], raw: &[u8]) {
         let client = &mut self.clients[id as usize];
@@ -124,25 +154,26 @@ impl Relay {
         if let Some(farewell) = client.session().farewell.take() {
             return self.take_leave(id, command, farewell, raw);
         }
-        let subscriptions = &mut client.session().subscriptions;
+        let session = client.session();
         let own: Vec<Box<[u8]>> = match names {
-            [] => subscriptions.iter().filter(|t| t.0 == kind).map(|t| t.1.clone()).collect(),
+            [] => session.subscriptions.iter().filter(|t| t.0 == kind).map(|t| t.1.clone()).collect(),
             _ => names.iter().map(|n| Box::from(*n)).collect(),
         };
         let mut reply = Vec::new();
         let mut gone = Vec::new();
-        let left = |s: &std::collections::BTreeSet<Topic>| {
-            s.iter().filter(|t| (t.0 == Kind::Shard) == (kind == Kind::Shard)).count()
-        };
+        let counts = |t: &&Topic| (t.0 == Kind::Shard) == (kind == Kind::Shard);
+        let mut left = session.subscriptions.iter().filter(counts).count();
         if own.is_empty() {
-            notice(&mut reply, resp3, kind.unsubscribe(), None, left(subscriptions));
+            notice(&mut reply, resp3, kind.unsubscribe(), None, left);
         }
         for name in own {
             let topic = (kind, name);
-            if subscriptions.remove(&topic) {
-                gone.push(topic.clone());
+            let was = session.unsubscribe(&topic);
+            left -= usize::from(was);
+            notice(&mut reply, resp3, kind.unsubscribe(), Some(&topic.1), left);
+            if was {
+                gone.push(topic);
             }
-            notice(&mut reply, resp3, kind.unsubscribe(), Some(&topic.1), left(subscriptions));
         }
         client.tidy_session();
         for topic in &gone {
@@ -157,7 +188,8 @@ impl Relay {
             let listeners = self.pubsub.topics.get(topic).filter(|l| l.clients.is_empty());
             listeners.is_some_and(|l| l.at.iter().any(|at| at.owed > 0))
         };
-        if farewell.topics.iter().any(owed) {
+        // The last one is answered last.
+        if farewell.topics.iter().rev().any(owed) {
             self.clients[id as usize].session().farewell = Some(farewell);
             return self.begin_alone_later(id, command, raw);
         }
@@ -182,7 +214,7 @@ impl Relay {
         for name in Args::new(raw).skip(1) {
             let topic: Topic = (kind, Box::from(name));
             if self.pubsub.topics.get(&topic).and_then(|l| l.clients.get(&id)) == Some(&false) {
-                self.clients[id as usize].session().subscriptions.remove(&topic);
+                self.clients[id as usize].session().unsubscribe(&topic);
                 self.leave(id, &topic);
             }
         }
@@ -191,9 +223,7 @@ impl Relay {
 
     /// A client listens to a topic no more.
     fn leave(&mut self, id: ClientId, topic: &Topic) {
-        let Some(listeners) = self.pubsub.topics.get_mut(topic) else { return };
-        listeners.clients.remove(&id);
-        if listeners.clients.is_empty() {
+        if self.pubsub.left(topic, id) {
             self.ask_links(topic, false);
             self.pubsub.tidy(topic);
         }
@@ -211,6 +241,7 @@ impl Relay {
                 }
                 None => continue,
             }
+            self.pubsub.asked(link, topic, wanted);
             let verb = if wanted { topic.0.subscribe() } else { topic.0.unsubscribe() };
             let mut bytes = Vec::new();
             write::request(&mut bytes, &[verb, &topic.1]);
@@ -288,12 +319,13 @@ impl Relay {
     /// A link to subscribe on is up: it gets everything.
     pub(super) fn subscribe_all(&mut self, id: LinkId) {
         let mut bytes = Vec::new();
-        for ((kind, name), listeners) in &mut self.pubsub.topics {
-            if !listeners.clients.is_empty() {
-                listeners.at.push(At { link: id, wanted: true, owed: 1 });
-                write::request(&mut bytes, &[kind.subscribe(), name]);
-            }
+        let mut wanted = Vec::new();
+        for (topic, listeners) in self.pubsub.topics.iter_mut().filter(|(_, l)| !l.clients.is_empty()) {
+            listeners.at.push(At { link: id, wanted: true, owed: 1 });
+            write::request(&mut bytes, &[topic.0.subscribe(), &topic.1]);
+            wanted.push(topic.clone());
         }
+        wanted.iter().for_each(|topic| self.pubsub.asked(id, topic, true));
         let link = &mut self.links[id as usize];
         link.queued += bytes.len() as u64;
         link.out.append(&mut self.pool, &bytes);
@@ -332,20 +364,21 @@ impl Relay {
         true
     }
 
-    /// A group cannot do what was asked (SSUBSCRIBE before Redis 7, or no right to). Which request it was cannot be
-    /// told, so those who wait are told.
+    /// A group cannot do what was asked (SSUBSCRIBE before Redis 7, or no right to): who waits for it is told, and it is
+    /// as if that group had not been asked. False: it is a reply to something else.
     fn subscription_refused(&mut self, id: LinkId, bytes: &[u8]) -> bool {
+        let Some(asked) = self.pubsub.refused(id) else { return false };
         let text = String::from_utf8_lossy(&bytes[1..]).trim_end().to_owned();
-        let whose = super::link::whose(&self.links[id as usize]);
-        for client in self.waiting.clone() {
-            let subscribes = self
-                .clients
-                .get(client as usize)
-                .is_some_and(|c| matches!(c.lane, Lane::Waiting { slot: NO_SLOT, .. }) && c.head == NONE);
-            if subscribes {
-                self.refuse_waiting(client, &format!("ERR twemslot: {whose} refuses: {text}"));
-            }
+        let text = format!("ERR twemslot: {} refuses: {text}", super::link::whose(&self.links[id as usize]));
+        let listeners = self.pubsub.topics.get(&asked.topic).filter(|_| asked.wanted);
+        let clients: Vec<(ClientId, bool)> = listeners.iter().flat_map(|l| &l.clients).map(|(c, t)| (*c, *t)).collect();
+        if clients.iter().any(|(_, told)| *told) {
+            self.tell(Level::Warn, format!("clients that listen do not hear this group: {text}"));
         }
+        for (client, _) in clients.into_iter().filter(|(_, told)| !told) {
+            self.refuse_waiting(client, &text);
+        }
+        self.retry_waiting();
         true
     }
 
@@ -478,13 +511,6 @@ impl Relay {
         }
         self.answer_here(id, command, b"+RESET\r\n");
     }
-}
-
-fn distinct(names: &[&[u8]]) -> usize {
-    let mut names = names.to_vec();
-    names.sort_unstable();
-    names.dedup();
-    names.len()
 }
 
 /// What a client is told of a subscription, and how many it has now.

@@ -377,7 +377,7 @@ impl Relay {
 
     /// Who holds most, and how much. Who asked to be spared (CLIENT NO-EVICT) comes behind all others that hold anything.
     fn largest_client(&self) -> Option<(ClientId, usize)> {
-        let held = |c: &Client| c.out.len() + c.input.len() + c.queued() + self.parked(c);
+        let held = |c: &Client| c.out.len() + c.input.len() + c.queued() + c.subscribed() + self.parked(c);
         let open = self.clients.iter().filter(|(_, c)| !c.closed).map(|(id, c)| (id as ClientId, held(c), c.no_evict));
         let most = open.filter(|(_, bytes, _)| *bytes > 0).max_by_key(|(_, bytes, spared)| (!spared, *bytes));
         most.map(|(id, bytes, _)| (id, bytes))
@@ -474,7 +474,7 @@ impl Relay {
             (Gauge::RequestsInFlight, self.requests.len()),
             (Gauge::RequestsHeld, self.held.len()),
             (Gauge::SlotsHeld, slots_held),
-            (Gauge::MemoryBytes, self.pool.lent() + self.shell_bytes),
+            (Gauge::MemoryBytes, self.memory()),
             (Gauge::ClientOutputBytes, self.clients.iter().map(|(_, c)| c.out.len()).sum()),
             (Gauge::LinkOutputBytes, self.links.iter().map(|(_, l)| l.output_bytes()).sum()),
             (Gauge::LinksUp, up),
@@ -537,6 +537,8 @@ impl Relay {
                 }
             }
         }
+        let subscribed: usize = self.clients.iter().map(|(_, c)| c.subscribed()).sum();
+        assert_eq!(subscribed, self.pubsub.bytes, "what subscriptions take");
         let counted: Vec<u32> = self.loads.iter().map(|load| load.in_flight).collect();
         assert_eq!(in_flight, counted, "requests in flight, by slot");
         let counted = self.fans.iter().filter(|(_, f)| f.generation != u32::MAX).count();
