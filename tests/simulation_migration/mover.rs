@@ -264,7 +264,7 @@ impl World {
             return;
         };
         if self.plant == Some(Plant::EarlyDrained) && mover.stage == Stage::Tailing {
-            mover.stage = Stage::Drained { fence, offset: 0, replicas: 1 };
+            mover.stage = Stage::Drained { fence, offset: 0, replicas: 1, mark: None };
             return;
         }
         let primary = self.instances.get(&mover.job.source.primary).filter(|i| i.answers(self.now));
@@ -292,7 +292,7 @@ impl World {
         let replicas = mover.job.target.replicas.iter().filter(has).count();
         if replicas == mover.job.target.replicas.len() || self.now > since + WAIT_MS {
             let replicas = if self.plant == Some(Plant::NoReplicas) { 1 } else { replicas };
-            mover.stage = Stage::Drained { fence, offset: upto as u64, replicas };
+            mover.stage = Stage::Drained { fence, offset: upto as u64, replicas, mark: None };
         }
     }
 }

@@ -5,6 +5,7 @@ use super::layout::Token;
 use cluster::group::GroupId;
 use cluster::instance::Addr;
 use cluster::slot::{Slot, TagRule};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// One copy, from the purge of the target to the last byte. A new attempt begins anew, with the purge.
@@ -68,12 +69,22 @@ pub enum Stage {
     Copying,
     /// They are; writes are followed.
     Tailing,
-    /// The target holds what the source holds, of these slots, up to the end. `replicas` of the target have it, too.
-    Drained { fence: u64, offset: u64, replicas: usize },
+    /// The target holds what the source holds, of these slots, up to the end. `replicas` of the target have it, too. `mark`:
+    /// what the target's history has behind it was written by clients.
+    Drained { fence: u64, offset: u64, replicas: usize, mark: Option<Mark> },
     /// It cannot go on; a new attempt may.
     Failed { why: String },
     /// It cannot go on, nor can another attempt until somebody changes something: what, and what to do.
     Hopeless { why: String },
+}
+
+/// A place in an instance's own history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    pub replid: String,
+    /// Bytes.
+    pub offset: u64,
 }
 
 /// What a job says of itself, four times a second and whenever its stage changes.
@@ -122,10 +133,12 @@ pub struct Audit {
     pub tag_rule: TagRule,
     /// Keys a second; 0: no limit.
     pub keys_per_s: u64,
+    /// Where the target was when the slots changed hands.
+    pub mark: Option<Mark>,
 }
 
 /// What an audit found. Values are compared by a hash of their elements, read piece by piece, whatever their encoding.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Findings {
     /// Keys of the source: the sum of the next four.
@@ -139,8 +152,8 @@ pub struct Findings {
     pub different: u64,
     /// Keys of the target that the source does not have, and nobody wrote.
     pub extra: u64,
-    /// Whether the target's writes since the drain are known. If not (another leader ran the job), whatever differs counts as
-    /// changed.
+    /// Whether the target's writes since the drain are known. If not (its backlog is too small for them), whatever differs
+    /// counts as changed.
     pub told_apart: bool,
     /// Some of what is missing, different or extra.
     pub examples: Vec<String>,

@@ -1,7 +1,7 @@
 //! `migration-tasks/<id, 20 digits>`: slots on their way from one group to another, from the wish to the end. All that is
 //! done for it follows from this record, so that the next leader goes on where the last one stood.
 
-use super::job::{Findings, JobLimits};
+use super::job::{Findings, JobLimits, Mark};
 use cluster::group::GroupId;
 use cluster::slot::Slot;
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,9 @@ pub struct Task {
     /// As of the end of the copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tally: Option<Tally>,
+    /// Where the target's own history was at the commit: whoever compares both sides tells by it what clients wrote since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
     /// What comparing both sides brought, between the change of hands and the removal of the source's keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Findings>,

@@ -335,6 +335,8 @@ pub(super) struct MigrationWord {
     pub fences: u32,
     pub times: TaskTimesWord,
     pub tally: Option<TallyWord>,
+    /// Where the target's own history was at the commit.
+    pub mark: Option<MarkWord>,
     pub audit: Option<FindingsWord>,
     /// The migration whose slots this one brings back.
     pub reverses: Option<u64>,
@@ -377,6 +379,14 @@ pub(super) struct TallyWord {
     /// From the decision to hold the slots to the transaction that gave them to the target.
     pub pause_ms: u64,
     pub removed: u64,
+}
+
+/// A place in an instance's own history.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Mark)]
+pub(super) struct MarkWord {
+    pub replid: String,
+    pub offset: u64,
 }
 
 /// What comparing source and target brought, key by key, before the source's keys were removed.

@@ -5,14 +5,14 @@
 
 use super::attach;
 use super::core::print::Print;
+use super::core::shown;
 use super::core::slots::Slots;
 use super::core::table::Table;
 use super::core::touched::Touched;
-use super::core::{Mark, shown};
 use super::line::Line;
 use super::name::{Name, Part};
 use crate::agent::link::Access;
-use crate::control::job::{Audit, Findings};
+use crate::control::job::{Audit, Findings, Mark};
 use cluster::resp::reply::{Elements, integer, text};
 use cluster::resp::write;
 use std::time::{Duration, Instant};
@@ -55,14 +55,14 @@ struct Follower {
     touched: Touched,
 }
 
-/// Compares every key. `mark`: where the target was at the drain, if it is known.
-pub(super) async fn audit(audit: &Audit, mark: Option<Mark>, access: &Access) -> Result<Findings, String> {
+/// Compares every key.
+pub(super) async fn audit(audit: &Audit, access: &Access) -> Result<Findings, String> {
     let name = Name::new(&audit.task, audit.token, 0);
     let slots = Slots::new(&audit.slots, audit.tag_rule, audit.slot_count);
     let source = name.connect(&audit.source.primary, access, Part::Reader).await?;
     let mut target = name.connect(&audit.target.primary, access, Part::Reader).await?;
-    let follower = match mark {
-        Some(mark) => follow(audit, &mark, &name, &slots, &mut target, access).await,
+    let follower = match &audit.mark {
+        Some(mark) => follow(audit, mark, &name, &slots, &mut target, access).await,
         None => None,
     };
     let found = Findings { told_apart: follower.is_some(), ..Findings::default() };

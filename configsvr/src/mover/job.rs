@@ -4,14 +4,14 @@
 use super::attach::{self, Attached};
 use super::core::limits::{PIECE_BYTES, PIECE_FROM};
 use super::core::slots::Slots;
-use super::core::{Copier, Fault, Mark, Plan};
+use super::core::{Copier, Fault, Plan};
 use super::line::Line;
 use super::name::{Name, Part};
 use super::scout::{Said, Scout};
 use super::{Confirm, Told, functions, preflight, sweep};
 use crate::agent::link::Access;
 use crate::control::event::Event;
-use crate::control::job::{Job, Stage, Status};
+use crate::control::job::{Goal, Job, Stage, Status};
 use cluster::resp::write;
 use std::io;
 use std::sync::Arc;
@@ -38,7 +38,6 @@ pub(super) struct Ground {
     pub(super) confirm: Confirm,
     pub(super) told: watch::Receiver<Told>,
     pub(super) outcomes: mpsc::Sender<Event>,
-    pub(super) mark: watch::Sender<Option<Mark>>,
 }
 
 /// Runs until it is dropped: also after its end it says how that was, once a report's time.
@@ -48,6 +47,9 @@ pub(super) async fn run(ground: Ground) {
         Ok(mut run) => {
             let fault = run.carry().await;
             let mut status = run.copier.status();
+            if fault.hopeless && !run.fenced {
+                run.take_away(&status).await;
+            }
             status.stage = ended(fault);
             status
         }
@@ -95,6 +97,9 @@ async fn prepare<'a>(ground: &'a Ground, name: &'a Name) -> Result<Run<'a>, Faul
         // Before the purge, so that what cannot work has changed nothing.
         let mut source = reading_place(ground, name).await?;
         preflight::check(&mut source, &mut target).await?;
+        // By whose clock keys end: copies are read at a replica, and the primary tells it what has ended.
+        let mut primary = name.connect(&job.source.primary, access, Part::Reader).await.map_err(Fault::failed)?;
+        preflight::clocks(&mut primary, &mut target).await?;
         let drawn = preflight::draw(&mut source).await?;
         if !job.force {
             let replicas = replicas(ground, name).await;
@@ -125,7 +130,19 @@ async fn prepare<'a>(ground: &'a Ground, name: &'a Name) -> Result<Run<'a>, Faul
     copier.stream_said(&attached.first);
     tracing::info!(task = job.task, attempt = job.attempt, at = %attached.addr, offset = attached.offset, "copying slots");
     let scout = Scout::start(job, name, Arc::clone(access), attached.addr.clone());
-    Ok(Run { ground, name, copier, attached, source, source_id, target, run_id, scout, bytes: Vec::new() })
+    Ok(Run {
+        ground,
+        name,
+        copier,
+        attached,
+        source,
+        source_id,
+        target,
+        run_id,
+        scout,
+        bytes: Vec::new(),
+        fenced: false,
+    })
 }
 
 /// The stream says which database it speaks of when that changes, and one that attaches in its middle does not know: an
@@ -183,6 +200,8 @@ struct Run<'a> {
     run_id: String,
     scout: Scout,
     bytes: Vec<u8>,
+    /// It was told to drain: the target may own the slots at any moment, and nothing is removed there any more.
+    fenced: bool,
 }
 
 /// Which connection has something.
@@ -207,8 +226,8 @@ impl Run<'_> {
         let (mut moved, mut moved_at) = (self.copier.received(), begun);
         loop {
             self.copier.step(begun.elapsed().as_millis() as u64);
-            if self.copier.asks_primary() {
-                self.scout.fence();
+            if let Some(fence) = self.copier.asks_primary() {
+                self.scout.fence(fence);
             }
             if let Err(fault) = self.write().await {
                 return fault;
@@ -231,7 +250,6 @@ impl Run<'_> {
                 reported = now;
                 let status = self.copier.status();
                 said = Some(status.stage.clone());
-                self.ground.mark.send_replace(self.copier.mark().cloned());
                 self.ground.report(status).await;
             }
             let woken = tokio::select! {
@@ -251,6 +269,7 @@ impl Run<'_> {
                 Woken::Target => self.read_target().await,
                 Woken::Told => {
                     let Told { goal, limits } = *told.borrow_and_update();
+                    self.fenced |= matches!(goal, Goal::Drain { .. });
                     self.copier.limit(limits);
                     self.copier.goal(goal);
                     Ok(())
@@ -365,6 +384,29 @@ impl Run<'_> {
         }
         let there = attach::look(&mut line).await.map_err(Fault::failed)?;
         if there.replid == self.attached.replid { Ok(Some(line)) } else { Err(lost_history(&self.attached.addr)) }
+    }
+
+    /// Nothing goes on before somebody comes, and a target that is out of memory refuses its own clients meanwhile: what was
+    /// copied goes. The next attempt begins with that anyhow.
+    async fn take_away(&mut self, status: &Status) {
+        let taken_away = async {
+            let mut line = self.target_anew().await?;
+            sweep::clear(&mut line, &Slots::from(&*self.ground.job), 0).await
+        };
+        tokio::pin!(taken_away);
+        let mut reports = interval(REPORT);
+        let removed = loop {
+            tokio::select! {
+                removed = &mut taken_away => break removed,
+                _ = reports.tick() => {
+                    self.ground.report(Status { stage: Stage::Purging, ..status.clone() }).await;
+                }
+            }
+        };
+        match removed {
+            Ok(keys) => tracing::info!(task = self.ground.job.task, keys, "what was copied was removed at the target"),
+            Err(why) => tracing::warn!(task = self.ground.job.task, why, "what was copied stays at the target"),
+        }
     }
 
     /// Another connection to the target, the old one killed: what it was told may have been done or not.

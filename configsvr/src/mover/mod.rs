@@ -18,7 +18,6 @@ mod line;
 mod encrypted;
 pub mod core;
 
-use self::core::Mark;
 use crate::agent::link::Access;
 use crate::control::event::{DeedId, Event};
 use crate::control::job::{Audit, Goal, Job, JobLimits, Sweep};
@@ -40,12 +39,7 @@ pub struct Movers {
     confirm: Confirm,
     outcomes: mpsc::Sender<Event>,
     jobs: BTreeMap<String, Running>,
-    /// Where targets were at the last drain, by task, for audits.
-    marks: BTreeMap<String, watch::Receiver<Option<Mark>>>,
 }
-
-/// Marks of so many tasks are kept.
-const MARKS_MAX: usize = 256;
 
 /// What a job is to do for now, and how hard it may push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +64,7 @@ impl Drop for Running {
 impl Movers {
     /// What jobs say goes to `outcomes`.
     pub fn new(access: Arc<Access>, confirm: Confirm, outcomes: mpsc::Sender<Event>) -> Self {
-        Self { access, confirm, outcomes, jobs: BTreeMap::new(), marks: BTreeMap::new() }
+        Self { access, confirm, outcomes, jobs: BTreeMap::new() }
     }
 
     /// Begins a job, or tells the one that runs how far it is to go, and its limits as they are by now. An older attempt of the same task ends.
@@ -84,20 +78,12 @@ impl Movers {
             Some(running) if running.attempt > attempt => {}
             _ => {
                 let (tell, told) = watch::channel(told);
-                let (mark, marked) = watch::channel::<Option<Mark>>(None);
-                self.marks.insert(job.task.clone(), marked);
-                while self.marks.len() > MARKS_MAX
-                    && let Some(oldest) = self.marks.keys().min_by_key(|id| (id.len(), (*id).clone())).cloned()
-                {
-                    self.marks.remove(&oldest); // tasks are numbered
-                }
                 let ground = Ground {
                     job: Arc::clone(&job),
                     access: Arc::clone(&self.access),
                     confirm: Arc::clone(&self.confirm),
                     told,
                     outcomes: self.outcomes.clone(),
-                    mark,
                 };
                 let task = tokio::spawn(job::run(ground));
                 self.jobs.insert(job.task.clone(), Running { attempt, told: tell, task });
@@ -110,12 +96,11 @@ impl Movers {
         self.jobs.remove(task);
     }
 
-    /// An audit, as a deed. Whoever wrote what is known only to the process that ran the job.
+    /// An audit, as a deed.
     pub fn audit(&self, deed: DeedId, audit: Audit) -> impl Future<Output = (bool, Event)> + Send + 'static {
         let access = Arc::clone(&self.access);
-        let mark = self.marks.get(&audit.task).and_then(|mark| mark.borrow().clone());
         async move {
-            let outcome = audit::audit(&audit, mark, &access).await;
+            let outcome = audit::audit(&audit, &access).await;
             match &outcome {
                 Ok(found) => tracing::info!(task = audit.task, ?found, "audited"),
                 Err(why) => tracing::warn!(task = audit.task, why, "an audit failed"),

@@ -135,7 +135,8 @@ impl Info {
     }
 }
 
-async fn clocks(source: &mut Line, target: &mut Line) -> Result<(), Fault> {
+/// Whether two clocks are near enough.
+pub(super) async fn clocks(source: &mut Line, target: &mut Line) -> Result<(), Fault> {
     let begun = Instant::now();
     let (here, here_rtt) = clock(source, begun).await?;
     let (there, there_rtt) = clock(target, begun).await?;

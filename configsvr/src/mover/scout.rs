@@ -9,7 +9,7 @@ use crate::control::job::Job;
 use cluster::instance::Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -21,15 +21,15 @@ const SAID_MAX: usize = 64;
 /// What was seen.
 #[derive(Debug)]
 pub(super) enum Said {
-    /// `fence`: it was asked for a fence.
-    Position { position: Position, fence: bool },
+    /// `fence`: it was asked for the one of that number.
+    Position { position: Position, fence: Option<u64> },
     /// A PING took so long, in milliseconds.
     Pinged(u64),
 }
 
 /// The job's end of it. It ends with the job.
 pub(super) struct Scout {
-    fences: mpsc::Sender<()>,
+    fences: watch::Sender<Option<u64>>,
     said: mpsc::Receiver<Said>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -43,7 +43,7 @@ impl Drop for Scout {
 impl Scout {
     pub(super) fn start(job: &Job, name: &Name, access: Arc<Access>, attached: Addr) -> Self {
         let (tell, said) = mpsc::channel(SAID_MAX);
-        let (fences, wanted) = mpsc::channel(1);
+        let (fences, wanted) = watch::channel(None);
         let look = Look { at: job.source.primary.clone(), name: name.clone(), access: Arc::clone(&access) };
         let mut tasks = vec![tokio::spawn(watch_primary(look, wanted, tell.clone()))];
         // Also without a limit: there may be one in a minute.
@@ -54,9 +54,9 @@ impl Scout {
         Self { fences, said, tasks }
     }
 
-    /// Asks the primary for its offset now.
-    pub(super) fn fence(&self) {
-        _ = self.fences.try_send(()); // full: it is about to be asked
+    /// Asks the primary for its offset now, for a fence.
+    pub(super) fn fence(&self, number: u64) {
+        self.fences.send_replace(Some(number));
     }
 
     pub(super) async fn hear(&mut self) -> Option<Said> {
@@ -76,16 +76,16 @@ impl Look {
     }
 }
 
-async fn watch_primary(look: Look, mut fences: mpsc::Receiver<()>, tell: mpsc::Sender<Said>) {
+async fn watch_primary(look: Look, mut fences: watch::Receiver<Option<u64>>, tell: mpsc::Sender<Said>) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut line, mut fence) = (None, false);
+    let (mut line, mut fence) = (None, None);
     loop {
         tokio::select! {
             biased;
-            wanted = fences.recv() => match wanted {
-                Some(()) => fence = true,
-                None => return,
+            wanted = fences.changed() => match wanted {
+                Ok(()) => fence = *fences.borrow_and_update(),
+                Err(_) => return,
             },
             _ = looks.tick() => {}
         }
@@ -104,7 +104,7 @@ async fn watch_primary(look: Look, mut fences: mpsc::Receiver<()>, tell: mpsc::S
         if tell.send(Said::Position { position, fence }).await.is_err() {
             return;
         }
-        fence = false;
+        fence = None;
     }
 }
 

@@ -13,10 +13,11 @@ mod servers;
 mod soak;
 mod writers;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use client::Client;
 use configsvr::control::job::{Goal, JobLimits, Stage};
 use scene::Scene;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn all_types_while_clients_write() -> Result<()> {
@@ -113,5 +114,29 @@ fn what_cannot_work_is_refused() -> Result<()> {
         _ => None,
     })?;
     assert!(why.contains("maxmemory"), "{why}");
+    Ok(())
+}
+
+/// The target's own clients must not suffer for long: what was copied is taken away again.
+#[test]
+fn a_target_that_fills_up_is_emptied_again() -> Result<()> {
+    let mut scene = Scene::begin(false, false, JobLimits { keys_per_s: 100, ..JobLimits::default() })?;
+    scene.fill(4_000)?;
+    scene.tell(Goal::Copy);
+    scene.until("the copy", |stage| (*stage == Stage::Copying).then_some(()))?; // what it had of these slots is gone
+    let mut target = scene.target.primary.client()?;
+    let copied =
+        |target: &mut Client| anyhow::Ok(target.keys()?.iter().filter(|key| !key.starts_with(b"own:")).count());
+    let end = Instant::now() + Duration::from_secs(30);
+    while copied(&mut target)? < 50 {
+        ensure!(Instant::now() < end, "nothing is copied");
+    }
+    target.say("CONFIG SET maxmemory 1mb")?;
+    let why = scene.until("a refusal", |stage| match stage {
+        Stage::Hopeless { why } => Some(why.clone()),
+        _ => None,
+    })?;
+    assert!(why.contains("raise its maxmemory"), "{why}");
+    assert_eq!(copied(&mut target)?, 0, "copies at the target");
     Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cluster::slot::{TagRule, slot_of};
 use configsvr::agent::link::Access;
 use configsvr::control::event::Event;
-use configsvr::control::job::{Audit, Findings, Goal, Job, JobLimits, Stage, Status};
+use configsvr::control::job::{Audit, Findings, Goal, Job, JobLimits, Mark, Stage, Status};
 use configsvr::control::layout::Token;
 use configsvr::mover::{Confirm, Movers};
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub(crate) struct Scene {
     movers: Movers,
     events: mpsc::Receiver<Event>,
     pub(crate) last: Option<Status>,
+    /// Where the target was at the last drain.
+    mark: Option<Mark>,
 }
 
 /// Whether a key is in a slot that moves.
@@ -65,7 +67,7 @@ impl Scene {
         let (outcomes, events) = mpsc::channel(4096);
         let confirm: Confirm = Arc::new(|_| Box::pin(async { Ok(()) }));
         let movers = Movers::new(Arc::new(Access::default()), confirm, outcomes);
-        Ok(Self { source, target, job, runtime, movers, events, last: None })
+        Ok(Self { source, target, job, runtime, movers, events, last: None, mark: None })
     }
 
     /// The first name with this beginning that moves.
@@ -218,10 +220,11 @@ impl Scene {
     pub(crate) fn drained(&mut self, number: u64) -> Result<usize> {
         let begun = Instant::now();
         self.tell(Goal::Drain { fence: number });
-        let replicas = self.until("the drain", |stage| match stage {
-            Stage::Drained { fence, replicas, .. } if *fence == number => Some(*replicas),
+        let (replicas, mark) = self.until("the drain", |stage| match stage {
+            Stage::Drained { fence, replicas, mark, .. } if *fence == number => Some((*replicas, mark.clone())),
             _ => None,
         })?;
+        self.mark = mark;
         eprintln!("drained within {:?}: {:?}", begun.elapsed(), self.last);
         Ok(replicas)
     }
@@ -284,6 +287,7 @@ impl Scene {
             slot_count: job.slot_count,
             tag_rule: job.tag_rule,
             keys_per_s: 0,
+            mark: self.mark.clone(),
         };
         let (good, event) = self.runtime.block_on(self.movers.audit(9, audit));
         let Event::Audited { deed: 9, outcome } = event else { bail!("{event:?}") };

@@ -94,6 +94,7 @@ impl Migrations {
             slot_count: known.slot_count(),
             tag_rule: known.tag_rule(),
             keys_per_s: task.limits.keys_per_s,
+            mark: task.mark.clone(),
         };
         out.push(Action::Audit { deed, audit });
         self.audits.insert(task.id, Auditing { deed, at, outcome: None, failures });

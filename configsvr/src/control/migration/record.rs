@@ -4,7 +4,7 @@
 //! the target) also compare the epoch, and both groups: one decision an epoch.
 
 use crate::control::failover::{Scene, next_epoch, put};
-use crate::control::job::{Findings, Status};
+use crate::control::job::{Findings, Stage, Status};
 use crate::control::layout::{self, Epoch, SlotAction, SlotEntry, SlotRange};
 use crate::control::limits::SLOTS_AT_ONCE;
 use crate::control::stored::{for_proxies, sum_of};
@@ -54,6 +54,9 @@ pub(super) fn committed(scene: &Scene, task: &Task, status: &Status) -> Option<T
     let pause_ms = scene.wall.saturating_sub(task.times.fenced.unwrap_or(scene.wall));
     let (keys, bytes, applied) = (status.copied, status.bytes, status.applied);
     next.tally = Some(Tally { keys, bytes, applied, pause_ms, removed: 0 });
+    if let Stage::Drained { mark, .. } = &status.stage {
+        next.mark.clone_from(mark);
+    }
     let hand_over = Change::ReleaseSlots { slots: task.slots().collect(), group: task.to };
     let unfolded = match task.slots().count() > SLOTS_AT_ONCE {
         true => task.slots.iter().map(|s| SlotRange { from: s.from, to: s.to, group: Some(task.to) }).collect(),

@@ -52,6 +52,7 @@ pub(super) fn start(there: &There, new: &NewMoves, wall: u64) -> Result<Plan, Re
             times: TaskTimes { created: wall, ..TaskTimes::default() },
             tally: None,
             audit: None,
+            mark: None,
             reverses: None,
             note: None,
         });
@@ -120,6 +121,7 @@ pub(super) fn reverse(there: &There, id: u64, wall: u64) -> Result<Plan, Refusal
         times: TaskTimes { created: wall, ..TaskTimes::default() },
         tally: None,
         audit: None,
+        mark: None,
         reverses: Some(id),
         note: None,
         ..task.at(TaskPhase::Waiting)

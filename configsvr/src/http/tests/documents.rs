@@ -48,6 +48,7 @@ fn documented_words_are_the_words() {
         ("TaskTimes", &whole["times"]),
         ("Tally", &whole["tally"]),
         ("Findings", &whole["audit"]),
+        ("Mark", &whole["mark"]),
         ("Progress", &whole["progress"]),
     ] {
         assert_eq!(properties(name), keys(value), "{name}");
@@ -79,7 +80,7 @@ fn migration_with_everything() -> Value {
     let times = json!({ "created": 1, "begun": 2, "fenced": 3, "committed": 4, "ended": 5 });
     let view = json!({ "id": 1, "from": 1, "to": 2, "slots": [{ "from": 0, "to": 1 }], "state": 3, "phase": "copy",
         "paused": true, "cancelled": true, "limits": {}, "window": "22:00-06:00", "skip_audit": true, "force": true,
-        "epoch": 3, "fences": 1, "times": times, "tally": tally, "audit": audit, "reverses": 9, "note": "n",
+        "epoch": 3, "fences": 1, "times": times, "tally": tally, "audit": audit, "mark": { "replid": "a", "offset": 1 }, "reverses": 9, "note": "n",
         "slot_count": 2, "stage": "copying", "trouble": "t", "progress": progress });
     let view: crate::control::task::TaskView = serde_json::from_value(view).expect("a migration");
     json!(view)

@@ -3,6 +3,7 @@
 
 use super::asked::Sent;
 use super::{Copier, Fault, Phase, limits};
+use crate::control::job::Mark;
 use cluster::resp::reply::{integer, text};
 
 /// How far a drain has come.
@@ -34,13 +35,6 @@ pub(super) enum Drain {
         offset: u64,
         replicas: usize,
     },
-}
-
-/// A place in the target's own history.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
-    pub replid: String,
-    pub offset: u64,
 }
 
 impl Copier {

@@ -37,7 +37,7 @@ pub mod limits;
 #[cfg(test)]
 mod sim;
 
-use crate::control::job::{Goal, JobLimits, Stage, Status};
+use crate::control::job::{Goal, JobLimits, Mark, Stage, Status};
 use asked::{Ask, Ready, Sent};
 use drain::Drain;
 use inbox::Inbox;
@@ -52,7 +52,7 @@ use std::sync::Arc;
 use table::Table;
 
 pub(super) use asked::shown;
-pub use drain::{Mark, Replication};
+pub use drain::Replication;
 
 /// A key.
 pub type Key = Arc<[u8]>;
@@ -147,6 +147,7 @@ pub struct Copier {
     pace: Pace,
     rehearsal: Rehearsal,
     drain: Drain,
+    /// Where the target was at the last drain.
     mark: Option<Mark>,
     primary: Option<u64>,
     fault: Option<Fault>,
@@ -251,22 +252,25 @@ impl Copier {
         self.from_target = inbox;
     }
 
-    /// The source's primary said where it is. `fence`: it was asked after that fence's goal was told.
-    pub fn primary_said(&mut self, position: Position, fence: bool) {
+    /// The source's primary said where it is. `fence`: it was asked after the goal of the fence of that number was told; what
+    /// was asked for an earlier one says nothing of what was written since.
+    pub fn primary_said(&mut self, position: Position, fence: Option<u64>) {
         if position.replid != self.plan.replid {
             return self.fail(Fault::failed("the source's primary has another history now: its group had a failover"));
         }
         self.primary = Some(position.offset);
-        if let (true, Drain::Asking { fence, .. }) = (fence, &self.drain) {
-            self.drain = Drain::Reading { fence: *fence, offset: position.offset };
+        if let Drain::Asking { fence: wanted, .. } = self.drain
+            && fence == Some(wanted)
+        {
+            self.drain = Drain::Reading { fence: wanted, offset: position.offset };
         }
     }
 
-    /// Whether the source's primary is to be asked for its offset now, for a fence. Said once.
-    pub fn asks_primary(&mut self) -> bool {
+    /// The fence for which the source's primary is to be asked for its offset now. Said once.
+    pub fn asks_primary(&mut self) -> Option<u64> {
         match &mut self.drain {
-            Drain::Asking { asked, .. } => !std::mem::replace(asked, true),
-            _ => false,
+            Drain::Asking { fence, asked } => (!std::mem::replace(asked, true)).then_some(*fence),
+            _ => None,
         }
     }
 
@@ -302,11 +306,6 @@ impl Copier {
         self.fault.as_ref()
     }
 
-    /// Where the target was at the last drain.
-    pub fn mark(&self) -> Option<&Mark> {
-        self.mark.as_ref()
-    }
-
     pub fn status(&self) -> Status {
         Status {
             stage: self.stage(),
@@ -326,7 +325,7 @@ impl Copier {
             (Some(Fault { hopeless: true, why }), ..) => Stage::Hopeless { why: why.clone() },
             (Some(Fault { hopeless: false, why }), ..) => Stage::Failed { why: why.clone() },
             (None, Drain::Done { fence, offset, replicas }, _) => {
-                Stage::Drained { fence: *fence, offset: *offset, replicas: *replicas }
+                Stage::Drained { fence: *fence, offset: *offset, replicas: *replicas, mark: self.mark.clone() }
             }
             // While a large value is under way, or the target's replicas are behind, a fence would have to wait for them.
             (None, _, Phase::Following) if self.large.is_empty() && self.rehearsal == Rehearsal::Over => Stage::Tailing,

@@ -123,7 +123,7 @@ impl World {
                 self.copier.target_said(&self.to_target.replies.drain(..some).collect::<Vec<_>>());
             }
             20 if faults && self.rng.below(12) == 0 => self.fault(),
-            21 => self.copier.primary_said(position(&self.source), false),
+            21 => self.copier.primary_said(position(&self.source), None),
             _ => self.carry(),
         }
     }
@@ -160,8 +160,8 @@ impl World {
             self.copier.target_back();
         }
         self.copier.step(self.now);
-        if self.copier.asks_primary() {
-            self.copier.primary_said(position(&self.source), true);
+        if let Some(fence) = self.copier.asks_primary() {
+            self.copier.primary_said(position(&self.source), Some(fence));
         }
         let asked = [&b"\nLRANGE"[..], b"\nHSCAN", b"\nGETRANGE"];
         self.pieces +=
