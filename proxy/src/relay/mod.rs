@@ -257,6 +257,7 @@ impl Relay {
         self.stats.add(Counter::ClientBytesOut, bytes as u64);
         let Some(client) = self.clients.get_mut(id as usize) else { return };
         client.out.wrote(&mut self.pool, bytes);
+        client.progress_us = self.now.us;
         let ends = client.out.is_empty() && (client.closing | client.finished | self.draining);
         if client.pressed | ends || !client.shares() {
             self.wrote_unusually(id, ends);
@@ -267,13 +268,10 @@ impl Relay {
     #[inline(never)]
     fn wrote_unusually(&mut self, id: ClientId, ends: bool) {
         let client = &mut self.clients[id as usize];
-        if client.pressed {
-            client.progress_us = self.now.us;
-            if client.out.len() <= self.settings.client_output_soft / 2 {
-                (client.pressed, client.overrun) = (false, false);
-                self.pressed.retain(|&p| p != id);
-                self.resumable.push(id);
-            }
+        if client.pressed && client.out.len() <= self.settings.client_output_soft / 2 {
+            (client.pressed, client.overrun) = (false, false);
+            self.pressed.retain(|&p| p != id);
+            self.resumable.push(id);
         }
         self.pace_client(id);
         if ends {

@@ -1,7 +1,7 @@
 //! What the master says (a topology, settings, drain), and what time brings: reconnects, pings, timeouts, and bounds on
 //! memory.
 
-use super::client::Client;
+use super::client::{Client, Lane};
 use super::command::{Arity, CommandId, Keys, Serve};
 use super::limits::{
     EXCLUSIVE_IDLE_US, GIVE_BACK, GIVE_BACK_US, OVERRUN_US, REQUESTS_KEPT, STALL_US, Settings, TICK_IDLE_US, TICK_US,
@@ -368,7 +368,11 @@ impl Relay {
             return;
         }
         let now = self.now.us;
-        let idle = |c: &Client| c.head == NONE && now.saturating_sub(c.heard_us) > limit;
+        // As in Redis who takes a reply is as alive as who asks, and who only listens has nothing to say.
+        let still = |c: &Client| now.saturating_sub(c.heard_us.max(c.progress_us)) > limit;
+        let waits = |c: &Client| c.head != NONE || !matches!(c.lane, Lane::Shared | Lane::Swallowing { .. });
+        let listens = |c: &Client| c.session.as_ref().is_some_and(|s| !s.subscriptions.is_empty());
+        let idle = |c: &Client| still(c) && !waits(c) && !listens(c);
         let idle: Vec<ClientId> = self.clients.iter().filter(|(_, c)| idle(c)).map(|(id, _)| id as ClientId).collect();
         for id in idle {
             self.close_client(id);
