@@ -4,7 +4,7 @@
 
 use super::client::{Client, Lane};
 use super::command::{CommandId, Keys, Serve};
-use super::limits::{EXCLUSIVE_IDLE_MAX, EXCLUSIVE_MAX, EXCLUSIVE_OUTPUT};
+use super::limits::{EXCLUSIVE_IDLE_MAX, EXCLUSIVE_MAX, EXCLUSIVE_OUTPUT, UPLOAD_GRACE_US};
 use super::link::{Link, State, Use, whose};
 use super::request::Stage;
 use super::scatter::no_owner;
@@ -207,6 +207,45 @@ impl Relay {
     }
 
     /// A large reply goes out as fast as the client reads: the link is not read meanwhile.
+    /// A topology has come: large requests that are coming in for a slot which is held, or settles, have a little time left.
+    pub(super) fn look_after_uploads(&mut self) {
+        let until_us = self.uploads_until_us.unwrap_or(self.now.us + UPLOAD_GRACE_US);
+        self.uploads_until_us = (!self.late_uploads().is_empty()).then_some(until_us);
+    }
+
+    /// Large requests that are not whole, and that their slots wait for.
+    fn late_uploads(&self) -> Vec<ClientId> {
+        let late = |c: &Client| match c.lane {
+            Lane::Passing { request, whole: false, .. } => {
+                let slot = usize::from(self.requests[request as usize].slot);
+                self.routes.slots.get(slot).is_some_and(|route| route.waits())
+            }
+            _ => false,
+        };
+        self.clients.iter().filter(|(_, c)| late(c)).map(|(id, _)| id as ClientId).collect()
+    }
+
+    /// Cuts what has not come in time. What the instance has of it is no request, and never will be one: nothing is left
+    /// of it that could be in the way of `Quiet`.
+    pub(super) fn tick_uploads(&mut self) {
+        if self.uploads_until_us.is_none_or(|at| at > self.now.us) {
+            return;
+        }
+        self.uploads_until_us = None;
+        for id in self.late_uploads() {
+            let Lane::Passing { link: link_id, request, .. } = self.clients[id as usize].lane else { continue };
+            let link = &mut self.links[link_id as usize];
+            link.fifo.retain(|&r| r != request);
+            link.purpose = Use::Finished;
+            self.close_link(link_id, "its slot is held, and the request it carries was not whole in time".to_owned());
+            self.left_link(self.requests[request as usize].slot);
+            self.leave_large(id, link_id);
+            let text = "TRYAGAIN twemslot: the slot is being changed, and this large request was not whole in time; nothing \
+                        was sent";
+            self.refuse(request, Counter::ErrorsHeldTooLong, text);
+        }
+    }
+
     pub(super) fn pace_link(&mut self, link_id: LinkId) {
         let Use::Exclusive { client } = self.links[link_id as usize].purpose else { return };
         // Whoever passes nothing on it would not have it read again.

@@ -69,6 +69,8 @@ pub struct Relay {
     pub(super) held_bytes: usize,
     /// Clients whose request that is large, or taken alone, waits.
     pub(super) waiting: Vec<ClientId>,
+    /// When large requests that are not whole are cut where their slots are held; None: none is under way there.
+    pub(super) uploads_until_us: Option<u64>,
     /// Who listens to what.
     pub(super) pubsub: PubSub,
     /// Clients for which messages wait until a large reply is over.
@@ -154,6 +156,7 @@ impl Relay {
             held: VecDeque::new(),
             held_bytes: 0,
             waiting: Vec::new(),
+            uploads_until_us: None,
             pubsub: PubSub::default(),
             pushing: Vec::new(),
             resp3_wanted: false,

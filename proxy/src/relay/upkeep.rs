@@ -66,6 +66,7 @@ impl Relay {
         }
         self.tend_subscriptions();
         self.look_after_sessions();
+        self.look_after_uploads();
         self.release();
         self.settle();
     }
@@ -234,6 +235,7 @@ impl Relay {
         self.samples.tick(self.now.us);
         self.expire_held();
         self.tick_interrupted();
+        self.tick_uploads();
         self.tick_pressed();
         self.tick_idle();
         self.tick_memory();
