@@ -80,7 +80,10 @@ impl Relay {
         parts: u32,
     ) -> Option<LinkId> {
         let link_id = match link {
-            Some(link) => link,
+            Some(link) => {
+                self.kill_first(link);
+                link
+            }
             None => self.own_link(id, command, slot)?,
         };
         let request_id = self.open_request(id, command, slot);

@@ -107,6 +107,7 @@ impl Relay {
         let mut links = self.links.iter();
         if let Some((link, _)) = links.find(|(_, l)| idle(l)) {
             self.links[link].purpose = Use::Exclusive { client };
+            self.kill_first(link as LinkId);
             return Some(link as LinkId);
         }
         if self.links.iter().filter(|(_, l)| !l.shared()).count() >= EXCLUSIVE_MAX {
@@ -206,7 +207,6 @@ impl Relay {
         whole
     }
 
-    /// A large reply goes out as fast as the client reads: the link is not read meanwhile.
     /// A topology has come: large requests that are coming in for a slot which is held, or settles, have a little time left.
     pub(super) fn look_after_uploads(&mut self) {
         let until_us = self.uploads_until_us.unwrap_or(self.now.us + UPLOAD_GRACE_US);
@@ -246,6 +246,7 @@ impl Relay {
         }
     }
 
+    /// A large reply goes out as fast as the client reads: the link is not read meanwhile.
     pub(super) fn pace_link(&mut self, link_id: LinkId) {
         let Use::Exclusive { client } = self.links[link_id as usize].purpose else { return };
         // Whoever passes nothing on it would not have it read again.

@@ -158,6 +158,20 @@ impl Relay {
         }
     }
 
+    /// What is sent on this link from now on is executed after the end of what was lost. For a link of a client's own that
+    /// has been up all the time: shared ones had the KILL when the loss was noticed, new ones have it in their greeting.
+    pub(super) fn kill_first(&mut self, id: LinkId) {
+        let link = &mut self.links[id as usize];
+        if link.state != State::Up || self.orphans.is_empty() {
+            return;
+        }
+        let ids = self.orphans.to_kill(&link.addr, &link.process);
+        if !ids.is_empty() {
+            link.kill_in_turn(&ids, &mut self.pool);
+            self.mark_link(id);
+        }
+    }
+
     /// Whether a link made for lost connections alone is to be tried again.
     pub(super) fn still_fences(&self, addr: &Addr) -> bool {
         self.orphans.need_link(addr, self.shared_links.contains_key(addr), self.now.us)
