@@ -206,6 +206,8 @@ pub const INQUIRIES_MAX: usize = 256;
 pub const INQUIRY_US: u64 = 500_000;
 /// Text kept of the answers to one question: 100,000 lines of CLIENT LIST or so.
 pub const INQUIRY_BYTES_MAX: usize = 32 << 20;
+/// A filter of CLIENT LIST or CLIENT KILL, as it goes to other workers: it must fit into a letter.
+pub const FILTER_BYTES_MAX: usize = 64 << 10;
 /// Text of an answer to another worker that goes into one letter.
 pub const ANSWER_PIECE: usize = 64 << 10;
 /// Requests that a worker shows to MONITOR in a second, how much of each, and bytes of them that wait for other workers.

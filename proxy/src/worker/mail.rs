@@ -4,6 +4,7 @@ use super::poller::{Poller, Source};
 use crate::mail::{Mailbox, ToMaster, ToWorker};
 use anyhow::Context;
 use nix::libc;
+use serde::Serialize;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -81,7 +82,7 @@ impl Post {
                     self.closed = true;
                     return;
                 }
-                Err(e) => tracing::error!(error = %e, ?message, "this could not be said to the master"),
+                Err(e) => tracing::error!(error = %e, message = brief(message), "this could not be said to the master"),
                 Ok(()) => {}
             }
             self.unsent.pop_front();
@@ -89,8 +90,29 @@ impl Post {
     }
 }
 
+/// A letter for the log: its kind, and its size. All of it may be much, and somebody's secrets.
+pub(super) fn brief<M: Serialize>(message: &M) -> String {
+    let json = serde_json::to_string(message).unwrap_or_default();
+    let kind = json.trim_start_matches(['{', '"']).split('"').next().unwrap_or_default();
+    format!("{kind}, {} bytes", json.len())
+}
+
 /// Whether the same letter may go later: the master reads slowly, or too many descriptors are under way.
 fn is_passing(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::WouldBlock
         || matches!(e.raw_os_error(), Some(libc::EINTR | libc::ENOBUFS | libc::ENOMEM | libc::ETOOMANYREFS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::Question;
+
+    #[test]
+    fn the_log_has_a_letters_kind_and_size_and_nothing_of_what_it_says() {
+        let question = Question::Script { body: "secret".repeat(1_000_000) };
+        let said = brief(&ToMaster::Ask { ticket: 7, question });
+        assert!(said.starts_with("ask, 60") && said.ends_with(" bytes") && said.len() < 30, "{said}");
+        assert_eq!(brief(&ToMaster::Ready), "ready, 7 bytes");
+    }
 }

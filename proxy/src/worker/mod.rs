@@ -337,7 +337,7 @@ impl Worker {
             (ToWorker::Show { lines }, _) => self.traffic.relay.shown_elsewhere(&lines),
             (ToWorker::Hello { .. }, _) => tracing::warn!("the master said Hello again"),
             (message @ (ToWorker::Listen { .. } | ToWorker::Client(_)), None) => tracing::warn!(
-                ?message,
+                message = mail::brief(&message),
                 "this came without its descriptor; raise the limit of open files (ulimit -n, LimitNOFILE)"
             ),
         }

@@ -3,6 +3,7 @@
 use super::super::client::Client;
 use super::super::command::{self, Local};
 use super::super::inquiry::Form;
+use super::super::limits::FILTER_BYTES_MAX;
 use super::super::question::{Filter, Question, Test};
 use super::super::request::{NO_SLOT, NONE};
 use super::super::session::{Kind, Watch};
@@ -40,7 +41,7 @@ impl Relay {
     /// `CLIENT KILL ADDR:PORT`, or with filters; unless SKIPME says no, the one who asks is spared by filters.
     pub(super) fn kill_by_request(&mut self, id: ClientId, command: CommandId, args: &[&[u8]]) {
         let (filter, form) = match args {
-            [addr] => {
+            [addr] if addr.len() <= FILTER_BYTES_MAX => {
                 let any_of = vec![String::from_utf8_lossy(addr).into_owned()];
                 let addr = Test { what: "addr".into(), not: false, any_of };
                 (Ok(Filter { skip: None, tests: vec![addr] }), Form::OkOr("ERR No such client"))
@@ -78,6 +79,16 @@ impl Relay {
 
     /// What follows CLIENT LIST or CLIENT KILL as words and values. Errors: as Redis says them.
     fn filter_of(&self, id: ClientId, args: &[&[u8]]) -> Result<Filter, String> {
+        let long = || format!("ERR twemslot: the filter is longer than {FILTER_BYTES_MAX} bytes; use several");
+        if args.iter().map(|word| word.len()).sum::<usize>() > FILTER_BYTES_MAX {
+            return Err(long());
+        }
+        let filter = self.words_of(id, args)?;
+        let letter = serde_json::to_string(&filter).map_or(usize::MAX, |json| json.len());
+        if letter > FILTER_BYTES_MAX { Err(long()) } else { Ok(filter) }
+    }
+
+    fn words_of(&self, id: ClientId, args: &[&[u8]]) -> Result<Filter, String> {
         let mut filter = Filter::default();
         let mut rest = args;
         while let [word, value, more @ ..] = rest {
