@@ -300,6 +300,20 @@ impl Relay {
         }
     }
 
+    /// Whether the instance of a link on which a request blocks has gone without a word (frozen, or without power), as the
+    /// shared links to it tell: they are asked all the time. None of them is up and none had a byte for so long that a link
+    /// is dead; or one leads to another process now.
+    pub(super) fn instance_is_gone(&self, link: LinkId) -> bool {
+        let own = &self.links[link as usize];
+        let shared = self.shared_links.get(&own.addr).map_or(&[][..], |links| links);
+        let mut shared = shared.iter().map(|&id| &self.links[id as usize]).peekable();
+        let other = |l: &Link| !l.process.is_empty() && !own.process.is_empty() && l.process != own.process;
+        let silent = |l: &Link| self.now.us.saturating_sub(l.byte_us) > self.settings.link_dead_us;
+        let any = shared.peek().is_some();
+        let (up, down): (Vec<&Link>, Vec<&Link>) = shared.partition(|l| l.state == State::Up);
+        any && (up.iter().any(|l| other(l)) || (up.is_empty() && down.iter().all(|l| silent(l))))
+    }
+
     /// Whether a client's own link may be silent for long: its request blocks.
     pub(super) fn may_be_silent(&self, link: LinkId) -> bool {
         let Use::Exclusive { client } = self.links[link as usize].purpose else { return false };

@@ -150,6 +150,8 @@ pub(super) struct Link {
     /// When a byte last came, or the socket opened, or a ping was sent; and before that ping or that socket.
     pub(super) heard_us: u64,
     pub(super) heard_before_us: Option<u64>,
+    /// When a byte last came, on this connection or one before it.
+    pub(super) byte_us: u64,
     pub(super) attempts: u32,
     pub(super) cause: String,
     /// The instance's CLIENT ID for this connection, and the `run_id` of its process; empty: it does not say.
@@ -204,6 +206,7 @@ impl Link {
             written: 0,
             heard_us: now_us,
             heard_before_us: None,
+            byte_us: now_us,
             attempts: 0,
             cause: String::new(),
             server_id: None,

@@ -28,7 +28,7 @@ impl Relay {
         if matches!(link.state, State::Closing | State::Down { .. }) {
             return;
         }
-        link.heard_us = self.now.us;
+        (link.heard_us, link.byte_us) = (self.now.us, self.now.us);
         if link.entry != usize::MAX {
             self.stats.add_of_group(link.entry, OfGroup::BytesIn, bytes.len() as u64);
         }

@@ -298,7 +298,7 @@ impl Relay {
         let oldest = link.fifo.iter().find(|&&r| r != PING).map_or(0, |&r| self.requests[r as usize].sent_us);
         let waited = now.saturating_sub(link.heard_us.max(oldest));
         let late = waited > self.settings.link_dead_us && !link.stopped;
-        if late && !self.may_be_silent(id) {
+        if late && (!self.may_be_silent(id) || self.instance_is_gone(id)) {
             let text = format!("no byte came for {} ms while replies were owed", waited / 1000);
             return self.close_link(id, text);
         }
@@ -376,7 +376,7 @@ impl Relay {
         let listens = |c: &Client| c.session.as_ref().is_some_and(|s| !s.subscriptions.is_empty());
         let idle = |c: &Client| still(c) && !waits(c) && !listens(c);
         let idle: Vec<ClientId> = self.clients.iter().filter(|(_, c)| idle(c)).map(|(id, _)| id as ClientId).collect();
-        for id in idle {
+        for id in idle.into_iter().filter(|id| !self.monitors.here.contains(id)).collect::<Vec<_>>() {
             self.close_client(id);
         }
     }
