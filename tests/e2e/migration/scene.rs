@@ -5,8 +5,10 @@ use anyhow::{Context, Result, ensure};
 use cluster::slot::{Slot, TagRule, slot_of};
 use configsvr::playground::{Options, Playground, ask, find_binary, http, until};
 use serde_json::Value;
+use std::fs::File;
 use std::net::SocketAddr;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tests::history::{Anomalies, Load, Op, Outcome, Plan};
@@ -97,6 +99,23 @@ impl Scene {
         let (said, why) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         ensure!(out.status.success(), "twemslotctl {words}: {said}{why}\n{}", self.told());
         Ok(said.into_owned())
+    }
+
+    /// Somebody who listens to events: each is a line of the file, from its return on.
+    pub(crate) fn listener(&self) -> Result<(Child, PathBuf)> {
+        let file = self.playground.dir().join("events.txt");
+        let dir = self.playground.dir().display().to_string();
+        let mut program = Command::new(find_binary("twemslotctl")?);
+        program.args(["--state-dir", &dir, "events", "--json"]).stdout(File::create(&file)?);
+        let child = program.spawn()?;
+        // What it hears says that it listens.
+        until("the listener listens", LIMIT, || {
+            self.operator("groups rename 1 heard")?;
+            self.operator("groups rename 1 again")?;
+            let heard = std::fs::read_to_string(&file)?.contains("topology");
+            Ok(if heard { Ok(()) } else { Err("no news".to_owned()) })
+        })?;
+        Ok((child, file))
     }
 
     /// The migrations that a command began.

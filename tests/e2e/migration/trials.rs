@@ -1,10 +1,12 @@
 //! Each fault once, with generous bounds: a busy machine schedules everybody late.
 
 use crate::scene::{LIMIT, SLOTS, Scene, turn};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use configsvr::playground::{ask, until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// To and fro, one migration after the other, then a group is emptied and filled again.
@@ -12,6 +14,7 @@ use std::time::Duration;
 fn slots_move_while_clients_write() -> Result<()> {
     let _turn = turn();
     let mut scene = Scene::begin(3, 1)?;
+    let (mut listener, heard) = scene.listener()?;
     let load = scene.load();
     // Loaded where the slots are, as before another group joined: it goes with them.
     let code = "#!lua name=early\nredis.register_function('early', function() return 'found' end)";
@@ -32,12 +35,26 @@ fn slots_move_while_clients_write() -> Result<()> {
         ensure!(found("compared") > Some(0) && found("missing") == Some(0) && found("different") == Some(0), "{one}");
     }
     seen.found.must_be_none()?;
+    listener.kill()?;
+    listener.wait()?;
+    told(&heard, 1, &["are to move", "gets a copy", "are held", "owns the slots", "is done"])?;
     ensure!(seen.failed == 0, "{} failed", seen.failed);
     for group in 1..=3 {
         let owned = scene.owned(group)?;
         ensure!(owned.abs_diff(usize::from(SLOTS) / 3) <= 1, "group {group} owns {owned} slots");
     }
     scene.nothing_astray()
+}
+
+/// What a listener heard of a migration, in its order.
+fn told(heard: &Path, id: u64, steps: &[&str]) -> Result<()> {
+    let (text, subject) = (fs::read_to_string(heard)?, id.to_string());
+    let news = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let its = news.filter(|news| news["kind"] == "migration" && news["subject"] == subject.as_str());
+    let messages: Vec<String> = its.map(|news| news["message"].to_string()).collect();
+    let fits = messages.len() == steps.len() && messages.iter().zip(steps).all(|(m, step)| m.contains(step));
+    ensure!(fits, "of migration {id} there are {steps:?} to tell: {messages:?}");
+    Ok(())
 }
 
 /// In the copy, at the fence, and when all is committed.
@@ -88,6 +105,39 @@ fn a_primary_dies_in_the_middle() -> Result<()> {
         scene.operator(&format!("migrations reverse {id} --wait --yes"))?;
     }
     Ok(())
+}
+
+/// Whoever is only read from, listened to, or told: the copy goes on without it, or begins anew.
+#[test]
+fn others_die_in_the_middle() -> Result<()> {
+    let _turn = turn();
+    let mut scene = Scene::begin(2, 1)?;
+    for (who, group) in [("the source's replica", 1), ("the target's replica", 2)] {
+        let load = scene.load();
+        let primary = scene.primary(group)?;
+        let replica = scene.playground.group(group).map(|i| i.server.addr()).find(|addr| *addr != primary);
+        let replica = replica.context("a replica")?;
+        let id = scene.begun("migrations start --from 1 --to 2 --count 8 --keys-per-s 400")?[0];
+        scene.until_it(id, &["copying", "tailing"])?;
+        scene.playground.kill_instance(replica)?;
+        scene.playground.start_instance(replica)?;
+        scene.until_it(id, &["done"]).context(who)?;
+        let seen = scene.judge(load)?;
+        seen.found.must_be_none().context(who)?;
+        ensure!(seen.failed == 0, "{who}: {} failed", seen.failed);
+        scene.nothing_astray().context(who)?;
+        scene.operator(&format!("migrations reverse {id} --wait --yes"))?;
+    }
+    // A proxy: what was in flight there has no answer; nothing changes hands before it is back, or is given up.
+    let load = scene.load();
+    let id = scene.begun("migrations start --from 1 --to 2 --count 8 --keys-per-s 400")?[0];
+    scene.until_it(id, &["copying", "tailing"])?;
+    scene.playground.kill_proxy(1)?;
+    scene.playground.start_proxy(1)?;
+    scene.until_it(id, &["done"])?;
+    let seen = scene.judge(load)?;
+    seen.found.must_be_none()?;
+    scene.nothing_astray()
 }
 
 /// Nothing changes hands before every proxy has said that nothing is in flight.

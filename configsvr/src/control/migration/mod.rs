@@ -18,6 +18,7 @@ mod fence;
 mod clean;
 mod record;
 mod run;
+mod tidings;
 
 use super::board::Board;
 use super::event::{Action, DeedId};
@@ -29,6 +30,7 @@ use crate::store::{Fault, Verdict};
 use cluster::group::Group;
 use run::{Auditing, Run, Sweeping};
 use std::collections::BTreeMap;
+use tidings::Tidings;
 
 /// Alarms that only a leader raises.
 pub(super) const ALARMS: [&str; 1] = [STUCK];
@@ -44,6 +46,7 @@ pub(super) struct Migrations {
     sweeps: BTreeMap<u64, Sweeping>,
     /// Of the last attempt, of any task.
     attempts: u64,
+    tidings: Tidings,
 }
 
 impl Migrations {
@@ -83,6 +86,7 @@ impl Migrations {
     /// Goes on with everything, as far as it can.
     pub(super) fn advance(&mut self, scene: &Scene, out: &mut Out, board: &mut Board) {
         self.writer.look(scene, out);
+        self.tidings.tell(scene, out, board);
         if scene.is_settled() {
             for task in scene.state.all_tasks().filter(|t| !t.phase.is_over()) {
                 self.go_on(scene, task, out, board);
