@@ -108,7 +108,7 @@ impl Crowd {
     /// Only these may have failed; gives them.
     pub(crate) fn only(&self, what: &str, allowed: impl Fn(&Incident) -> bool) -> Result<Vec<Incident>> {
         let faults = self.faults();
-        ensure!(faults.is_empty(), "wrong replies: {}", some(&faults));
+        ensure!(faults.is_empty(), "verdict of the checker: wrong replies: {}", some(&faults));
         let (fine, others): (Vec<_>, Vec<_>) = self.incidents().into_iter().partition(allowed);
         ensure!(others.is_empty(), "{what} may fail; {} other things did: {}", others.len(), some(&others));
         Ok(fine)
@@ -135,7 +135,7 @@ impl Crowd {
             faults.append(&mut client.verify(addr)?);
             requests += member.board.requests.load(Ordering::Relaxed);
         }
-        ensure!(faults.is_empty(), "{} faults: {}", faults.len(), some(&faults));
+        ensure!(faults.is_empty(), "verdict of the checker: {} faults: {}", faults.len(), some(&faults));
         Ok(requests)
     }
 }

@@ -6,6 +6,7 @@ use cluster::slot::{TagRule, slot_of};
 use configsvr::playground::{ask, find_binary, http, until};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -129,12 +130,55 @@ fn a_group_goes_and_comes_with_one_command_each() -> Result<()> {
         let owned = scene.owned(group)?;
         ensure!(owned.abs_diff(usize::from(SLOTS) / 3) <= 1, "group {group} owns {owned} slots");
     }
+    audits_found_nothing(&scene)?;
+    scene.nothing_astray()
+}
+
+fn audits_found_nothing(scene: &Scene) -> Result<()> {
     for one in scene.get("/api/v1/migrations")?.as_array().into_iter().flatten() {
         let found = |what: &str| one["audit"][what].as_u64();
         let nothing = [found("missing"), found("different"), found("extra")] == [Some(0); 3];
         ensure!(one["phase"] == "done" && found("compared") > Some(0) && nothing, "{one}");
     }
-    scene.nothing_astray()
+    Ok(())
+}
+
+/// Two groups become four and two again, under load.
+#[test]
+fn a_loaded_cluster_is_doubled_and_halved_again() -> Result<()> {
+    let _turn = turn();
+    let mut scene = Scene::begin(4, 1)?;
+    let spares: Vec<Vec<SocketAddr>> =
+        [3, 4].map(|group| scene.playground.group(group).map(|i| i.server.addr()).collect()).to_vec();
+    let halve = |scene: &Scene| -> Result<()> {
+        for group in [4, 3] {
+            scene.operator(&format!("groups drain {group} --remove --yes"))?;
+        }
+        ensure!(groups(scene)? == 2, "{} groups", groups(scene)?);
+        for group in [1, 2] {
+            ensure!(scene.owned(group)? == usize::from(SLOTS) / 2, "group {group} owns {}", scene.owned(group)?);
+        }
+        for addr in spares.iter().flatten() {
+            let left = ask(*addr, &["DBSIZE"])?;
+            ensure!(left == b":0\r\n", "{addr} has still {} keys", String::from_utf8_lossy(&left));
+        }
+        scene.nothing_astray()
+    };
+    halve(&scene)?;
+    let load = scene.load();
+    for spare in &spares {
+        let [primary, replica] = spare[..] else { anyhow::bail!("{spare:?}") };
+        scene.operator(&format!("groups add --primary {primary} --replica {replica} --rebalance --wait --yes"))?;
+    }
+    for group in 1..=4 {
+        ensure!(scene.owned(group)? == usize::from(SLOTS) / 4, "group {group} owns {}", scene.owned(group)?);
+    }
+    halve(&scene)?;
+    let seen = scene.judge(load)?;
+    seen.found.must_be_none()?;
+    ensure!(seen.failed == 0 && seen.acked > 200, "{} failed of {}", seen.failed, seen.acked);
+    eprintln!("    {} acknowledged, longest {} ms", seen.acked, seen.longest_ms);
+    audits_found_nothing(&scene)
 }
 
 /// Migrations to a group, since it was emptied.

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use scene::{Client, PATIENCE, Scene, caller, is_ended, pem};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -152,6 +152,39 @@ fn an_upgrade_keeps_the_listener_and_ends_connections_between_requests() -> Resu
     }
     idle.is_ended_well()?;
     ensure!(scene::ask(&mut plain, &["PING"])? == b"+PONG\r\n", "a plain one moves on");
+    Ok(())
+}
+
+/// The new binary would have to listen where somebody else does: it does not take over, and nobody notices. Once it can, it
+/// is given what was bound for it.
+#[test]
+fn an_upgrade_that_cannot_have_its_address_is_none() -> Result<()> {
+    let scene = Scene::start("")?;
+    let mut plain = TcpStream::connect(scene.plain)?;
+    plain.set_read_timeout(Some(PATIENCE))?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let addr = taken.local_addr()?;
+    let (file, ours) = (scene.dir.path().join("proxy.yml"), format!("'{}']", scene.plain));
+    let with_another = fs::read_to_string(&file)?.replace(&ours, &format!("'{}', '{addr}']", scene.plain));
+    fs::write(&file, with_another)?;
+    scene.proxy.signal(Signal::SIGUSR2)?;
+    let refused = || scene.log().contains("no upgrade") && scene.log().contains("another process listens there");
+    until("it is said why", PATIENCE, || Ok(if refused() { Ok(()) } else { Err(scene.log()) }))?;
+    ensure!(scene::ask(&mut plain, &["PING"])? == b"+PONG\r\n", "who is here stays");
+    ensure!(scene.client(None)?.ask(&["PING"])? == b"+PONG\r\n", "and others come");
+    ensure!(scene.log().matches(" started ").count() == 1, "{}", scene.log());
+
+    drop(taken);
+    scene.proxy.signal(Signal::SIGUSR2)?;
+    until("the new binary serves at its new address", PATIENCE, || {
+        let asked = TcpStream::connect(addr).map_err(anyhow::Error::from).and_then(|mut client| {
+            client.set_read_timeout(Some(PATIENCE))?;
+            scene::ask(&mut client, &["PING"])
+        });
+        Ok(if asked.is_ok_and(|said| said == b"+PONG\r\n") { Ok(()) } else { Err(scene.log()) })
+    })?;
+    ensure!(scene.log().matches(" started ").count() == 2, "{}", scene.log());
+    ensure!(scene::ask(&mut plain, &["PING"])? == b"+PONG\r\n", "who was here moves on");
     Ok(())
 }
 
