@@ -52,6 +52,9 @@ struct Args {
     /// Wins over `topology_file`.
     #[arg(long, value_name = "FILE")]
     topology: Option<String>,
+    /// With `--check-config`: whether this binary takes over from a master of such a testament, and what it needs bound.
+    #[arg(long, hide = true, requires = "check_config")]
+    check_testament: Option<u32>,
     /// Says that this process is a worker, and by which descriptor it hears its master.
     #[arg(long, hide = true)]
     worker_fd: Option<RawFd>,
@@ -101,6 +104,9 @@ fn be_master(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     if args.check_config {
+        if let Some(version) = args.check_testament {
+            say(&format!("{}\n", master::claim(version, &config)?), &mut std::io::stdout());
+        }
         say(&format!("{name}: ok\n"), &mut std::io::stdout());
         return Ok(ExitCode::SUCCESS);
     }
@@ -119,7 +125,14 @@ fn be_master(args: Args) -> anyhow::Result<ExitCode> {
         tell_ready,
         inherited: args.inherit_fd,
     };
-    let log = log::start(&config.log)?;
+    // Who takes over has workers that serve: it must not end for want of a file.
+    let log = match log::start(&config.log) {
+        Err(e) if options.inherited.is_some() => {
+            say(&format!("{name}: {e}; the log goes to standard error\n"), &mut std::io::stderr());
+            log::start(&log::LogSettings { file: None, ..config.log.clone() })?
+        }
+        log => log?,
+    };
     if background && config.log.file.is_none() {
         tracing::warn!("in the background without log.file: nothing will be logged from now on");
     }

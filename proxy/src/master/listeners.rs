@@ -83,6 +83,16 @@ impl Listeners {
         }
     }
 
+    /// Gives back what was bound since there was only this.
+    pub(super) fn back_to(&mut self, had: &BTreeMap<String, Sockets>) {
+        for name in self.names().into_keys() {
+            match (had.get(&name), self.sockets.get_mut(&name)) {
+                (Some(before), Some(sockets)) => sockets.truncate(before.count),
+                _ => self.close(&name),
+            }
+        }
+    }
+
     /// What there is at each address.
     pub(super) fn names(&self) -> BTreeMap<String, Sockets> {
         let name = |(name, sockets): (&String, &Vec<OwnedFd>)| {
@@ -165,6 +175,11 @@ mod tests {
         listeners.ensure(std::slice::from_ref(&addr), 1).expect("none less");
         assert_eq!(listeners.names()[&addr.to_string()], Sockets { count: 3, shared: false });
         assert!(TcpStream::connect(addr.to_string()).is_ok());
+        let (had, other) = (listeners.names(), free());
+        listeners.ensure(&[addr.clone(), other.clone()], 5).expect("more, for a while");
+        listeners.back_to(&had);
+        assert_eq!(listeners.names(), had);
+        assert!(TcpStream::connect(other.to_string()).is_err());
         listeners.close(&addr.to_string());
         assert!(TcpStream::connect(addr.to_string()).is_err());
     }

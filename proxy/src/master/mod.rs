@@ -29,6 +29,7 @@ use crate::os;
 use crate::relay::ClientState;
 use crate::stats::{Gauge, Stats, gauge_word};
 pub use metrics::specimen;
+pub use upgrade::claim;
 
 use admin::Admin;
 use answers::Inquiries;
@@ -174,7 +175,13 @@ impl Master {
         inbox: Receiver<Event>,
     ) -> anyhow::Result<Self> {
         let testament = options.inherited.take().map(upgrade::read).transpose().context("the testament")?;
-        let pid_file = config.pid_file.as_deref().map(PidFile::write).transpose()?;
+        let pid_file = match config.pid_file.as_deref().map(PidFile::write).transpose() {
+            Err(e) if testament.is_some() => {
+                tracing::error!(error = %e, "upgrade: there is no pid file");
+                None
+            }
+            written => written?,
+        };
         let (mut fleet, mut listeners) = (Fleet::new(), Listeners::default());
         let Taken { tally, started, admin, retired, processes } = match testament {
             Some(testament) => testament.take(&mut fleet, &mut listeners, &events)?,

@@ -1,17 +1,21 @@
 //! A new binary takes over in place: same process id, same sockets, no connection lost.
 //!
-//! First the new file checks the configuration. Then this image writes its testament into memory that outlives it,
+//! First the new file checks the configuration, and says what it needs bound; this image binds it, so that nothing can
+//! fail for want of an address once it is gone. Then it writes its testament into memory that outlives it,
 //! keeps its descriptors open, and executes the new file, which takes everything over, starts workers of its own on
 //! the same sockets, and lets the old workers hand their clients to them.
 #![expect(clippy::disallowed_methods, reason = "a shell: runs the new binary")]
 
+use super::admin::Admin;
 use super::event::Event;
 use super::fleet::{Fleet, Id, Inherited};
 use super::listeners::Listeners;
 use super::process::{Birth, Page, Process};
 use super::{Master, Tally, clock};
+use crate::config::Config;
 use crate::os;
 use anyhow::{Context, ensure};
+use cluster::instance::Addr;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::SigSet;
 use serde::{Deserialize, Serialize};
@@ -19,7 +23,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +35,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const INHERIT_ARG: &str = "--inherit-fd";
 /// Raised when the testament changes its meaning; an image refuses one it does not know, before anything is lost.
 const TESTAMENT: u32 = 1;
+/// Before what the new file needs bound, in what it says.
+const CLAIM: &str = "claims ";
 /// An upgrade that finds no calm moment by then is given up.
 const WAIT_US: u64 = 30_000_000;
 
@@ -42,7 +48,30 @@ pub(super) enum Upgrade {
     /// The new file checks the configuration; what it says goes into `output`.
     Checking { exe: PathBuf, pid: u32, output: File },
     /// It is good; as soon as no worker comes or goes, it takes over.
-    Due { exe: PathBuf, until_us: u64 },
+    Due { exe: PathBuf, claim: Claim, until_us: u64 },
+}
+
+/// What a master of this configuration needs bound.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Claim {
+    listen: Vec<Addr>,
+    admin: SocketAddr,
+    workers: usize,
+}
+
+/// What this binary says before it takes over from a master whose testament is of this version. Errors: it cannot.
+pub fn claim(version: u32, config: &Config) -> anyhow::Result<String> {
+    ensure!(
+        version == TESTAMENT,
+        "the running master's testament is of version {version}, this binary knows {TESTAMENT}"
+    );
+    let claim = Claim { listen: config.listen.clone(), admin: config.admin, workers: config.workers.count() };
+    Ok(format!("{CLAIM}{}", serde_json::to_string(&claim)?))
+}
+
+/// What a new binary claims, in all that it said.
+fn claimed(said: &str) -> Option<Claim> {
+    serde_json::from_str(said.lines().find_map(|line| line.strip_prefix(CLAIM))?).ok()
 }
 
 impl Default for Upgrade {
@@ -162,29 +191,32 @@ impl Master {
 
     /// A child ended that is no worker.
     pub(super) fn upgrade_checked(&mut self, child: u32, good: bool, how: &str) {
-        let exe = match &mut self.upgrade {
-            Upgrade::Checking { exe, pid, output } if *pid == child => {
-                if !good {
-                    let mut said = String::new();
-                    _ = output.rewind().and_then(|()| output.read_to_string(&mut said));
-                    tracing::error!(how, said = said.trim(), "no upgrade: the new binary refuses the configuration");
-                }
-                exe.clone()
-            }
-            _ => return,
-        };
+        let Upgrade::Checking { exe, pid, output } = &mut self.upgrade else { return };
+        if *pid != child {
+            return;
+        }
+        let (exe, mut said) = (exe.clone(), String::new());
+        _ = output.rewind().and_then(|()| output.read_to_string(&mut said));
         let until_us = self.now_us() + WAIT_US;
-        self.upgrade = if good { Upgrade::Due { exe, until_us } } else { Upgrade::Idle(Some(exe)) };
+        self.upgrade = match claimed(&said).filter(|_| good) {
+            Some(claim) => Upgrade::Due { exe, claim, until_us },
+            None => {
+                tracing::error!(how, said = said.trim(), "no upgrade: the new binary refuses to take over");
+                Upgrade::Idle(Some(exe))
+            }
+        };
     }
 
     pub(super) fn upgrade_when_calm(&mut self, now_us: u64) {
-        let Upgrade::Due { exe, until_us } = &self.upgrade else { return };
+        let Upgrade::Due { exe, claim, until_us } = &self.upgrade else { return };
         let calm = self.fleet.calm() && self.barrier.is_empty() && !self.processes.values().any(Process::has_unsent);
-        let exe = exe.clone();
+        let (exe, claim) = (exe.clone(), claim.clone());
         if calm {
             // Only comes back with an error.
-            let e = self.execute(&exe).err();
-            tracing::error!(error = e.map(|e| format!("{e:#}")), "no upgrade: the new binary does not start");
+            let had = self.listeners.names();
+            let e = self.provide(&claim).and_then(|admin| self.execute(&exe, &admin)).err();
+            self.listeners.back_to(&had);
+            tracing::error!(error = e.map(|e| format!("{e:#}")), "no upgrade: the new binary does not take over");
             self.upgrade = Upgrade::Idle(Some(exe));
         } else if now_us > *until_us {
             tracing::error!("no upgrade: workers came and went for 30 seconds; try again");
@@ -192,27 +224,38 @@ impl Master {
         }
     }
 
-    fn execute(&mut self, exe: &Path) -> anyhow::Result<()> {
+    /// Binds what the new image will need and is not there; the admin port it will have.
+    fn provide(&mut self, claim: &Claim) -> anyhow::Result<TcpListener> {
+        let bound = self.listeners.ensure(&claim.listen, claim.workers);
+        bound.map_err(|faults| anyhow::anyhow!(faults.join("; ")))?;
+        if self.admin.socket.local_addr().is_ok_and(|addr| addr == claim.admin) {
+            return Ok(self.admin.socket.try_clone()?);
+        }
+        Admin::bind(claim.admin).map_err(anyhow::Error::msg)
+    }
+
+    fn execute(&mut self, exe: &Path, admin: &TcpListener) -> anyhow::Result<()> {
         for (_, page) in std::mem::take(&mut self.pages) {
             self.retire(&page);
         }
         let mut memory = File::from(memfd_create("twemslot-testament", MFdFlags::MFD_CLOEXEC)?);
-        memory.write_all(&serde_json::to_vec(&self.testament())?)?;
+        memory.write_all(&serde_json::to_vec(&self.testament(admin))?)?;
         let arguments = arguments(exe, memory.as_raw_fd())?;
         tracing::info!(exe = %exe.display(), "upgrade: the new binary takes over");
         // A signal that comes while nobody listens waits, rather than ends us.
         SigSet::all().thread_block()?;
-        let done = self.keep_open(&memory, true).and_then(|()| Ok(nix::unistd::execv(&arguments[0], &arguments)?));
-        let undone = self.keep_open(&memory, false);
+        let done =
+            self.keep_open(&memory, admin, true).and_then(|()| Ok(nix::unistd::execv(&arguments[0], &arguments)?));
+        let undone = self.keep_open(&memory, admin, false);
         SigSet::all().thread_unblock()?;
         undone?;
         match done? {}
     }
 
-    fn keep_open(&self, memory: &File, open: bool) -> anyhow::Result<()> {
+    fn keep_open(&self, memory: &File, admin: &TcpListener, open: bool) -> anyhow::Result<()> {
         let keep = |fd: BorrowedFd<'_>| os::set_inherited(fd, open);
         keep(memory.as_fd())?;
-        keep(self.admin.socket.as_fd())?;
+        keep(admin.as_fd())?;
         keep(self.retired.fd.as_fd())?;
         self.listeners.all().try_for_each(|(_, fd)| keep(fd.as_fd()))?;
         for process in self.processes.values() {
@@ -222,7 +265,7 @@ impl Master {
         Ok(())
     }
 
-    fn testament(&self) -> Testament {
+    fn testament(&self, admin: &TcpListener) -> Testament {
         let (next_id, workers) = self.fleet.bequest();
         let heirloom = |worker: Inherited| {
             let process = self.processes.get(&worker.id)?;
@@ -239,7 +282,7 @@ impl Master {
             tally: self.tally,
             next_id,
             listeners: self.listeners.all().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect(),
-            admin: self.admin.socket.as_raw_fd(),
+            admin: admin.as_raw_fd(),
             retired: self.retired.fd.as_raw_fd(),
             workers: workers.into_iter().filter_map(heirloom).collect(),
         }
@@ -263,7 +306,10 @@ fn own_arguments() -> Vec<OsString> {
 fn check_config(exe: &Path) -> anyhow::Result<(u32, File)> {
     let output = File::from(memfd_create("twemslot-check", MFdFlags::MFD_CLOEXEC)?);
     let mut command = Command::new(exe);
-    command.args(own_arguments()).arg("--check-config").stdin(Stdio::null());
+    command
+        .args(own_arguments())
+        .args(["--check-config", "--check-testament", &TESTAMENT.to_string()])
+        .stdin(Stdio::null());
     let child = command.stdout(output.try_clone()?).stderr(output.try_clone()?).spawn()?;
     Ok((child.id(), output)) // reaped by the loop
 }
@@ -273,4 +319,19 @@ fn arguments(exe: &Path, testament: RawFd) -> anyhow::Result<Vec<CString>> {
     all.extend(own_arguments());
     all.extend([INHERIT_ARG.into(), testament.to_string().into()]);
     all.into_iter().map(|a| CString::new(a.into_vec()).context("an argument with a zero byte")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_binary_claims_what_it_needs_and_refuses_a_testament_it_does_not_know() {
+        let config = crate::config::parse("", &Default::default()).expect("the defaults");
+        let said = claim(TESTAMENT, &config).expect("a claim");
+        let claim_of = |said: &str| claimed(said).map(|c| (c.listen, c.admin));
+        assert_eq!(claim_of(&format!("a warning\n{said}\nconf: ok\n")), Some((config.listen.clone(), config.admin)));
+        assert_eq!(claimed("conf: ok\n"), None);
+        assert!(claim(TESTAMENT + 1, &config).is_err());
+    }
 }
