@@ -76,6 +76,12 @@ CASES = {
                                (f'{C}migration_keys_scanned_total{{id="2"}}', (5,), (5,)),
                                (f'{C}migration_keys_scanned_total{{id="1"}}', (1,), (0,))],
 }
+# What may last as long as it likes, and is nobody's business: series of (name, values at every step).
+WELL = [
+    # Slots move: epochs come by the second, and a proxy is scraped a moment before the control plane.
+    [(f'{C}topology_epoch{{instance="m1"}}', "6+6x60"), (f'{P}topology_epoch_served{{instance="p"}}', "0+6x60")],
+    [(f'{C}topology_epoch{{instance="m1"}}', "0+6x60"), (f'{P}topology_epoch_served{{instance="p"}}', "6+6x60")],
+]
 # Needed so that rules about what is absent are quiet where a case does not speak of it.
 QUIET = [(f'{C}leading{{instance="m9"}}', 1, 1)]
 
@@ -110,6 +116,14 @@ def unit_test(alert, series):
                                  for at, samples in tests]}
 
 
+def well_test(series):
+    firing = 'count by (alertname) (ALERTS{alertstate=~"firing|pending"})'
+    every = [{"series": name, "values": values} for name, values in series]
+    every += [{"series": name, "values": f"{well}x60"} for name, well, _ in QUIET]
+    return {"interval": f"{STEP_S}s", "input_series": every,
+            "promql_expr_test": [{"expr": firing, "eval_time": f"{n * STEP_S}s", "exp_samples": []} for n in (5, 30, 55)]}
+
+
 def promtool(*words):
     # It keeps its samples in files, which need not survive.
     scratch = {"TMPDIR": "/dev/shm"} if os.access("/dev/shm", os.W_OK) else {}
@@ -133,6 +147,7 @@ def main():
     with tempfile.TemporaryDirectory() as dir:
         file = Path(dir) / "tests.yml"
         tests = [unit_test(alert, series) for alert, series in CASES.items()]
+        tests += [well_test(series) for series in WELL]
         whole = {"rule_files": [str(RULES)], "evaluation_interval": f"{STEP_S}s", "tests": tests}
         file.write_text(json.dumps(whole))
         faults += promtool("test", "rules", str(file))

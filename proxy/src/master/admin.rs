@@ -12,9 +12,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -27,7 +28,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 /// Connections at once; the next one waits in the queue of the socket.
-const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: usize = 512;
+/// Of them from one address, which has no use for more: who opens them and is silent shuts nobody else out, and least of all
+/// the health checks. More are closed at once.
+const CONNECTIONS_OF_ONE_MAX: usize = 64;
 /// A topology of 1024 groups and 16384 slots takes less than 2 MiB.
 const BODY_BYTES_MAX: usize = 4 << 20;
 /// A caller that dribbles is cut off; also how long an idle connection is kept.
@@ -106,8 +110,18 @@ impl Admin {
     }
 }
 
+/// Who is connected: each connection holds one more reference.
+type Callers = BTreeMap<IpAddr, Arc<()>>;
+
+/// One more connection of a caller. None: it has enough.
+fn one_more(callers: &mut Callers, addr: IpAddr) -> Option<Arc<()>> {
+    callers.retain(|_, caller| Arc::strong_count(caller) > 1);
+    let caller = callers.entry(addr).or_default();
+    (Arc::strong_count(caller) <= CONNECTIONS_OF_ONE_MAX).then(|| Arc::clone(caller))
+}
+
 async fn serve(first: TcpListener, mut moved: UnboundedReceiver<TcpListener>, desk: Arc<Desk>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (places, mut callers) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Callers::new());
     let mut next = Some(first);
     while let Some(socket) = next.take() {
         let socket = match tokio::net::TcpListener::from_std(socket) {
@@ -115,17 +129,28 @@ async fn serve(first: TcpListener, mut moved: UnboundedReceiver<TcpListener>, de
             Err(e) => return tracing::error!(error = %e, "the admin port is lost"),
         };
         tokio::select! {
-            never = accept(&socket, &places, &desk) => match never {},
+            never = accept(&socket, &places, &mut callers, &desk) => match never {},
             new = moved.recv() => next = new,
         }
     }
 }
 
-async fn accept(socket: &tokio::net::TcpListener, places: &Arc<Semaphore>, desk: &Arc<Desk>) -> Infallible {
+async fn accept(
+    socket: &tokio::net::TcpListener,
+    places: &Arc<Semaphore>,
+    callers: &mut Callers,
+    desk: &Arc<Desk>,
+) -> Infallible {
     loop {
         let Ok(place) = Arc::clone(places).acquire_owned().await else { continue };
-        let stream = match socket.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, caller) = match socket.accept().await {
+            Ok((stream, from)) => match one_more(callers, from.ip()) {
+                Some(caller) => (stream, caller),
+                None => {
+                    tracing::debug!(%from, "has {CONNECTIONS_OF_ONE_MAX} connections to the admin port, and gets no more");
+                    continue;
+                }
+            },
             Err(e) => {
                 tracing::warn!(error = %e, "the admin port cannot accept");
                 tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: do not spin
@@ -143,7 +168,7 @@ async fn accept(socket: &tokio::net::TcpListener, places: &Arc<Semaphore>, desk:
                     Err(_) => tracing::debug!("a TLS handshake at the admin port took too long"),
                 },
             }
-            drop(place);
+            drop((place, caller));
         });
     }
 }
@@ -334,6 +359,25 @@ mod tests {
             }
         });
         (admin, addr)
+    }
+
+    #[test]
+    fn who_is_silent_shuts_nobody_else_out() {
+        let (_admin, addr) = start(None);
+        let other = SocketAddr::from(([127, 0, 0, 2], 0));
+        let silent: Vec<socket2::Socket> = (0..2 * CONNECTIONS_OF_ONE_MAX)
+            .map(|_| {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+                socket.bind(&other.into()).expect("another address");
+                socket.connect(&addr.into()).expect("connect");
+                socket
+            })
+            .collect();
+        let start = std::time::Instant::now();
+        assert!(call(addr, "GET /healthz", b"").contains("200 OK"));
+        assert!(start.elapsed() < READ_TIMEOUT / 2, "it had to wait until they were cut off");
+        drop(silent);
     }
 
     fn call(addr: SocketAddr, head: &str, body: &[u8]) -> String {

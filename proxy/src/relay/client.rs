@@ -47,6 +47,8 @@ pub(super) struct Client {
     pub(super) out: Outgoing,
     pub(super) dirty: bool,
     pub(super) authenticated: bool,
+    /// Passwords that were none, since the last that was one.
+    pub(super) wrong_passwords: u8,
     /// Its requests may take the shortest way. Not while something must be looked at first: see `set_common`.
     pub(super) common: bool,
     /// It speaks RESP3, on links that do.
@@ -109,6 +111,7 @@ impl Client {
             out: Outgoing::default(),
             dirty: false,
             authenticated,
+            wrong_passwords: 0,
             common: authenticated,
             resp3: false,
             session: None,

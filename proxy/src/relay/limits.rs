@@ -140,6 +140,9 @@ pub const SPLIT_KEYS_MAX: usize = 65_536;
 pub const TICK_US: u64 = 10_000;
 /// Bytes of a large request queued on its own link before its client is not read: keeps the pipe full, no more.
 pub const EXCLUSIVE_OUTPUT: usize = 256 << 10;
+/// Wrong passwords in a row, then the connection is closed: who guesses has to connect anew, which is slow and counted.
+/// Redis has no such bound; no client asks more than once.
+pub const WRONG_PASSWORDS_MAX: u8 = 10;
 /// How long a large request may still come in when its slot is held or settles; then it is cut, since everybody waits for
 /// it. Nearly all have come by then, and a migration's fence waits for `Quiet` a little longer (400 ms).
 pub const UPLOAD_GRACE_US: u64 = 250_000;

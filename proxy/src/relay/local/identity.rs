@@ -26,10 +26,12 @@ impl Relay {
         match self.users.authenticate(name, password) {
             Some(user) => {
                 self.become_user(id, user);
+                self.clients[id as usize].wrong_passwords = 0;
                 out.extend_from_slice(OK);
             }
             None => {
                 self.stats.add(Counter::ErrorsAuth, 1);
+                self.clients[id as usize].wrong_passwords += 1; // closed long before it is full
                 write::error(out, WRONGPASS);
             }
         }

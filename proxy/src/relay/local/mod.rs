@@ -13,6 +13,7 @@ mod inquire;
 
 use super::ClientId;
 use super::command::{self, CommandId, Local};
+use super::limits::WRONG_PASSWORDS_MAX;
 use super::session::database;
 use super::state::Relay;
 use cluster::resp::request::Args;
@@ -43,8 +44,9 @@ impl Relay {
         }
         let mut reply = std::mem::take(&mut self.scratch);
         reply.clear();
-        let close = local == Local::Quit;
         self.compose(id, local, &args, raw, &mut reply);
+        let guesses = self.clients[id as usize].wrong_passwords >= WRONG_PASSWORDS_MAX;
+        let close = local == Local::Quit || guesses;
         if local == Local::ClientReply {
             self.client_reply(id, &args, &mut reply);
             if reply.is_empty() {
