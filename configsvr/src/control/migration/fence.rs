@@ -78,6 +78,7 @@ impl Migrations {
                     false => Err(format!("no replica of group {} confirmed in time that it has everything", task.to)),
                 }
             }
+            Some(Stage::Purging) => Err("what was copied is being removed".to_owned()),
             Some(Stage::Failed { why } | Stage::Hopeless { why }) => Err(why.clone()),
             _ if scene.now > since + FENCE_LIMIT_MS => Err("the mover did not catch up in time".to_owned()),
             _ => Ok(false),

@@ -7,6 +7,8 @@ use super::{Copier, Db, Fault, Key, Phase, limits};
 use cluster::resp::reply::integer;
 use cluster::resp::request::Args;
 use cluster::resp::write;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 impl Copier {
     /// Takes the stream as far as copies that are under way allow, and sends these where their offset is reached.
@@ -61,6 +63,7 @@ impl Copier {
 
     pub(super) fn note(&mut self, sent: Sent) {
         self.sent_bytes += sent.bytes();
+        self.wide += usize::from(sent.is_wide());
         self.sent.push_back(sent);
     }
 
@@ -117,6 +120,15 @@ impl Copier {
             keys().for_each(|key| self.touched(key));
             return;
         }
+        let shared: Arc<[Key]> = keys().map(|key| Key::from(*key)).collect();
+        let mut asked = Vec::new();
+        match fate {
+            Fate::Gone => keys().for_each(|key| self.mortal.set(key, false)),
+            Fate::New { mortal } => keys().for_each(|key| self.mortal.set(key, mortal)),
+            Fate::Ends | Fate::Unclear => keys().for_each(|key| self.mortal.set(key, true)),
+            Fate::Kept => asked.extend(keys().filter(|key| self.mortal.has(key))),
+        }
+        self.ask_lifetimes(&asked, &shared, true);
         let before = self.to_target.len();
         if args[0].eq_ignore_ascii_case(b"DEL") {
             // Freeing a large value must not hold the target up.
@@ -128,18 +140,31 @@ impl Copier {
         }
         self.counts.applied += 1;
         let bytes = self.to_target.len() - before;
-        let mut asked = Vec::new();
-        match fate {
-            Fate::Gone => keys().for_each(|key| self.mortal.set(key, false)),
-            Fate::New { mortal } => keys().for_each(|key| self.mortal.set(key, mortal)),
-            Fate::Ends | Fate::Unclear => keys().for_each(|key| self.mortal.set(key, true)),
-            Fate::Kept => asked.extend(keys().filter(|key| self.mortal.has(key))),
-        }
-        let keys: Vec<Key> = keys().map(|key| Key::from(*key)).collect();
-        self.note(Sent::Command { keys: keys.clone(), bytes, must_hit: fate == Fate::Ends });
+        self.note(Sent::Command { keys: Arc::clone(&shared), bytes, must_hit: fate == Fate::Ends });
+        self.ask_lifetimes(&asked, &shared, false);
+    }
+
+    fn ask_lifetimes(&mut self, asked: &[&&[u8]], keys: &Arc<[Key]>, before: bool) {
         for key in asked {
-            self.tell_target(&[b"PTTL", key], Sent::Lifetime { keys: keys.clone() });
+            self.tell_target(&[b"PTTL", key], Sent::Lifetime { keys: Arc::clone(keys), before });
         }
+    }
+
+    /// The target has something else under one of these keys: they are copied again, with those that commands sent since have
+    /// made of them.
+    fn spoilt(&mut self, keys: &[Key]) {
+        let mut bad: BTreeSet<Key> = keys.iter().cloned().collect();
+        if self.wide > 0 {
+            for sent in &self.sent {
+                if let Sent::Command { keys, .. } = sent
+                    && keys.len() > 1
+                    && keys.iter().any(|key| bad.contains(key))
+                {
+                    bad.extend(keys.iter().cloned());
+                }
+            }
+        }
+        bad.iter().for_each(|key| self.touched(key));
     }
 
     /// A key is to be copied again, unless it is on its way.
@@ -156,6 +181,7 @@ impl Copier {
             return self.fail(Fault::failed("the target answers what nobody asked"));
         };
         self.sent_bytes -= sent.bytes();
+        self.wide -= usize::from(sent.is_wide());
         let error = raw.first() == Some(&b'-');
         if error && let Some(fault) = refusal(raw) {
             return self.fail(fault);
@@ -166,13 +192,21 @@ impl Copier {
                 self.fail(Fault::hopeless(why));
             }
             // The target had something else, or does not know the command: a copy settles it.
-            Sent::Command { keys, must_hit, .. } if error || (must_hit && raw == b":0\r\n") => {
-                keys.iter().for_each(|key| self.touched(key));
+            Sent::Command { keys, must_hit, .. } if error || (must_hit && raw == b":0\r\n") => self.spoilt(&keys),
+            Sent::Lifetime { keys, before: true } => {
+                let ms = integer(raw);
+                self.lived.push_back(ms.is_some_and(|ms| ms >= 0));
+                if ms.is_none_or(|ms| ms < -1) {
+                    self.spoilt(&keys); // it was not there
+                }
             }
-            Sent::Lifetime { keys } if integer(raw).is_none_or(|ms| ms < 0) => {
-                keys.iter().for_each(|key| self.touched(key));
+            Sent::Lifetime { keys, before: false } => {
+                let lived = self.lived.pop_front().unwrap_or(true);
+                if lived && integer(raw).is_none_or(|ms| ms < 0) {
+                    self.spoilt(&keys); // it ended before it was written, or by that
+                }
             }
-            Sent::Copy { .. } | Sent::Command { .. } | Sent::Lifetime { .. } | Sent::Barrier => {}
+            Sent::Copy { .. } | Sent::Command { .. } | Sent::Barrier => {}
             Sent::Replication => self.target_replication(raw),
             Sent::Wait => self.waited(raw),
             Sent::Replicas => self.replicas_counted(raw),
@@ -186,11 +220,14 @@ impl Copier {
         self.target_up = false;
         self.from_target = Default::default();
         self.to_target.clear();
-        self.sent_bytes = 0;
+        (self.sent_bytes, self.wide) = (0, 0);
+        self.lived.clear();
         for sent in std::mem::take(&mut self.sent) {
             match sent {
                 Sent::Copy { key, .. } => self.touched(&key),
-                Sent::Command { keys, .. } | Sent::Lifetime { keys } => keys.iter().for_each(|key| self.touched(key)),
+                Sent::Command { keys, .. } | Sent::Lifetime { keys, .. } => {
+                    keys.iter().for_each(|key| self.touched(key))
+                }
                 Sent::Barrier | Sent::Replication | Sent::Wait | Sent::Replicas | Sent::Caught { .. } => {}
             }
         }

@@ -2,6 +2,10 @@
 
 use super::{Fault, Key};
 use cluster::resp::reply::{Elements, integer, text};
+use std::sync::Arc;
+
+/// What a question for a lifetime counts, however long its key.
+const LIFETIME_BYTES: usize = 64;
 
 /// What was asked, and how much of the answer has come.
 #[derive(Debug)]
@@ -12,9 +16,11 @@ pub(super) enum Ask {
         keys: Vec<Key>,
         answered: usize,
     },
-    /// `left`: replies before that of EXEC.
+    /// `left`: replies before that of EXEC. `there`: of each key, whether it had a size: that is told of one that has ended
+    /// by the clock, too, until its primary has removed it.
     Block {
         keys: Vec<Key>,
+        there: Vec<bool>,
         left: usize,
         refused: Option<String>,
     },
@@ -75,13 +81,14 @@ pub(super) enum Sent {
     },
     /// `must_hit`: the reply 0 says that the target has not what the source had.
     Command {
-        keys: Vec<Key>,
+        keys: Arc<[Key]>,
         bytes: usize,
         must_hit: bool,
     },
-    /// How long a mortal key lives after a command: for these.
+    /// How long a mortal key lives, before a command of these keys, or after it.
     Lifetime {
-        keys: Vec<Key>,
+        keys: Arc<[Key]>,
+        before: bool,
     },
     /// For `drain`.
     Barrier,
@@ -95,15 +102,16 @@ pub(super) enum Sent {
 }
 
 impl Sent {
+    /// A command that may carry what is wrong with one key to another.
+    pub(super) fn is_wide(&self) -> bool {
+        matches!(self, Self::Command { keys, .. } if keys.len() > 1)
+    }
+
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Copy { bytes, .. } | Self::Command { bytes, .. } => *bytes,
-            Self::Lifetime { .. }
-            | Self::Barrier
-            | Self::Replication
-            | Self::Wait
-            | Self::Replicas
-            | Self::Caught { .. } => 0,
+            Self::Lifetime { .. } => LIFETIME_BYTES,
+            Self::Barrier | Self::Replication | Self::Wait | Self::Replicas | Self::Caught { .. } => 0,
         }
     }
 }

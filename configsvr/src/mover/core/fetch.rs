@@ -97,13 +97,14 @@ impl Copier {
     }
 
     fn ask_block(&mut self, now: u64) {
-        let (mut keys, mut bytes) = (Vec::new(), 0);
+        let (mut keys, mut there, mut bytes) = (Vec::new(), Vec::new(), 0);
         let most = self.pace.keys_max(limits::BLOCK_KEYS);
         while let Some((_, size)) = self.sized.front()
             && keys.len() < most
             && (keys.is_empty() || bytes + size <= limits::BLOCK_BYTES)
         {
             bytes += size;
+            there.push(*size > 0);
             keys.extend(self.sized.pop_front().map(|(key, _)| key));
         }
         let out = &mut self.to_source;
@@ -118,7 +119,7 @@ impl Copier {
         write::request(out, &[b"EXEC"]);
         self.pace.asked(now, keys.len() as u64);
         let left = 1 + 2 * keys.len() + 2;
-        self.asks.push_back(Ask::Block { keys, left, refused: None });
+        self.asks.push_back(Ask::Block { keys, there, left, refused: None });
     }
 
     /// One reply of the source: it belongs to what was asked first.
@@ -141,9 +142,9 @@ impl Copier {
                 }
                 Ok(false)
             }
-            Ask::Block { keys, refused, .. } => match refused.take() {
+            Ask::Block { keys, there, refused, .. } => match refused.take() {
                 Some(why) => Err(said("copies", &why)),
-                None => self.block_came(std::mem::take(keys), raw).map(|()| true),
+                None => self.block_came(std::mem::take(keys), there, raw).map(|()| true),
             },
             Ask::End => self.ended(raw),
             Ask::Kind { key, size } => self.kind_came(Key::clone(key), *size, raw).map(|()| true),
@@ -202,7 +203,7 @@ impl Copier {
         Ok(())
     }
 
-    fn block_came(&mut self, keys: Vec<Key>, raw: &[u8]) -> Result<(), Fault> {
+    fn block_came(&mut self, keys: Vec<Key>, there: &[bool], raw: &[u8]) -> Result<(), Fault> {
         let odd = || Fault::failed("the source's reply to a block makes no sense");
         let parts: Vec<&[u8]> = Elements::new(raw).ok_or_else(|| said("copies", &words(raw)))?.collect();
         let [values @ .., time, role] = parts.as_slice() else { return Err(odd()) };
@@ -213,13 +214,13 @@ impl Copier {
         let mut commands = Vec::with_capacity(raw.len() + 32 * keys.len());
         let mut bytes = 0;
         let mut mortal = Vec::with_capacity(keys.len());
-        for (key, value) in keys.iter().zip(values.chunks_exact(2)) {
+        for ((key, there), value) in keys.iter().zip(there).zip(values.chunks_exact(2)) {
             if let Some(error) = value.iter().find(|raw| raw.first() == Some(&b'-')) {
                 return Err(said(&format!("a copy of {}", shown(key)), &words(error)));
             }
             match text(value[1]) {
                 None => {
-                    mortal.push(true); // the replica's clock may have ended it, and not its primary's
+                    mortal.push(*there); // the replica's clock may have ended it, and not its primary's
                     write::request(&mut commands, &[b"UNLINK", key]);
                 }
                 Some(payload) => {

@@ -7,6 +7,7 @@ use crate::control::job::Goal;
 use cluster::resp::reply::{Elements, integer, text};
 use cluster::resp::write;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Large values that wait, and the one under way. All of them are flying.
 #[derive(Debug, Default)]
@@ -102,7 +103,7 @@ impl Copier {
             b"set" => Some(Kind::Set),
             b"zset" => Some(Kind::Sorted),
             b"none" => {
-                self.sized.push_back((key, 0));
+                self.sized.push_back((key, 1)); // it has a size: perhaps only the clock has ended it
                 return Ok(());
             }
             _ => None,
@@ -205,7 +206,14 @@ impl Copier {
             Ok(Came::Whole) => {
                 let absolute = self.plan.table.has("PEXPIRETIME");
                 let until = until(lifetime, time, absolute);
-                self.mortal.set(&key, until.is_some() || value_gone(lifetime));
+                let gone = value_gone(lifetime);
+                self.mortal.set(&key, until.is_some() || gone);
+                if gone {
+                    // It may have ended half-way: then what was copied is not the value.
+                    let mut command = Vec::new();
+                    write::request(&mut command, &[b"UNLINK", &key]);
+                    commands.push(command);
+                }
                 if let Some(until) = until {
                     let mut command = Vec::new();
                     write::request(&mut command, &[b"PEXPIREAT", &key, until.to_string().as_bytes()]);
@@ -218,7 +226,7 @@ impl Copier {
         }
         for command in commands {
             self.to_target.extend_from_slice(&command);
-            self.note(Sent::Command { keys: vec![Key::clone(&key)], bytes: command.len(), must_hit: false });
+            self.note(Sent::Command { keys: Arc::from([Key::clone(&key)]), bytes: command.len(), must_hit: false });
         }
     }
 
@@ -241,7 +249,7 @@ impl Copier {
     fn tell_command(&mut self, command: &[u8], key: &[u8]) {
         self.to_target.extend_from_slice(command);
         self.counts.applied += 1;
-        self.note(Sent::Command { keys: vec![key.into()], bytes: command.len(), must_hit: false });
+        self.note(Sent::Command { keys: Arc::from([Key::from(key)]), bytes: command.len(), must_hit: false });
     }
 
     /// What the target has of `key` is wrong, if it is the active value.

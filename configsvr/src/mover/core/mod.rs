@@ -142,6 +142,10 @@ pub struct Copier {
     dirty: BTreeSet<Key>,
     large: Large,
     mortal: Mortal,
+    /// Of keys whose lifetime is asked for: whether they had one before the command, as far as that is answered.
+    lived: VecDeque<bool>,
+    /// Commands of several keys that are not answered.
+    wide: usize,
     sent: VecDeque<Sent>,
     sent_bytes: usize,
     pace: Pace,
@@ -183,6 +187,8 @@ impl Copier {
             dirty: BTreeSet::new(),
             large: Large::default(),
             mortal: Mortal::default(),
+            lived: VecDeque::new(),
+            wide: 0,
             sent: VecDeque::new(),
             sent_bytes: 0,
             pace: Pace::new(&plan.limits),

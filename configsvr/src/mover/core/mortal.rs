@@ -1,11 +1,13 @@
 //! Keys that end by a clock. The target's clock may have ended one when the source's last writes of it come: HSET would make
-//! a new key of them, without the rest and for ever. So whoever writes such a key asks the target how long it lives now: a
-//! key that has no end there was made anew, one that is missing was not written, and either is copied again.
+//! a new key of them, without the rest and for ever. So the target is asked how long such a key lives, before and after each
+//! write of it: where it was missing before, or its end is gone after, the key is copied again, and whatever commands that
+//! were sent meanwhile have made of it.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Hashes that are kept, 9 bytes each and some air: 80 MB. With more, every key counts as one that may end.
+/// Hashes that are kept, 9 bytes each and some air: 80 MB. With more, every key counts as one that may end: then each key that
+/// is made anew is copied once more.
 const HASHES_MAX: usize = 4 << 20;
 
 /// Which keys have an end, or may have: told apart by hashes, so that ten million sessions cost no more than that. Two keys
@@ -60,6 +62,7 @@ impl Fate {
         let name = args[0].to_ascii_uppercase();
         match name.as_slice() {
             b"DEL" | b"UNLINK" => Self::Gone,
+            b"MSET" | b"GETSET" => Self::New { mortal: false },
             b"PEXPIREAT" | b"EXPIREAT" => Self::Ends,
             b"SET" => match args.get(3..).unwrap_or_default() {
                 [] => Self::New { mortal: false },
@@ -82,6 +85,7 @@ mod tests {
         let fate = |line: &str| Fate::of(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>());
         assert_eq!(fate("unlink a b"), Fate::Gone);
         assert_eq!(fate("set a b"), Fate::New { mortal: false });
+        assert_eq!(fate("mset a b c d"), Fate::New { mortal: false });
         assert_eq!(fate("SET a b pxat 5"), Fate::New { mortal: true });
         assert_eq!(fate("SET a b KEEPTTL"), Fate::Unclear);
         assert_eq!(fate("SET a b PXAT 5 XX"), Fate::Unclear);

@@ -214,7 +214,7 @@ impl World {
 
     /// Both hold the same of the slots that move; of others the target has what it had.
     fn compare(&mut self) {
-        let clock = self.source.clock.max(self.target.clock) + 1;
+        let clock = (self.source.clock + self.source.ahead.max(0)).max(self.target.clock) + 1;
         for server in [&mut self.source, &mut self.target] {
             server.clock = clock; // what one has ended, the other ends soon
             server.purge(false);
@@ -249,7 +249,7 @@ fn write(source: &mut Server, rng: &mut Rng, n: u64) {
     let until = (source.clock + 1 + rng.below(200) as i64).to_string();
     let until = until.as_bytes();
     let any = [&text, &list, &hash][rng.below(3) as usize].clone();
-    match rng.below(31) {
+    match rng.below(33) {
         0 => source.write(&[b"SET", &text, v]),
         1 | 2 => source.write(&[b"APPEND", &text, b"0123456789"]),
         3 => source.write(&[b"SETRANGE", &text, rng.below(60).to_string().as_bytes(), v]),
@@ -284,6 +284,7 @@ fn write(source: &mut Server, rng: &mut Rng, n: u64) {
         27 => source.write(&[b"SET", &text, v, b"PXAT", until]),
         28 => source.write(&[b"SET", &text, v, b"XX"]),
         29 => source.write(&[b"PERSIST", &any]),
+        30 | 31 => source.write(&[b"BITOP", b"OR", &key(rng, "t"), &text, &key(rng, "c")]),
         _ => source.write(&[b"SET", &hash, b"5"]),
     }
 }
@@ -334,6 +335,44 @@ fn a_key_that_is_written_at_its_last_moment_keeps_the_rest() {
         assert_eq!(world.target.ends.contains_key(key), lives_on, "seed {seed}: {:?}", world.target.data.get(key));
         world.compare();
     }
+}
+
+/// What a command makes of a key that the target's clock has ended is wrong, too, and what the next one makes of that.
+#[test]
+fn what_was_made_of_a_key_that_has_ended_is_copied_again() {
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        let key = |name: &str| (0..).map(|n| format!("{name}{n}")).find(|key| world.slots.hold(key.as_bytes()));
+        let [session, other, made, last] =
+            ["session", "other", "made", "last"].map(|name| key(name).expect("a key").into_bytes());
+        (world.source.ahead, world.target.clock) = (0, EPOCH);
+        world.source.write(&[b"SET", &session, b"seven", b"PXAT", (EPOCH + 1000).to_string().as_bytes()]);
+        world.source.write(&[b"SET", &other, b"eleven"]);
+        world.settle();
+        world.source.clock = EPOCH + 999;
+        world.source.write(&[b"BITOP", b"OR", &made, &session, &other]);
+        world.source.write(&[b"RENAME", &made, &last]);
+        world.target.clock = EPOCH + 1001;
+        world.target.purge(false);
+        world.settle();
+        world.compare();
+    }
+}
+
+/// A queue that was empty when it was copied is as any other.
+#[test]
+fn what_is_not_there_has_no_end() {
+    let mut world = World::new(1);
+    let key = (0..).map(|n| format!("queue{n}")).find(|key| world.slots.hold(key.as_bytes())).expect("a key");
+    world.source.write(&[b"RPUSH", key.as_bytes(), b"x"]);
+    world.source.write(&[b"LPOP", key.as_bytes()]);
+    world.settle();
+    assert!(!world.copier.mortal.has(key.as_bytes()));
+    let copied = world.copier.status().copied;
+    world.source.write(&[b"RPUSH", key.as_bytes(), b"x"]);
+    world.settle();
+    world.compare();
+    assert_eq!(world.copier.status().copied, copied, "it was copied instead of written");
 }
 
 /// A piece of a large string came, but the stream has not, when the connection breaks: it is asked for again, and written once.
