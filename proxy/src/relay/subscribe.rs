@@ -84,9 +84,7 @@ impl Relay {
         for name in names {
             let topic: Topic = (kind, (*name).into());
             self.pubsub.listen(&topic, id);
-            // What it was told once is so: a group that has come since, and refuses, is not waited for.
-            let told = self.pubsub.topics.get(&topic).and_then(|l| l.clients.get(&id)) == Some(&true);
-            confirmed &= told || self.confirmed(&topic);
+            confirmed &= self.confirmed(&topic);
             self.clients[id as usize].session().subscribe(topic);
         }
         if !confirmed {
