@@ -1,6 +1,7 @@
 //! Subscriptions of clients, and the links on which the relay itself subscribes: one to each group, for all of them.
 //! A client is told that it listens once every group that can be reached has confirmed it.
 
+use super::client::Lane;
 use super::command::{self, CommandId, Local, Serve, Session as Asked};
 use super::fan::{Fan, Merge, Part};
 use super::limits::{LINK_OUTPUT_MAX, PUBSUB_OUTPUT_MAX, SUBSCRIPTION_BYTES_MAX, SUBSCRIPTION_COST, SUBSCRIPTIONS_MAX};
@@ -205,12 +206,8 @@ impl Relay {
 
     /// Takes back what a request to subscribe that failed had begun.
     pub(super) fn unsubscribe_again(&mut self, id: ClientId, command: CommandId, raw: &[u8]) {
-        let kind = match command::get(command).serve {
-            Serve::Session(Asked::Subscribe) => Kind::Channel,
-            Serve::Session(Asked::Psubscribe) => Kind::Pattern,
-            Serve::Session(Asked::Ssubscribe) => Kind::Shard,
-            _ => return,
-        };
+        let Serve::Session(asked) = command::get(command).serve else { return };
+        let Some(kind) = kind_of(asked) else { return };
         for name in Args::new(raw).skip(1) {
             let topic: Topic = (kind, Box::from(name));
             if self.pubsub.topics.get(&topic).and_then(|l| l.clients.get(&id)) == Some(&false) {
@@ -372,14 +369,25 @@ impl Relay {
         let text = format!("ERR twemslot: {} refuses: {text}", super::link::whose(&self.links[id as usize]));
         let listeners = self.pubsub.topics.get(&asked.topic).filter(|_| asked.wanted);
         let clients: Vec<(ClientId, bool)> = listeners.iter().flat_map(|l| &l.clients).map(|(c, t)| (*c, *t)).collect();
-        if clients.iter().any(|(_, told)| *told) {
+        // Some that listen already, and go on to, have asked again: they would ask for ever.
+        let (waiting, listening): (Vec<_>, Vec<_>) =
+            clients.into_iter().partition(|(client, told)| !told || self.waits_to_subscribe(*client, &asked.topic));
+        if waiting.is_empty() && !listening.is_empty() {
             self.tell(Level::Warn, format!("clients that listen do not hear this group: {text}"));
         }
-        for (client, _) in clients.into_iter().filter(|(_, told)| !told) {
+        for (client, _) in waiting {
             self.refuse_waiting(client, &text);
         }
         self.retry_waiting();
         true
+    }
+
+    /// Whether a client's request to subscribe to this topic, among others perhaps, is waiting.
+    fn waits_to_subscribe(&self, id: ClientId, topic: &Topic) -> bool {
+        let client = &self.clients[id as usize];
+        let Lane::Waiting { command, .. } = client.lane else { return false };
+        let asks = matches!(command::get(command).serve, Serve::Session(asked) if kind_of(asked) == Some(topic.0));
+        asks && client.session.as_ref().is_some_and(|s| Args::new(&s.alone).skip(1).any(|name| *name == *topic.1))
     }
 
     fn confirmed_by(&mut self, id: LinkId, kind: Kind, name: &[u8]) {
@@ -510,6 +518,16 @@ impl Relay {
             self.session_closed(id, *session);
         }
         self.answer_here(id, command, b"+RESET\r\n");
+    }
+}
+
+/// What a request subscribes to, if it does.
+fn kind_of(asked: Asked) -> Option<Kind> {
+    match asked {
+        Asked::Subscribe => Some(Kind::Channel),
+        Asked::Psubscribe => Some(Kind::Pattern),
+        Asked::Ssubscribe => Some(Kind::Shard),
+        _ => None,
     }
 }
 
