@@ -1,7 +1,7 @@
 //! What a worker counts. The relay owns a `Stats` and adds to plain words; the worker copies the words into its shared
 //! page now and then, and the master sums the pages of all workers for `/metrics`. No string is made on the way.
 
-/// Counts of the whole worker; each only grows. The order is the layout of the page: bump `LAYOUT` on a change.
+/// Counts of the whole worker; each only grows. The order is the layout of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Counter {
@@ -38,6 +38,9 @@ pub enum Counter {
     ErrorsAuth,
     Held,
     HeldUsSum,
+    /// Keys of moving slots that were brought to their target before a command; and steps of that which failed.
+    KeysFetched,
+    FetchesFailed,
     LinksOpened,
     LinksFailed,
     /// Links lost with requests that the instance may still execute ...

@@ -16,6 +16,11 @@ enum Change {
     Switch {
         group: usize,
     },
+    /// They begin to move on access.
+    Open {
+        slots: Vec<Slot>,
+        target: GroupId,
+    },
     /// Held, and released again.
     Nothing,
 }
@@ -76,6 +81,7 @@ impl World {
         if self.weather.calm && self.rng.one_in(6) {
             self.drain_one();
         }
+        self.drain_keys();
         let group = self.rng.below(self.plan.primaries.len());
         let target = self.rng.below(self.plan.primaries.len()) as GroupId;
         let mut slots = self.plan.slots_of(group as GroupId);
@@ -84,25 +90,70 @@ impl World {
                 self.plan.epoch += 1;
                 return self.publish();
             }
-            1 if target != group as GroupId && !slots.is_empty() => {
-                self.plan.moving = Some((slots, target));
-                self.plan.epoch += 1;
-                return self.publish();
+            1 if self.plan.moving.is_some() => {
+                self.end_of_moving();
+                return;
             }
-            2 | 3 => Change::Switch { group },
+            1 if target != group as GroupId && !slots.is_empty() => {
+                slots.truncate(1 + self.rng.below(6));
+                Change::Open { slots: slots.clone(), target }
+            }
+            2 | 3 => {
+                slots.extend(self.moving_slots(group as GroupId));
+                Change::Switch { group }
+            }
             4 => Change::Nothing,
             _ => {
                 slots.truncate(1 + self.rng.below(6));
                 Change::Move { slots: slots.clone(), target }
             }
         };
-        self.plan.moving = None;
         self.plan.held = slots;
         self.plan.epoch += 1;
         self.publish();
         let until = self.now + if self.weather.calm { 1_500_000 } else { self.rng.range(10_000, 500_000) };
         self.director.stage = Stage::Holding { change, epoch: self.plan.epoch, until };
         self.wake(Event::Director, 1_000);
+    }
+
+    /// Slots that move from this group or to it.
+    fn moving_slots(&self, group: GroupId) -> Vec<Slot> {
+        let Some((slots, target)) = &self.plan.moving else { return Vec::new() };
+        let from = self.plan.owners[usize::from(slots[0])];
+        if group == from || group == *target { slots.clone() } else { Vec::new() }
+    }
+
+    /// Where slots move on access: their instances before and after, and a key that is still there.
+    fn left_behind(&self) -> Option<(usize, usize, Option<Vec<u8>>)> {
+        let (slots, target) = self.plan.moving.as_ref()?;
+        let primary = |group: GroupId| self.plan.primaries[group as usize];
+        let (from, to) = (primary(self.plan.owners[usize::from(slots[0])]), primary(*target));
+        let left = self.instances[from].store.names_of(|key| slots.contains(&crate::topology::slot(key)));
+        Some((from, to, left.into_iter().next()))
+    }
+
+    /// Brings some keys that nobody has asked for.
+    fn drain_keys(&mut self) {
+        for _ in 0..self.rng.below(4) {
+            let Some((from, to, Some(key))) = self.left_behind() else { return };
+            let sent = self.instances[from].store.send(&key, false);
+            if !self.instances[to].store.has(&key) {
+                self.instances[to].store.put(sent.into_iter().collect());
+            }
+            self.note(|| format!("drained {} from i{from} to i{to}", crate::checkers::history::show(&key)));
+        }
+    }
+
+    /// The target owns them alone, if nothing is left behind.
+    fn end_of_moving(&mut self) {
+        if !matches!(self.left_behind(), Some((_, _, None))) {
+            return;
+        }
+        if let Some((slots, target)) = self.plan.moving.take() {
+            slots.iter().for_each(|&slot| self.plan.owners[usize::from(slot)] = target);
+            self.plan.epoch += 1;
+            self.publish();
+        }
     }
 
     fn hold(&mut self, change: &Change, epoch: u64, until: u64) {
@@ -140,6 +191,7 @@ impl World {
         match change {
             Change::Nothing => {}
             Change::Switch { group } => self.promote(*group),
+            Change::Open { slots, target } => self.plan.moving = Some((slots.clone(), *target)),
             Change::Move { slots, target } => {
                 for &slot in slots {
                     let source = self.plan.instance_of(slot);

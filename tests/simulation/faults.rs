@@ -255,6 +255,7 @@ impl World {
         }
         let data = self.instances[old].store.take(|_| true);
         self.instances[new].store.put(data);
+        self.instances[new].store.ghosts = std::mem::take(&mut self.instances[old].store.ghosts);
         (self.instances[old].primary, self.instances[new].primary) = (false, true);
         self.plan.primaries[group] = new;
         self.note(|| format!("i{new} is primary of group {group} instead of i{old}"));

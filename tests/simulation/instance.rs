@@ -15,6 +15,8 @@ pub(crate) struct Instance {
     pub(crate) store: Store,
     pub(crate) alive: bool,
     pub(crate) primary: bool,
+    /// It is a codis-server.
+    pub(crate) codis: bool,
     pub(crate) password: Option<String>,
     /// Grows with each restart: part of its run_id.
     pub(crate) run: u32,
@@ -110,6 +112,8 @@ pub(crate) enum Effect {
     Unblock(i64, bool),
     /// There is nothing yet.
     Block(Wish),
+    /// A key is to be sent to the instance of this address: by MIGRATE, or by codis' own word, which overwrites.
+    Send { key: Vec<u8>, to: String, overwrites: bool },
     /// PUBLISH: channel, and what is said there.
     Publish(Vec<u8>, Vec<u8>),
 }
@@ -121,6 +125,7 @@ impl Instance {
             store: Store::default(),
             alive: true,
             primary,
+            codis: false,
             password,
             run: 1,
             loading_until: 0,
@@ -170,6 +175,8 @@ impl Instance {
             write::error(&mut out, "LOADING Redis is loading the dataset in memory");
         } else if !self.primary {
             write::error(&mut out, "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.");
+        } else if let Some(sent) = self.sends(&name, &args, peer, owners, history) {
+            return sent;
         } else {
             self.witness(&name, &args, peer, owners, history);
             if let Some(wish) = Wish::of(&args) {
@@ -188,6 +195,41 @@ impl Instance {
             }
         }
         Effect::Reply(out)
+    }
+
+    /// What has to do with keys that are brought elsewhere.
+    fn sends(
+        &mut self,
+        name: &[u8],
+        args: &[&[u8]],
+        peer: &Peer,
+        owners: &Owners,
+        history: &mut History,
+    ) -> Option<Effect> {
+        let to = |args: &[&[u8]]| format!("{}:{}", String::from_utf8_lossy(args[1]), String::from_utf8_lossy(args[2]));
+        let mut out = Vec::new();
+        match (name, args) {
+            (b"SLOTSMGRTTAGONE", _) if !self.codis => write::error(&mut out, "ERR unknown command 'SLOTSMGRTTAGONE'"),
+            (b"SLOTSMGRTTAGONE", [.., key]) => {
+                owners.sends(peer.worker, &self.addr, topology::slot(key), history);
+                return Some(Effect::Send { key: key.to_vec(), to: to(args), overwrites: true });
+            }
+            (b"MIGRATE", [.., key]) => {
+                owners.sends(peer.worker, &self.addr, topology::slot(key), history);
+                let password = self.password.as_ref().map(|password| [b"AUTH", password.as_bytes()]);
+                if password.is_some_and(|words| args[6..8] != words[..]) {
+                    write::error(&mut out, "ERR Target instance replied with error: NOAUTH Authentication required.");
+                    return Some(Effect::Reply(out));
+                }
+                return Some(Effect::Send { key: key.to_vec(), to: to(args), overwrites: false });
+            }
+            (b"DEL" | b"UNLINK", [_, key]) if owners.brings(peer.worker, &self.addr, topology::slot(key)) => {
+                let was = self.store.send(key, false).is_some();
+                write::integer(&mut out, i64::from(was));
+            }
+            _ => return None,
+        }
+        Some(Effect::Reply(out))
     }
 
     /// What a connection that waits is given, if there is something.

@@ -2,7 +2,7 @@
 //! those who wait for them, and messages to those who listen.
 
 use crate::checkers::history::show;
-use crate::instance::{Blocked, Effect};
+use crate::instance::{Blocked, Effect, Instance};
 use crate::store::Wish;
 use crate::world::{Event, Plant, World};
 use cluster::resp::write;
@@ -124,6 +124,7 @@ impl World {
                 format!(":{}\r\n", usize::from(done)).into_bytes()
             }
             Effect::Publish(channel, payload) => self.publish_at(i, &channel, &payload),
+            Effect::Send { key, to, overwrites } => self.send_key(i, &key, &to, overwrites),
             Effect::Kill(id) => {
                 let found =
                     self.open_links_of(i).into_iter().find(|&other| other != l && self.links[other].peer.id == id);
@@ -135,6 +136,31 @@ impl World {
                 }
                 format!(":{}\r\n", usize::from(found.is_some())).into_bytes()
             }
+        }
+    }
+
+    /// An instance sends a key to another one, and does nothing else meanwhile: nothing can come between.
+    fn send_key(&mut self, i: usize, key: &[u8], to: &str, overwrites: bool) -> Vec<u8> {
+        let now = self.now;
+        let well = |t: &Instance| t.alive && t.primary && now >= t.loading_until.max(t.frozen_until);
+        let target = self.instances.iter().position(|t| t.addr == to && well(t));
+        if !self.instances[i].store.has(key) {
+            return if overwrites { b":0\r\n".to_vec() } else { b"+NOKEY\r\n".to_vec() };
+        }
+        let Some(target) = target.filter(|_| !self.rng.one_in(20)) else {
+            return b"-IOERR error or timeout writing to target instance\r\n".to_vec();
+        };
+        if !overwrites && self.instances[target].store.has(key) {
+            return b"-ERR Target instance replied with error: BUSYKEY Target key name already exists.\r\n".to_vec();
+        }
+        let unknown = self.rng.one_in(20);
+        let sent = self.instances[i].store.send(key, unknown);
+        self.instances[target].store.put(sent.into_iter().collect());
+        self.note(|| format!("i{i} has sent {} to i{target}{}", show(key), if unknown { ", unknowingly" } else { "" }));
+        match (unknown, overwrites) {
+            (true, _) => b"-IOERR error or timeout reading from target instance\r\n".to_vec(),
+            (_, true) => b":1\r\n".to_vec(),
+            (_, false) => b"+OK\r\n".to_vec(),
         }
     }
 

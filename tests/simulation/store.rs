@@ -2,7 +2,7 @@
 
 use crate::checkers::history::{History, print_of};
 use cluster::resp::write;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a key holds.
 #[derive(Clone)]
@@ -15,6 +15,8 @@ pub(crate) enum Value {
 #[derive(Default)]
 pub(crate) struct Store {
     keys: BTreeMap<Vec<u8>, Value>,
+    /// Keys among them that another instance has got: whatever happens to them here is nothing that happened to the data.
+    pub(crate) ghosts: BTreeSet<Vec<u8>>,
     /// A list has got an element since this was last unset: somebody may wait for it.
     pub(crate) pushed: bool,
 }
@@ -212,6 +214,10 @@ impl Store {
         history.changed(key, Some(print));
     }
 
+    pub(crate) fn names_of(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
+        self.keys.keys().filter(|key| wanted(key)).cloned().collect()
+    }
+
     pub(crate) fn has(&self, key: &[u8]) -> bool {
         self.keys.contains_key(key)
     }
@@ -237,7 +243,8 @@ impl Store {
 
     /// FLUSHALL, or a restart without persistence.
     pub(crate) fn lose_all(&mut self, history: &mut History) {
-        for key in std::mem::take(&mut self.keys).into_keys() {
+        let ghosts = std::mem::take(&mut self.ghosts);
+        for key in std::mem::take(&mut self.keys).into_keys().filter(|key| !ghosts.contains(key)) {
             history.changed(&key, None);
         }
     }
@@ -246,6 +253,18 @@ impl Store {
     pub(crate) fn take(&mut self, leaves: impl Fn(&[u8]) -> bool) -> Vec<(Vec<u8>, Value)> {
         let names: Vec<Vec<u8>> = self.keys.keys().filter(|key| leaves(key)).cloned().collect();
         names.into_iter().filter_map(|name| self.keys.remove_entry(&name)).collect()
+    }
+
+    /// What a key holds; with `stays`, what is left here is a ghost.
+    pub(crate) fn send(&mut self, key: &[u8], stays: bool) -> Option<(Vec<u8>, Value)> {
+        let value = self.keys.get(key).cloned()?;
+        if stays {
+            self.ghosts.insert(key.to_vec());
+        } else {
+            self.keys.remove(key);
+            self.ghosts.remove(key);
+        }
+        Some((key.to_vec(), value))
     }
 
     pub(crate) fn put(&mut self, keys: Vec<(Vec<u8>, Value)>) {

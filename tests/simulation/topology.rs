@@ -25,7 +25,7 @@ pub(crate) struct Plan {
     pub(crate) primaries: Vec<usize>,
     pub(crate) owners: Vec<GroupId>,
     pub(crate) held: Vec<Slot>,
-    /// Slots announced as moving, and to where.
+    /// Slots that move on access, and to where.
     pub(crate) moving: Option<(Vec<Slot>, GroupId)>,
 }
 
@@ -42,11 +42,19 @@ impl Plan {
 
     /// The instance that must be asked about a slot.
     pub(crate) fn instance_of(&self, slot: Slot) -> usize {
-        self.primaries[self.owners[usize::from(slot)] as usize]
+        let group = self.target_of(slot).unwrap_or(self.owners[usize::from(slot)]);
+        self.primaries[group as usize]
     }
 
+    /// Where a slot moves to, on access.
+    pub(crate) fn target_of(&self, slot: Slot) -> Option<GroupId> {
+        self.moving.as_ref().filter(|(slots, _)| slots.contains(&slot)).map(|(_, target)| *target)
+    }
+
+    /// Those that are all its own.
     pub(crate) fn slots_of(&self, group: GroupId) -> Vec<Slot> {
-        (0..SLOTS).filter(|&slot| self.owners[usize::from(slot)] == group).collect()
+        let own = |slot: &Slot| self.owners[usize::from(*slot)] == group && self.target_of(*slot).is_none();
+        (0..SLOTS).filter(own).collect()
     }
 
     /// As a proxy gets it: by the way of the wire, so that what is tested is what is used.

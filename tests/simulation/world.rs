@@ -64,7 +64,7 @@ pub(crate) enum Plant {
 }
 
 impl Plant {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::SwapReplies,
         Self::DropReply,
         Self::Retry,
@@ -86,6 +86,7 @@ impl Plant {
         Self::InRelay(Planted::ForgetOrphans),
         Self::InRelay(Planted::ErrorsAtOnce),
         Self::InRelay(Planted::ReleaseBackwards),
+        Self::InRelay(Planted::FetchNothing),
     ];
 }
 
@@ -208,7 +209,8 @@ impl World {
         let settings = weather.settings(&mut rng);
         let instances = (0..groups * 2)
             .map(|index| Instance::new(index, index % 2 == 0, settings.instance_password.clone()))
-            .collect();
+            .collect::<Vec<_>>();
+        let codis = rng.one_in(2);
         let clients = (0..2 + rng.below(5)).map(|_| Client::new(settings.client_password.clone())).collect();
         let mut world = Self {
             now: 1_000,
@@ -218,7 +220,7 @@ impl World {
             history: History::default(),
             owners: Owners::default(),
             workers: Vec::new(),
-            instances,
+            instances: instances.into_iter().map(|one| Instance { codis, ..one }).collect(),
             clients,
             conns: Vec::new(),
             links: Vec::new(),

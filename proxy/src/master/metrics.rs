@@ -357,6 +357,8 @@ const COUNTERS: &[Row<Counter>] = &[
     (Counter::ErrorsHeldTooLong, "errors_total", &[("cause", "held_too_long")], ERRORS),
     (Counter::ErrorsAuth, "errors_total", &[("cause", "auth")], ERRORS),
     (Counter::Held, "requests_held_total", &[], "Requests that waited for a held slot."),
+    (Counter::KeysFetched, "keys_fetched_total", &[], "Keys of moving slots that were brought before a command."),
+    (Counter::FetchesFailed, "key_fetches_failed_total", &[], "Tries to bring a key of a moving slot that failed."),
     (Counter::LinksOpened, "links_opened_total", &[], "Links to instances that opened."),
     (Counter::LinksFailed, "links_failed_total", &[], "Links to instances that failed."),
     (Counter::LinksOrphaned, "links_orphaned_total", &[], "Links lost with requests that may still be executed."),

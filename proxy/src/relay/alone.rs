@@ -35,6 +35,9 @@ impl Relay {
         if slot != NO_SLOT && self.routes.slots[usize::from(slot)].waits() {
             return;
         }
+        if self.routes.moves && self.waits_for_keys(id, command) {
+            return;
+        }
         let client = &self.clients[id as usize];
         let kept = client.session.as_ref().is_some_and(|s| !s.alone.is_empty());
         if !kept {
@@ -54,6 +57,21 @@ impl Relay {
                 self.resumable.push(id);
             }
         }
+    }
+
+    /// Whether a request whose turn has come needs keys that are not at their target yet; they are sent for.
+    #[cold]
+    fn waits_for_keys(&mut self, id: ClientId, command: CommandId) -> bool {
+        let client = &mut self.clients[id as usize];
+        let Some(raw) = client.session.as_mut().map(|s| std::mem::take(&mut s.alone)).filter(|raw| !raw.is_empty()) else {
+            let key = std::mem::take(&mut client.large_key);
+            let waits = self.must_fetch_key(&key);
+            self.clients[id as usize].large_key = key;
+            return waits;
+        };
+        let waits = self.must_fetch(id, command, &raw);
+        self.clients[id as usize].session().alone = raw;
+        waits
     }
 
     fn take_alone(&mut self, id: ClientId, command: CommandId, slot: Slot, raw: &[u8], parts: u32) {
@@ -199,6 +217,9 @@ impl Relay {
         client.tidy_session();
         if slot == NO_SLOT {
             self.unsubscribe_again(id, command, &alone);
+        }
+        if command::get(command).serve == Serve::Session(Asked::Exec) {
+            self.forget_watch(id); // as any end of a transaction does
         }
         self.pool.give(alone);
         self.refuse_here(id, command, Counter::ErrorsHeldTooLong, text);

@@ -38,10 +38,14 @@ pub(super) struct Client {
     /// Requests that wait for a held slot, those among them that are of several slots, and the bytes of all.
     pub(super) held: u32,
     pub(super) held_wide: u32,
+    /// Those among them that wait for keys to be brought.
+    pub(super) held_moving: u32,
     pub(super) held_bytes: usize,
     pub(super) lane: Lane,
     /// Bytes read but not yet taken: the start of a request, or a backlog while the client is stopped.
     pub(super) input: Vec<u8>,
+    /// The key of its large request that waits.
+    pub(super) large_key: Box<[u8]>,
     /// How far the first request in `input` has been parsed.
     pub(super) frame: Frame,
     pub(super) out: Outgoing,
@@ -104,9 +108,11 @@ impl Client {
             in_flight: 0,
             held: 0,
             held_wide: 0,
+            held_moving: 0,
             held_bytes: 0,
             lane: Lane::Shared,
             input: Vec::new(),
+            large_key: Box::default(),
             frame: Frame::default(),
             out: Outgoing::default(),
             dirty: false,

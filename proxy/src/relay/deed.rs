@@ -143,6 +143,8 @@ pub enum Planted {
     InterruptionAnswers,
     /// A link on which a client blocks stays when the client goes.
     KeepWaiting,
+    /// What is asked of a slot that moves on access goes on without its keys.
+    FetchNothing,
     /// Keys stay under WATCH on a link that others use next.
     KeepWatch,
 }

@@ -45,7 +45,9 @@ impl Relay {
         self.samples.large_request(key, slot, self.now.us, need as u64, entry.name);
         self.stats.add(Counter::Requests, 1);
         self.stats.add(Counter::RequestsLarge, 1);
-        self.clients[id as usize].lane = Lane::Waiting { command, slot, since_us: self.now.us };
+        let client = &mut self.clients[id as usize];
+        client.large_key = key.into();
+        client.lane = Lane::Waiting { command, slot, since_us: self.now.us };
         self.waiting.push(id);
         self.try_waiting(id);
         true
@@ -72,6 +74,7 @@ impl Relay {
     /// Refuses a large request that waits, and drops its bytes.
     pub(super) fn refuse_large(&mut self, id: ClientId, counter: Counter, text: &str) {
         let Lane::Waiting { command, .. } = self.clients[id as usize].lane else { return };
+        self.clients[id as usize].large_key = Box::default();
         self.waiting.retain(|&w| w != id);
         self.clients[id as usize].lane = Lane::Swallowing { cursor: Cursor::default() };
         self.refuse_here(id, command, counter, text);
@@ -125,6 +128,7 @@ impl Relay {
 
     fn start_large(&mut self, id: ClientId, link_id: LinkId, command: CommandId, slot: Slot) {
         self.waiting.retain(|&w| w != id);
+        self.clients[id as usize].large_key = Box::default();
         let request_id = self.open_request(id, command, slot);
         let link = &mut self.links[link_id as usize];
         let request = &mut self.requests[request_id as usize];

@@ -2,7 +2,7 @@
 
 use super::LinkId;
 use super::command::Fan as Kind;
-use super::request::RequestId;
+use super::request::{NONE, RequestId};
 use cluster::group::GroupId;
 use cluster::resp::{reply, write};
 use std::borrow::Cow;
@@ -35,6 +35,8 @@ pub(super) enum Merge {
         place: u16,
         owners: u32,
     },
+    /// A step of bringing a key: see `fetch.rs`. Nobody's request, so it has no parent.
+    Fetch(u32),
 }
 
 /// One fragment.
@@ -106,11 +108,17 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
                 write::error(out, "ERR twemslot: an instance answered fewer values than it was asked for");
             }
         }
-        Merge::Published | Merge::Survey | Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. } => {}
+        Merge::Published | Merge::Survey | Merge::Fetch(_) => {}
+        Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. } => {}
     }
 }
 
 impl Fan {
+    /// Whether anybody waits for it.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.parent != NONE || matches!(self.merge, Merge::Fetch(_))
+    }
+
     /// Makes room for where the parts' values end, once all parts have their keys.
     pub(super) fn expect_values(&mut self) {
         let mut keys = 0;

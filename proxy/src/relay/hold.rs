@@ -22,6 +22,8 @@ impl Relay {
         self.held_bytes += raw.len();
         if request.slot == super::request::NO_SLOT {
             client.held_wide += 1;
+        } else if self.routes.slots[usize::from(request.slot)].moving {
+            client.held_moving += 1;
         }
         debug_assert_eq!(request.stage, Stage::Waiting);
         request.kept = self.pool.keep(raw);
@@ -38,7 +40,7 @@ impl Relay {
         }
         for &id in &queue {
             let client = &mut self.clients[self.requests[id as usize].client as usize];
-            (client.held, client.held_wide, client.held_bytes) = (0, 0, 0);
+            (client.held, client.held_wide, client.held_moving, client.held_bytes) = (0, 0, 0, 0);
         }
         for id in queue {
             let request = &mut self.requests[id as usize];
@@ -73,12 +75,16 @@ impl Relay {
             if request.slot == super::request::NO_SLOT {
                 client.held_wide -= 1;
                 freed |= client.held > 0;
+            } else if self.routes.slots[usize::from(request.slot)].moving {
+                client.held_moving -= 1;
+                freed |= client.held > 0;
             }
             self.pool.give(raw);
-            self.refuse(id, Counter::ErrorsHeldTooLong, &held_too_long(limit));
+            let text = self.not_fetched(id, limit).unwrap_or_else(|| held_too_long(limit));
+            self.refuse(id, Counter::ErrorsHeldTooLong, &text);
         }
         if freed {
-            // What waited behind a split request goes first: the client's next one would overtake it.
+            // What waited behind a split request, or behind keys that do not come, goes first: the client's next one would overtake it.
             self.release();
         }
         for client in self.waiting.clone() {
@@ -130,7 +136,7 @@ impl Relay {
             self.deeds.push_back(Deed::Quiet { epoch });
         }
         self.routes.unsettled = unsettled || self.routes.quiet_owed.is_some();
-        if settled {
+        if settled | std::mem::take(&mut self.fetches.arrived) {
             self.release();
         }
     }

@@ -228,3 +228,9 @@ pub const SAMPLED_BIG_US: u64 = 3_600_000_000;
 pub const SAMPLED_KEYS_OF_ONE: usize = 64;
 /// Names and versions of client libraries that are remembered.
 pub const LIBRARIES_MAX: usize = 1024;
+/// How long a source may wait for the target while it moves a key: it does nothing else meanwhile.
+pub const FETCH_TIMEOUT_MS: u64 = 1000;
+/// After something was in the way of a key it is tried again: seldom enough for an instance that is down.
+pub const FETCH_AGAIN_US: u64 = 50_000;
+/// Keys known to be at their target: those of a working set of some hundred thousand. Another question each, if forgotten.
+pub const FETCHED_BYTES_MAX: usize = 32 << 20;

@@ -25,6 +25,7 @@ mod exclusive;
 mod scatter;
 mod wide;
 mod hold;
+mod fetch;
 mod fence;
 mod reload;
 mod sampling;
@@ -557,6 +558,8 @@ impl Relay {
         if route.link == NONE {
             self.refuse(id, Counter::ErrorsNoOwner, &scatter::no_owner(slot));
         } else if route.waits() || self.clients[client as usize].held_wide > 0 {
+            self.hold(id, raw);
+        } else if route.moving && self.must_fetch(client, self.requests[id as usize].command, raw) {
             self.hold(id, raw);
         } else {
             let first = route.first(self.clients[client as usize].resp3);

@@ -5,7 +5,7 @@ use super::scan::Table;
 use super::{ClientId, LinkId};
 use cluster::group::GroupId;
 use cluster::slot::{Slot, TagRule, crc32, slot_of};
-use cluster::topology::Topology;
+use cluster::topology::{SlotState, Topology};
 use std::sync::Arc;
 
 /// What one slot is asked for.
@@ -29,15 +29,17 @@ pub(super) struct Route {
     /// The owner changed while requests were in flight at the old one: requests wait until they are answered, so
     /// that a later one cannot overtake an earlier one.
     pub(super) settling: bool,
+    /// It moves on access: `link` leads to its target, where its keys must be brought first.
+    pub(super) moving: bool,
 }
 
 impl Route {
-    const NOWHERE: Self = Self { link: NONE, link3: NONE, held: false, settling: false };
+    const NOWHERE: Self = Self { link: NONE, link3: NONE, held: false, settling: false, moving: false };
 
     /// Whether a request cannot simply be put on the link.
     #[inline(always)]
     pub(super) fn special(self) -> bool {
-        self.held | self.settling | (self.link == NONE)
+        self.held | self.settling | self.moving | (self.link == NONE)
     }
 
     /// The first link in the client's protocol.
@@ -75,6 +77,8 @@ pub(super) struct Routes {
     pub(super) generation: u32,
     /// Whether any route is held.
     holds: bool,
+    /// Whether any moves on access.
+    pub(super) moves: bool,
     /// Whether any route is settling, or a `Quiet` is owed.
     pub(super) unsettled: bool,
     /// The epoch for which `Quiet` is still to be said.
@@ -95,6 +99,7 @@ impl Default for Routes {
             slot_count: 1,
             generation: 0,
             holds: false,
+            moves: false,
             unsettled: false,
             quiet_owed: None,
             not_quiet_said: 0,
@@ -111,7 +116,7 @@ impl Routes {
 
     /// What `link_of` needs where no slot waits and their number is a power of two; None elsewhere.
     pub(super) fn mask(&self) -> Option<u32> {
-        let plain = self.slot_count.is_power_of_two() && !self.unsettled && !self.holds;
+        let plain = self.slot_count.is_power_of_two() && !self.unsettled && !self.holds && !self.moves;
         plain.then(|| u32::from(self.slot_count) - 1)
     }
 
@@ -135,12 +140,15 @@ impl Routes {
         self.topology.as_ref().map_or(0, |t| t.epoch())
     }
 
-    /// The group that owns a slot.
-    pub(super) fn owner(&self, slot: Slot) -> Option<GroupId> {
-        self.topology.as_ref()?.slots().get(usize::from(slot))?.group
+    /// Whether the keys of a slot that a group has are what clients see: while they come over one by one, both groups have
+    /// some, and no key is in both.
+    pub(super) fn shows(&self, group: GroupId, slot: Slot) -> bool {
+        let owner = self.topology.as_ref().and_then(|t| t.slots().get(usize::from(slot)));
+        owner.is_some_and(|o| o.group == Some(group) || o.state == SlotState::Moving { target: group })
     }
 
-    /// The groups that own slots, by id.
+    /// The groups that own slots: by id, and those that get some last, so that a walk over keys meets one that is brought
+    /// there meanwhile at its old place or at its new one.
     pub(super) fn owners(&self) -> impl Iterator<Item = &Target> {
         self.targets.iter().filter(|target| target.owns_slots)
     }
@@ -181,10 +189,15 @@ impl Routes {
         let same_size = self.slots.len() == topology.slots().len();
         let mut slots = vec![Route::NOWHERE; topology.slots().len()];
         for (i, (route, owner)) in slots.iter_mut().zip(topology.slots()).enumerate() {
-            let target = owner.group.and_then(|id| targets.iter().find(|t| t.group == id));
+            let leads_to = match owner.state {
+                SlotState::Moving { target } => Some(target),
+                _ => owner.group,
+            };
+            let target = leads_to.and_then(|id| targets.iter().find(|t| t.group == id));
             route.link = target.and_then(|t| t.links.first().copied()).unwrap_or(NONE);
             route.link3 = target.and_then(|t| t.links.get(links_per_instance).copied()).unwrap_or(NONE);
-            route.held = owner.state == cluster::topology::SlotState::Held;
+            route.held = owner.state == SlotState::Held;
+            route.moving = matches!(owner.state, SlotState::Moving { .. });
             let old = if same_size { self.slots[i] } else { Route::NOWHERE };
             // Another number of links is a move, too: clients keep to another one of them.
             let before = self.targets.iter().find(|t| t.links.first() == Some(&old.link)).map(|t| &t.links);
@@ -194,12 +207,21 @@ impl Routes {
         self.targets = targets;
         for target in &mut self.targets {
             let first = target.links.first().copied();
-            target.owns_slots = slots.iter().any(|r| Some(r.link) == first);
+            let source = |i: usize, r: &Route| r.moving && topology.slots()[i].group == Some(target.group);
+            target.owns_slots = slots.iter().enumerate().any(|(i, r)| Some(r.link) == first || source(i, r));
         }
-        self.table = Table::new(topology.slots().iter().map(|slot| slot.group), self.owners().count());
+        let gets = |t: &Target| topology.slots().iter().any(|s| s.state == SlotState::Moving { target: t.group });
+        self.targets.sort_by_cached_key(gets);
+        let got = topology.slots().iter().filter_map(|slot| match slot.state {
+            SlotState::Moving { target } => Some(Some(target)),
+            _ => None,
+        });
+        let owners = topology.slots().iter().map(|slot| slot.group).chain(got);
+        self.table = Table::new(owners, self.owners().count());
         self.tag_rule = topology.tag_rule();
         self.slot_count = topology.slot_count();
         self.holds = slots.iter().any(|r| r.held);
+        self.moves = slots.iter().any(|r| r.moving);
         self.slots = slots;
         self.generation += 1;
         self.quiet_owed = Some(topology.epoch());

@@ -100,6 +100,9 @@ impl Relay {
         } else if waits || self.clients[client as usize].held_wide > 0 {
             self.drop_fan(fan);
             self.hold(id, raw);
+        } else if self.routes.moves && self.must_fetch(client, self.requests[id as usize].command, raw) {
+            self.drop_fan(fan);
+            self.hold(id, raw);
         } else if keys > SPLIT_KEYS_MAX {
             self.drop_fan(fan);
             let text = format!("ERR twemslot: {keys} keys in one command, at most {SPLIT_KEYS_MAX}");
@@ -236,7 +239,7 @@ impl Relay {
     pub(super) fn fragment_part(&mut self, id: RequestId, piece: &[u8]) -> bool {
         let (fan_id, part) = self.fragment(id);
         let fan = &mut self.fans[fan_id as usize];
-        if fan.parent == NONE {
+        if !fan.is_wanted() {
             return false;
         }
         self.pool.extend(&mut fan.parts[part].reply, piece);
@@ -253,7 +256,7 @@ impl Relay {
         let (fan_id, part) = self.fragment(id);
         self.forget(id);
         let fan = &mut self.fans[fan_id as usize];
-        if fan.parent != NONE {
+        if fan.is_wanted() {
             self.pool.extend(&mut fan.parts[part].reply, piece);
         }
         fan.pending -= 1;
@@ -288,6 +291,9 @@ impl Relay {
     pub(super) fn refuse_fan(&mut self, fan_id: u32, counter: Counter, text: &str) {
         let fan = &mut self.fans[fan_id as usize];
         let survey = fan.merge == Merge::Survey;
+        if let Merge::Fetch(_) = fan.merge {
+            return; // it waits on
+        }
         let parent = std::mem::replace(&mut fan.parent, NONE);
         if parent == NONE {
             return;
@@ -307,6 +313,10 @@ impl Relay {
     }
 
     fn merge(&mut self, mut fan: Fan) -> Fan {
+        if let Merge::Fetch(job) = fan.merge {
+            self.fetch_answered(job, &fan);
+            return fan;
+        }
         if fan.parent == NONE {
             return fan;
         }

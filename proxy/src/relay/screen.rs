@@ -163,6 +163,12 @@ impl Relay {
         self.settings.declared_commands.iter().find(matches).cloned()
     }
 
+    /// The keys of a command that the operator has declared.
+    pub(super) fn declared_keys_of<'a>(&self, frame: &Frame, raw: &'a [u8]) -> Vec<&'a [u8]> {
+        let declared = self.declaration(frame, raw);
+        declared.iter().flat_map(|declared| declared_keys(declared, frame.argc, raw)).collect()
+    }
+
     /// A command that the operator has declared. False: it is none.
     #[cold]
     pub(super) fn declared(&mut self, id: ClientId, frame: &Frame, raw: &[u8]) -> bool {

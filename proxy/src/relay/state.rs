@@ -4,6 +4,7 @@ use super::buffer::Pool;
 use super::client::Client;
 use super::command::{Arity, CommandId, count};
 use super::fan::Fan;
+use super::fetch::Fetches;
 use super::inquiry::Inquiry;
 use super::library::Libraries;
 use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, PARKED, Settings};
@@ -71,6 +72,8 @@ pub struct Relay {
     pub(super) waiting: Vec<ClientId>,
     /// When large requests that are not whole are cut where their slots are held; None: none is under way there.
     pub(super) uploads_until_us: Option<u64>,
+    /// Keys of slots that move on access.
+    pub(super) fetches: Fetches,
     /// Who listens to what.
     pub(super) pubsub: PubSub,
     /// Clients for which messages wait until a large reply is over.
@@ -157,6 +160,7 @@ impl Relay {
             held_bytes: 0,
             waiting: Vec::new(),
             uploads_until_us: None,
+            fetches: Fetches::default(),
             pubsub: PubSub::default(),
             pushing: Vec::new(),
             resp3_wanted: false,

@@ -3,7 +3,8 @@
 //! ```text
 //! topology 1 a=n1 b=n2 rest=n1      slots of keys a and b; add `!` to hold one (`b=n2!`); `n1:r2`: the process it expects at
 //!                                   n1 says run_id r2; `n1>n3`: n3 is the primary of what was n1's group;
-//!                                   `none=n2`: n2's group owns no slot by this word
+//!                                   `none=n2`: n2's group owns no slot by this word; `b=n1~n2`: it moves from n1 to n2,
+//!                                   on access (n2's group must be named by another word, too)
 //! n1 runs r2                        its process is another one from now on: links that open hear this run_id
 //! c1> GET a                         the client sends a request (\r \n \xNN are understood; `raw:` sends as it stands)
 //! n1< GET a                         the instance has received exactly this, and nothing else
@@ -177,30 +178,42 @@ impl World {
     }
 
     fn topology(&mut self, epoch: u64, slots: &[&str]) {
-        let mut owners = vec![(1u32, false); usize::from(SLOTS)];
+        let mut owners = vec![(1u32, wire::State::Normal, None); usize::from(SLOTS)];
         let mut groups: Vec<String> = vec!["n1".into()];
         for word in slots.iter().rev().filter(|word| word.contains('=')) {
             let (key, node) = word.split_once('=').expect("key=instance");
-            let held = node.ends_with('!');
-            let node = node.trim_end_matches('!');
-            let group = groups.iter().position(|g| g == node).unwrap_or_else(|| {
-                groups.push(node.into());
-                groups.len() - 1
-            }) as u32
-                + 1;
+            let (state, node) = match node.strip_suffix('!') {
+                Some(node) => (wire::State::Held, node),
+                None if node.contains('~') => (wire::State::Moving, node),
+                None => (wire::State::Normal, node),
+            };
+            let (node, target) = node.split_once('~').unwrap_or((node, ""));
+            let mut id_of = |node: &str| {
+                let found = groups.iter().position(|g| g == node);
+                let at = found.unwrap_or_else(|| {
+                    groups.push(node.into());
+                    groups.len() - 1
+                });
+                at as u32 + 1
+            };
+            let group = id_of(node);
+            let owner = (group, state, (!target.is_empty()).then(|| id_of(target)));
             match key {
                 "none" => {}
-                "rest" => owners.fill((group, held)),
-                key => owners[usize::from(slot_of(key.as_bytes(), TagRule::Redis, SLOTS))] = (group, held),
+                "rest" => owners.fill(owner),
+                key => owners[usize::from(slot_of(key.as_bytes(), TagRule::Redis, SLOTS))] = owner,
             }
         }
         let slots_named = slots;
-        let slots = (0..SLOTS).zip(&owners).map(|(slot, &(group, held))| {
-            let state = if held { wire::State::Held } else { wire::State::Normal };
-            wire::Range { from: slot, to: slot, group, state, target: None }
+        let slots = (0..SLOTS).zip(&owners).map(|(slot, &(group, state, target))| wire::Range {
+            from: slot,
+            to: slot,
+            group,
+            state,
+            target,
         });
         // Who is not named is not in it.
-        let named = |node: &str| slots_named.iter().any(|w| w.split('=').any(|n| n.trim_end_matches('!') == node));
+        let named = |node: &str| slots_named.iter().any(|w| w.split(['=', '~']).any(|n| n.trim_end_matches('!') == node));
         let groups = groups.iter().zip(1..).filter(|(node, _)| named(node)).map(|(node, id)| {
             let said = |by: char| slots_named.iter().find_map(|w| w.split_once(by).filter(|(n, _)| n == node));
             let node = said('>').map_or(node.as_str(), |(_, heir)| heir);
@@ -453,7 +466,8 @@ stories!(
     resp3,
     server,
     users,
-    emulation
+    emulation,
+    fetched
 );
 
 #[test]

@@ -61,6 +61,7 @@ impl Relay {
         let n = self.settings.links_per_instance.max(1) as usize;
         let others = self.routes.topology.as_ref().map_or(&[][..], |old| old.users()) != topology.users();
         self.routes.set(topology, targets, n, &self.loads, self.wide_before);
+        self.fetches.forget_all();
         if others {
             self.set_users();
         }
@@ -233,6 +234,7 @@ impl Relay {
         self.tick_inquiries();
         self.tick_monitors();
         self.samples.tick(self.now.us);
+        self.tick_fetches();
         self.expire_held();
         self.tick_interrupted();
         self.tick_uploads();

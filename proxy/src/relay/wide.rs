@@ -192,7 +192,7 @@ impl Relay {
 
     /// Whether a key, as a reply gives it, is one of those that this group owns.
     fn owns(&self, group: GroupId, key: &[u8]) -> bool {
-        reply::text(key).is_some_and(|key| self.routes.owner(self.routes.slot_of(key)) == Some(group))
+        reply::text(key).is_some_and(|key| self.routes.shows(group, self.routes.slot_of(key)))
     }
 
     /// Appends those of the keys that the group owns, and the number of them before them.

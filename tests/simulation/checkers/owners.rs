@@ -15,14 +15,26 @@ pub(crate) type WorkerUid = u32;
 pub(crate) struct Owners {
     /// Which instances may be asked about a slot.
     allowed: BTreeMap<(WorkerUid, Slot), BTreeSet<String>>,
+    /// Which may be asked to send a key of it away, or to drop what is elsewhere.
+    sources: BTreeMap<(WorkerUid, Slot), BTreeSet<String>>,
     serving: BTreeMap<WorkerUid, Arc<Topology>>,
 }
 
 /// Who may be asked about a slot under one topology: nobody while it is held.
 fn owner(topology: &Topology, slot: Slot) -> Option<String> {
     let entry = topology.slots().get(usize::from(slot))?;
-    let group = topology.group(entry.group?)?;
+    let group = match entry.state {
+        SlotState::Moving { target } => topology.group(target)?,
+        _ => topology.group(entry.group?)?,
+    };
     (entry.state != SlotState::Held).then(|| group.primary().map(|instance| instance.addr.to_string()))?
+}
+
+/// Where its keys come from while it moves on access.
+fn source(topology: &Topology, slot: Slot) -> Option<String> {
+    let entry = topology.slots().get(usize::from(slot))?;
+    let moving = matches!(entry.state, SlotState::Moving { .. });
+    moving.then(|| topology.group(entry.group?)?.primary().map(|instance| instance.addr.to_string()))?
 }
 
 impl Owners {
@@ -30,6 +42,7 @@ impl Owners {
     pub(crate) fn serves(&mut self, worker: WorkerUid, topology: &Arc<Topology>) {
         for slot in 0..topology.slot_count() {
             self.allowed.entry((worker, slot)).or_default().extend(owner(topology, slot));
+            self.sources.entry((worker, slot)).or_default().extend(source(topology, slot));
         }
         self.serving.insert(worker, topology.clone());
     }
@@ -43,7 +56,21 @@ impl Owners {
         if topology.epoch() == epoch {
             for slot in 0..topology.slot_count() {
                 self.allowed.insert((worker, slot), owner(topology, slot).into_iter().collect());
+                self.sources.insert((worker, slot), source(topology, slot).into_iter().collect());
             }
+        }
+    }
+
+    /// Whether a worker brings keys of the slot from this instance, and sends it nothing else for it.
+    pub(crate) fn brings(&self, worker: WorkerUid, addr: &str, slot: Slot) -> bool {
+        let is_in = |of: &BTreeMap<_, BTreeSet<String>>| of.get(&(worker, slot)).is_some_and(|set| set.contains(addr));
+        is_in(&self.sources) && !is_in(&self.allowed)
+    }
+
+    /// A key is to be sent away by an instance, for this worker.
+    pub(crate) fn sends(&self, worker: WorkerUid, addr: &str, slot: Slot, history: &mut History) {
+        if !self.sources.get(&(worker, slot)).is_some_and(|set| set.contains(addr)) {
+            history.fail(format!("owner: {addr} is to send away keys of slot {slot}, for worker {worker}: it does not move"));
         }
     }
 

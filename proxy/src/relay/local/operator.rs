@@ -53,7 +53,8 @@ impl Relay {
             _ if owner.group.is_none() => "no-owner",
             SlotState::Held => "held",
             _ if settles => "settling",
-            _ => "normal",
+            SlotState::Moving { .. } => "moving",
+            SlotState::Normal => "normal",
         };
         let mut text = format!("slot={slot} state={state}");
         if let Some(group) = owner.group.and_then(|id| topology.group(id)) {
@@ -62,6 +63,9 @@ impl Relay {
                 let link = self.link_status().into_iter().find(|l| l.addr == primary.addr.to_string());
                 text.push_str(&format!(" primary={} link={}", primary.addr, link.map_or("none".into(), |l| l.state)));
             }
+        }
+        if let SlotState::Moving { target } = owner.state {
+            text.push_str(&format!(" target={target}"));
         }
         text
     }

@@ -1,0 +1,427 @@
+//! Slots that move on access: commands go to their target already, and the keys that a command names are brought there
+//! before it, one by one, as they are asked for. The source moves a key itself and blocks meanwhile (SLOTSMGRTTAGONE where
+//! it is known, MIGRATE elsewhere), so two that ask for one key at once do no harm: the second finds it gone.
+//!
+//! ```text
+//! look    is it at the target? what is there wins, and the source's is removed   (before SLOTSMGRTTAGONE, which overwrites)
+//! move    the source sends it and removes its own
+//! list    it was silent for too long: what it sent may still wait at the target, so its connections there ...
+//! kill    ... are ended, and then it is looked anew
+//! drop    both have it: the source's is removed
+//! ```
+//! Until that is over the request waits as for a held slot, and behind it whatever else its client asks of such slots.
+
+use super::command::{self, CommandId};
+use super::fan::{Fan, Merge, Part};
+use super::limits::{FETCH_AGAIN_US, FETCH_TIMEOUT_MS, FETCHED_BYTES_MAX};
+use super::link::State;
+use super::request::{NO_SLOT, NONE, RequestId};
+use super::state::Relay;
+use super::{ClientId, LinkId, Planted, declared_id};
+use crate::stats::Counter;
+use cluster::group::GroupId;
+use cluster::instance::Addr;
+use cluster::resp::request::{Ceilings, Frame, Step as FrameStep};
+use cluster::resp::{reply, write};
+use cluster::slot::Slot;
+use cluster::topology::SlotState;
+use slab::Slab;
+use std::collections::{BTreeMap, BTreeSet};
+
+type Key = Box<[u8]>;
+
+/// What an entry of a set takes beside the key's bytes.
+const ENTRY: usize = 48;
+
+/// How a source moves a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Verb {
+    /// codis-server and Pika have it. Tried first: who has it not says so.
+    #[default]
+    TagOne,
+    Migrate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Look,
+    Move,
+    List,
+    Kill,
+    Drop,
+    /// Nothing is under way; it begins anew at this time.
+    Pause { until_us: u64 },
+}
+
+/// One key on its way.
+#[derive(Debug)]
+struct Job {
+    key: Key,
+    slot: Slot,
+    /// The topology it was begun under. What comes back under another one tells nothing of this one.
+    generation: u32,
+    step: Step,
+    begun_us: u64,
+    /// When its last request was sent.
+    sent_us: u64,
+}
+
+/// Keys that are being brought, and those that have been.
+#[derive(Debug, Default)]
+pub(super) struct Fetches {
+    /// Keys that the source has no more: newest, and those before them. Bounded: when the new ones are many, the old ones
+    /// are forgotten, and cost a question when they are asked for again.
+    fetched: BTreeSet<Key>,
+    fetched_before: BTreeSet<Key>,
+    bytes: usize,
+    jobs: Slab<Job>,
+    by_key: BTreeMap<Key, usize>,
+    verbs: BTreeMap<GroupId, Verb>,
+    /// Some have come: what waits for them may go on.
+    pub(super) arrived: bool,
+    /// What was last in the way.
+    trouble: String,
+}
+
+impl Fetches {
+    fn has(&self, key: &[u8]) -> bool {
+        self.fetched.contains(key) || self.fetched_before.contains(key)
+    }
+
+    fn remember(&mut self, key: Key) {
+        self.bytes += key.len() + ENTRY;
+        self.fetched.insert(key);
+        if self.bytes > FETCHED_BYTES_MAX / 2 {
+            self.fetched_before = std::mem::take(&mut self.fetched);
+            self.bytes = 0;
+        }
+    }
+
+    /// A topology has come: what was known is not known of it. What is under way comes back to nobody.
+    pub(super) fn forget_all(&mut self) {
+        self.by_key.clear();
+        self.jobs.retain(|_, job| !matches!(job.step, Step::Pause { .. }));
+        let jobs = std::mem::take(&mut self.jobs);
+        *self = Self { jobs, ..Self::default() };
+    }
+}
+
+impl Relay {
+    /// Whether a request must wait for keys that are not at their target yet; they are sent for. `raw` is whole.
+    #[cold]
+    pub(super) fn must_fetch(&mut self, client: ClientId, command: CommandId, raw: &[u8]) -> bool {
+        if self.planted == Some(Planted::FetchNothing) {
+            return false;
+        }
+        let missing = self.missing_keys(command, raw);
+        self.fetch(missing) || self.clients[client as usize].held_moving > 0
+    }
+
+    /// The same for one key.
+    #[cold]
+    pub(super) fn must_fetch_key(&mut self, key: &[u8]) -> bool {
+        let slot = self.routes.slot_of(key);
+        let missing = self.routes.slots[usize::from(slot)].moving && !self.fetches.has(key);
+        self.fetch(if missing { vec![(key.into(), slot)] } else { Vec::new() })
+    }
+
+    /// Sends for keys; whether there are any.
+    fn fetch(&mut self, missing: Vec<(Key, Slot)>) -> bool {
+        let any = !missing.is_empty();
+        for (key, slot) in missing {
+            if self.fetches.by_key.contains_key(&key) {
+                continue;
+            }
+            let now = self.now.us;
+            let job = Job {
+                key: key.clone(),
+                slot,
+                generation: self.routes.generation,
+                step: Step::Pause { until_us: 0 },
+                begun_us: now,
+                sent_us: now,
+            };
+            let job = self.fetches.jobs.insert(job);
+            self.fetches.by_key.insert(key, job);
+            self.begin_fetch(job);
+        }
+        any
+    }
+
+    /// The keys of a request that are in moving slots, and not known to be at their target.
+    fn missing_keys(&self, command: CommandId, raw: &[u8]) -> Vec<(Key, Slot)> {
+        let mut missing = Vec::new();
+        let mut see = |key: &[u8]| {
+            let slot = self.routes.slot_of(key);
+            if self.routes.slots[usize::from(slot)].moving && !self.fetches.has(key) {
+                missing.push((key.into(), slot));
+            }
+        };
+        // A transaction is several requests, one behind the other.
+        let mut rest = raw;
+        while !rest.is_empty() {
+            let mut frame = Frame::default();
+            let FrameStep::Done { len } = frame.step(rest, &Ceilings::OPEN) else { break };
+            let one = &rest[..len];
+            rest = &rest[len..];
+            if command == declared_id() {
+                self.declared_keys_of(&frame, one).into_iter().for_each(&mut see);
+                continue;
+            }
+            let Some(id) = command::lookup(frame.kept[0].of(one)) else { continue };
+            let sub = frame.kept(1, one).filter(|_| command::get(id).container).and_then(|s| command::lookup_sub(id, s));
+            // What is wrong with its keys the instance says.
+            _ = command::for_each_key(command::get(sub.unwrap_or(id)), frame.argc, one, &mut see);
+        }
+        missing
+    }
+
+    /// Where a moving slot's keys come from and go to: the links that are used for it, and the target's address.
+    fn ends(&self, slot: Slot) -> Option<(GroupId, LinkId, LinkId, Addr)> {
+        let owner = self.routes.topology.as_ref()?.slots().get(usize::from(slot))?;
+        let (Some(from), SlotState::Moving { target }) = (owner.group, owner.state) else { return None };
+        let first = |group| self.routes.targets.iter().find(|t| t.group == group)?.links.first().copied();
+        let (source, target) = (first(from)?, first(target)?);
+        let addr = self.links[target as usize].addr.clone();
+        Some((from, source, target, addr))
+    }
+
+    fn begin_fetch(&mut self, job: usize) {
+        let Some((from, ..)) = self.ends(self.fetches.jobs[job].slot) else { return self.end_fetch(job, false) };
+        let looks = self.fetches.verbs.get(&from).copied().unwrap_or_default() == Verb::TagOne;
+        self.go_to(job, if looks { Step::Look } else { Step::Move });
+    }
+
+    /// Takes a step: sends its request.
+    fn go_to(&mut self, at: usize, step: Step) {
+        let job = &self.fetches.jobs[at];
+        let Some((from, source, target, addr)) = self.ends(job.slot) else { return self.end_fetch(at, false) };
+        let verb = self.fetches.verbs.get(&from).copied().unwrap_or_default();
+        let link = if matches!(step, Step::Move | Step::Drop) { source } else { target };
+        if matches!(self.links[link as usize].state, State::Down { .. } | State::Closing) {
+            let link = &self.links[link as usize];
+            let why = format!("{} is down: {}", super::link::whose(link), link.cause);
+            return self.pause_fetch(at, why);
+        }
+        let mut raw = Vec::new();
+        let key = &job.key;
+        match step {
+            Step::Look => write::request(&mut raw, &[b"EXISTS", key]),
+            Step::Drop if verb == Verb::TagOne => write::request(&mut raw, &[b"DEL", key]),
+            Step::Drop => write::request(&mut raw, &[b"UNLINK", key]),
+            Step::List => write::request(&mut raw, &[b"CLIENT", b"LIST"]),
+            Step::Move => match self.move_request(verb, key, &addr) {
+                Ok(request) => raw = request,
+                Err(why) => return self.pause_fetch(at, why),
+            },
+            Step::Kill | Step::Pause { .. } => return,
+        }
+        self.send_fetch(at, step, link, &[raw]);
+    }
+
+    /// What makes a source send a key.
+    fn move_request(&self, verb: Verb, key: &[u8], to: &Addr) -> Result<Vec<u8>, String> {
+        let Addr::Tcp(to) = to else {
+            return Err(format!("{to} is no address that an instance could send keys to"));
+        };
+        let (host, port, timeout) = (to.ip().to_string(), to.port().to_string(), FETCH_TIMEOUT_MS.to_string());
+        let (host, port, timeout) = (host.as_bytes(), port.as_bytes(), timeout.as_bytes());
+        let mut args: Vec<&[u8]> = match verb {
+            // An empty tag is none to us; the servers that have these words read it otherwise.
+            Verb::TagOne if tag_is_empty(key) => vec![b"SLOTSMGRTONE", host, port, timeout, key],
+            Verb::TagOne => vec![b"SLOTSMGRTTAGONE", host, port, timeout, key],
+            Verb::Migrate => vec![b"MIGRATE", host, port, b"", b"0", timeout],
+        };
+        if verb == Verb::Migrate {
+            match (&self.settings.instance_user, &self.settings.instance_password) {
+                (Some(user), Some(password)) => args.extend([b"AUTH2", user.as_bytes(), password.as_bytes()]),
+                (None, Some(password)) => args.extend([b"AUTH", password.as_bytes()]),
+                _ => {}
+            }
+            args.extend([&b"KEYS"[..], key]);
+        }
+        let mut raw = Vec::new();
+        write::request(&mut raw, &args);
+        Ok(raw)
+    }
+
+    /// Sends requests of one step. They count as requests of several slots do: no barrier is passed while they are out.
+    fn send_fetch(&mut self, at: usize, step: Step, link: LinkId, requests: &[Vec<u8>]) {
+        let job = &mut self.fetches.jobs[at];
+        (job.step, job.sent_us) = (step, self.now.us);
+        let mut fan = Fan { merge: Merge::Fetch(at as u32), ..self.new_fan() };
+        fan.groups.clear();
+        fan.parts.extend(requests.iter().map(|_| Part { link, ..Part::default() }));
+        (fan.parent, fan.pending) = (NONE, requests.len() as u32);
+        let fan = self.fans.insert(fan) as u32;
+        self.wide_now += 1;
+        for (part, raw) in requests.iter().enumerate() {
+            self.send_part(fan, part, raw);
+        }
+    }
+
+    /// A step's answers are there.
+    pub(super) fn fetch_answered(&mut self, at: u32, fan: &Fan) {
+        let at = at as usize;
+        let job = &self.fetches.jobs[at];
+        if job.generation != self.routes.generation {
+            self.fetches.jobs.remove(at);
+            return;
+        }
+        let reply = fan.parts.first().map_or(&b""[..], |p| &p.reply);
+        let number = reply::integer(reply);
+        let Some((from, _, target, _)) = self.ends(job.slot) else { return self.end_fetch(at, false) };
+        let silent = self.now.us.saturating_sub(job.sent_us) >= FETCH_TIMEOUT_MS * 1000;
+        let verb = self.fetches.verbs.get(&from).copied().unwrap_or_default();
+        match job.step {
+            Step::Look if number == Some(0) => self.go_to(at, Step::Move),
+            Step::Look if number.is_some() => self.go_to(at, Step::Drop),
+            Step::Move if verb == Verb::TagOne && number.is_some() => self.end_fetch(at, true),
+            Step::Move if verb == Verb::TagOne && is_unknown(reply) => {
+                self.fetches.verbs.insert(from, Verb::Migrate);
+                self.go_to(at, Step::Move);
+            }
+            // It was asked when nobody knew yet.
+            Step::Move if verb == Verb::Migrate && is_unknown(reply) => self.go_to(at, Step::Move),
+            Step::Move if matches!(reply, b"+OK\r\n" | b"+NOKEY\r\n") => self.end_fetch(at, true),
+            Step::Move if has(reply, b"BUSYKEY") => self.go_to(at, Step::Drop),
+            Step::Move if silent && !has(reply, b"twemslot:") => {
+                self.note_trouble(from, reply);
+                self.go_to(at, Step::List);
+            }
+            Step::List if reply.first() != Some(&b'-') => {
+                let text = reply::text(reply).unwrap_or_default();
+                let kills: Vec<Vec<u8>> = senders(&String::from_utf8_lossy(text)).into_iter().map(kill).collect();
+                match kills.is_empty() {
+                    true => self.go_to(at, Step::Look),
+                    false => self.send_fetch(at, Step::Kill, target, &kills),
+                }
+            }
+            Step::Kill => self.go_to(at, Step::Look),
+            Step::Drop if number.is_some() => self.end_fetch(at, true),
+            _ => {
+                let why = String::from_utf8_lossy(reply).trim_start_matches('-').trim_end().to_owned();
+                self.pause_fetch(at, format!("group {from}: {why}"));
+            }
+        }
+    }
+
+    fn note_trouble(&mut self, from: GroupId, reply: &[u8]) {
+        let why = String::from_utf8_lossy(reply).trim_start_matches('-').trim_end().to_owned();
+        self.fetches.trouble = format!("group {from}: {why}");
+        self.stats.add(Counter::FetchesFailed, 1);
+    }
+
+    /// It is tried again a little later, as long as somebody may wait for it.
+    fn pause_fetch(&mut self, at: usize, why: String) {
+        self.fetches.trouble = why;
+        self.stats.add(Counter::FetchesFailed, 1);
+        self.fetches.jobs[at].step = Step::Pause { until_us: self.now.us + FETCH_AGAIN_US };
+    }
+
+    /// It is at its target, or nowhere; or nobody needs to know any more.
+    fn end_fetch(&mut self, at: usize, fetched: bool) {
+        let job = self.fetches.jobs.remove(at);
+        self.fetches.by_key.remove(&job.key);
+        if fetched {
+            self.stats.add(Counter::KeysFetched, 1);
+            self.fetches.remember(job.key);
+        }
+        self.fetches.arrived = true;
+        // `settle` lets go what waited, once for all that come together.
+        self.routes.unsettled = true;
+    }
+
+    /// Tries again what is due; what nobody waits for any more is given up.
+    pub(super) fn tick_fetches(&mut self) {
+        if self.fetches.jobs.is_empty() {
+            return;
+        }
+        let now = self.now.us;
+        let due = |job: &Job| matches!(job.step, Step::Pause { until_us } if until_us <= now);
+        let due: Vec<usize> = self.fetches.jobs.iter().filter(|(_, job)| due(job)).map(|(at, _)| at).collect();
+        for at in due {
+            if now.saturating_sub(self.fetches.jobs[at].begun_us) > self.settings.hold_timeout_us {
+                self.end_fetch(at, false);
+            } else {
+                self.begin_fetch(at);
+            }
+        }
+    }
+
+    /// Why a request that waited for keys is refused; None: it waited for something else.
+    pub(super) fn not_fetched(&self, request: RequestId, limit_us: u64) -> Option<String> {
+        let slot = self.requests[request as usize].slot;
+        let waits = if slot == NO_SLOT { self.routes.moves } else { self.routes.slots[usize::from(slot)].moving };
+        let trouble = Some(&self.fetches.trouble[..]).filter(|why| !why.is_empty())?;
+        waits.then(|| {
+            format!(
+                "TRYAGAIN twemslot: its slot moves, and its keys could not be brought within {} ms: {trouble}; nothing was sent",
+                limit_us / 1000
+            )
+        })
+    }
+}
+
+fn kill(id: u64) -> Vec<u8> {
+    let mut raw = Vec::new();
+    write::request(&mut raw, &[b"CLIENT", b"KILL", b"ID", id.to_string().as_bytes()]);
+    raw
+}
+
+fn has(reply: &[u8], word: &[u8]) -> bool {
+    reply.first() == Some(&b'-') && reply.windows(word.len()).any(|w| w == word)
+}
+
+fn is_unknown(reply: &[u8]) -> bool {
+    let start = &reply[..reply.len().min(20)];
+    start.to_ascii_lowercase().starts_with(b"-err unknown command")
+}
+
+fn tag_is_empty(key: &[u8]) -> bool {
+    memchr::memchr(b'{', key).is_some_and(|at| key.get(at + 1) == Some(&b'}'))
+}
+
+/// The ids of connections, of a CLIENT LIST, over which other instances send keys: they have no name, which everybody of
+/// ours has, and do nothing else.
+fn senders(list: &str) -> Vec<u64> {
+    let field = |line: &str, name: &str| line.split(' ').find_map(|word| word.strip_prefix(name)).map(str::to_owned);
+    let sends = |line: &&str| {
+        let command = field(line, "cmd=").unwrap_or_default();
+        let moves = command.starts_with("restore") || command.starts_with("slotsrestore");
+        let begins = matches!(&command[..], "NULL" | "select" | "auth");
+        field(line, "name=").is_some_and(|name| name.is_empty()) && (moves || begins)
+    };
+    list.lines().filter(sends).filter_map(|line| field(line, "id=")?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_sends_keys() {
+        let list = "id=3 addr=10.0.0.1:1 name= cmd=restore user=default\nid=4 addr=10.0.0.2:1 name=px:a:0 cmd=restore\n\
+                    id=5 addr=10.0.0.2:2 name= cmd=get\nid=6 addr=10.0.0.1:9 name= cmd=NULL\nid=7 name= cmd=slotsrestore-async\n";
+        assert_eq!(senders(list), [3, 6, 7]);
+        assert_eq!(senders(""), [0u64; 0]);
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_bound() {
+        let mut fetches = Fetches::default();
+        let key = |n: usize| Key::from(format!("{n:08}").as_bytes());
+        let many = FETCHED_BYTES_MAX / (8 + ENTRY);
+        for n in 0..3 * many {
+            fetches.remember(key(n));
+            assert!(fetches.has(&key(n)));
+        }
+        assert!(fetches.fetched.len() + fetches.fetched_before.len() <= many + 1);
+        assert!(!fetches.has(&key(0)) && fetches.has(&key(3 * many - many / 3)));
+    }
+
+    #[test]
+    fn empty_tags() {
+        assert!(tag_is_empty(b"a{}b") && !tag_is_empty(b"a{b}{}") && !tag_is_empty(b"a") && !tag_is_empty(b"a{"));
+    }
+}
