@@ -113,7 +113,11 @@ pub(crate) enum Effect {
     /// There is nothing yet.
     Block(Wish),
     /// A key is to be sent to the instance of this address: by MIGRATE, or by codis' own word, which overwrites.
-    Send { key: Vec<u8>, to: String, overwrites: bool },
+    Send {
+        key: Vec<u8>,
+        to: String,
+        overwrites: bool,
+    },
     /// PUBLISH: channel, and what is said there.
     Publish(Vec<u8>, Vec<u8>),
 }

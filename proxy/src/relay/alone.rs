@@ -63,7 +63,8 @@ impl Relay {
     #[cold]
     fn waits_for_keys(&mut self, id: ClientId, command: CommandId) -> bool {
         let client = &mut self.clients[id as usize];
-        let Some(raw) = client.session.as_mut().map(|s| std::mem::take(&mut s.alone)).filter(|raw| !raw.is_empty()) else {
+        let Some(raw) = client.session.as_mut().map(|s| std::mem::take(&mut s.alone)).filter(|raw| !raw.is_empty())
+        else {
             let key = std::mem::take(&mut client.large_key);
             let waits = self.must_fetch_key(&key);
             self.clients[id as usize].large_key = key;

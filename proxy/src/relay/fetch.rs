@@ -50,7 +50,9 @@ enum Step {
     Kill,
     Drop,
     /// Nothing is under way; it begins anew at this time.
-    Pause { until_us: u64 },
+    Pause {
+        until_us: u64,
+    },
 }
 
 /// One key on its way.
@@ -169,7 +171,8 @@ impl Relay {
                 continue;
             }
             let Some(id) = command::lookup(frame.kept[0].of(one)) else { continue };
-            let sub = frame.kept(1, one).filter(|_| command::get(id).container).and_then(|s| command::lookup_sub(id, s));
+            let sub =
+                frame.kept(1, one).filter(|_| command::get(id).container).and_then(|s| command::lookup_sub(id, s));
             // What is wrong with its keys the instance says.
             _ = command::for_each_key(command::get(sub.unwrap_or(id)), frame.argc, one, &mut see);
         }
@@ -353,7 +356,7 @@ impl Relay {
     pub(super) fn not_fetched(&self, request: RequestId, limit_us: u64) -> Option<String> {
         let slot = self.requests[request as usize].slot;
         let waits = if slot == NO_SLOT { self.routes.moves } else { self.routes.slots[usize::from(slot)].moving };
-        let trouble = Some(&self.fetches.trouble[..]).filter(|why| !why.is_empty())?;
+        let trouble = Some(&self.fetches.trouble[..]).filter(|why| !why.is_empty()).unwrap_or("no answer");
         waits.then(|| {
             format!(
                 "TRYAGAIN twemslot: its slot moves, and its keys could not be brought within {} ms: {trouble}; nothing was sent",
@@ -374,8 +377,8 @@ fn has(reply: &[u8], word: &[u8]) -> bool {
 }
 
 fn is_unknown(reply: &[u8]) -> bool {
-    let start = &reply[..reply.len().min(20)];
-    start.to_ascii_lowercase().starts_with(b"-err unknown command")
+    let start = &reply[..reply.len().min(12)];
+    start.eq_ignore_ascii_case(b"-ERR unknown")
 }
 
 fn tag_is_empty(key: &[u8]) -> bool {

@@ -213,7 +213,8 @@ impl World {
             target,
         });
         // Who is not named is not in it.
-        let named = |node: &str| slots_named.iter().any(|w| w.split(['=', '~']).any(|n| n.trim_end_matches('!') == node));
+        let named =
+            |node: &str| slots_named.iter().any(|w| w.split(['=', '~']).any(|n| n.trim_end_matches('!') == node));
         let groups = groups.iter().zip(1..).filter(|(node, _)| named(node)).map(|(node, id)| {
             let said = |by: char| slots_named.iter().find_map(|w| w.split_once(by).filter(|(n, _)| n == node));
             let node = said('>').map_or(node.as_str(), |(_, heir)| heir);

@@ -70,7 +70,9 @@ impl Owners {
     /// A key is to be sent away by an instance, for this worker.
     pub(crate) fn sends(&self, worker: WorkerUid, addr: &str, slot: Slot, history: &mut History) {
         if !self.sources.get(&(worker, slot)).is_some_and(|set| set.contains(addr)) {
-            history.fail(format!("owner: {addr} is to send away keys of slot {slot}, for worker {worker}: it does not move"));
+            history.fail(format!(
+                "owner: {addr} is to send away keys of slot {slot}, for worker {worker}: it does not move"
+            ));
         }
     }
 
