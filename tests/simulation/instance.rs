@@ -213,8 +213,8 @@ impl Instance {
         let to = |args: &[&[u8]]| format!("{}:{}", String::from_utf8_lossy(args[1]), String::from_utf8_lossy(args[2]));
         let mut out = Vec::new();
         match (name, args) {
-            (b"SLOTSMGRTTAGONE", _) if !self.codis => write::error(&mut out, "ERR unknown command 'SLOTSMGRTTAGONE'"),
-            (b"SLOTSMGRTTAGONE", [.., key]) => {
+            (b"SLOTSMGRTONE" | b"SLOTSMGRTTAGONE", _) if !self.codis => write::error(&mut out, "ERR unknown command"),
+            (b"SLOTSMGRTONE", [.., key]) => {
                 owners.sends(peer.worker, &self.addr, topology::slot(key), history);
                 return Some(Effect::Send { key: key.to_vec(), to: to(args), overwrites: true });
             }

@@ -1,9 +1,9 @@
 //! Slots that move on access: commands go to their target already, and the keys that a command names are brought there
-//! before it, one by one, as they are asked for. The source moves a key itself and blocks meanwhile (SLOTSMGRTTAGONE where
-//! it is known, MIGRATE elsewhere), so two that ask for one key at once do no harm: the second finds it gone.
+//! before it, one by one, as they are asked for. The source moves a key itself and blocks meanwhile (SLOTSMGRTONE where it
+//! is known, MIGRATE elsewhere), so two that ask for one key at once do no harm: the second finds it gone.
 //!
 //! ```text
-//! look    is it at the target? what is there wins, and the source's is removed   (before SLOTSMGRTTAGONE, which overwrites)
+//! look    is it at the target? what is there wins, and the source's is removed   (but for MIGRATE, which does not overwrite)
 //! move    the source sends it and removes its own
 //! list    it was silent for too long: what it sent may still wait at the target, so its connections there ...
 //! kill    ... are ended, and then it is looked anew
@@ -33,12 +33,15 @@ type Key = Box<[u8]>;
 /// What an entry of a set takes beside the key's bytes.
 const ENTRY: usize = 48;
 
-/// How a source moves a key.
+/// How a source moves a key. Tried in this order: who does not know a word says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Verb {
-    /// codis-server and Pika have it. Tried first: who has it not says so.
+    /// SLOTSMGRTONE: codis-server and Pika have it.
     #[default]
+    One,
+    /// SLOTSMGRTTAGONE, with all keys of the same tag: they replace what the target has, unasked. Where there is no other.
     TagOne,
+    /// Of stock servers.
     Migrate,
 }
 
@@ -63,6 +66,8 @@ struct Job {
     /// The topology it was begun under. What comes back under another one tells nothing of this one.
     generation: u32,
     step: Step,
+    /// How the source was asked last.
+    verb: Verb,
     begun_us: u64,
     /// When its last request was sent.
     sent_us: u64,
@@ -140,6 +145,7 @@ impl Relay {
                 slot,
                 generation: self.routes.generation,
                 step: Step::Pause { until_us: 0 },
+                verb: Verb::One,
                 begun_us: now,
                 sent_us: now,
             };
@@ -189,9 +195,13 @@ impl Relay {
         Some((from, source, target, addr))
     }
 
+    fn verb_of(&self, source: GroupId) -> Verb {
+        self.fetches.verbs.get(&source).copied().unwrap_or_default()
+    }
+
     fn begin_fetch(&mut self, job: usize) {
         let Some((from, ..)) = self.ends(self.fetches.jobs[job].slot) else { return self.end_fetch(job, false) };
-        let looks = self.fetches.verbs.get(&from).copied().unwrap_or_default() == Verb::TagOne;
+        let looks = self.verb_of(from) != Verb::Migrate;
         self.go_to(job, if looks { Step::Look } else { Step::Move });
     }
 
@@ -199,7 +209,7 @@ impl Relay {
     fn go_to(&mut self, at: usize, step: Step) {
         let job = &self.fetches.jobs[at];
         let Some((from, source, target, addr)) = self.ends(job.slot) else { return self.end_fetch(at, false) };
-        let verb = self.fetches.verbs.get(&from).copied().unwrap_or_default();
+        let verb = self.verb_of(from);
         let link = if matches!(step, Step::Move | Step::Drop) { source } else { target };
         if matches!(self.links[link as usize].state, State::Down { .. } | State::Closing) {
             let link = &self.links[link as usize];
@@ -210,8 +220,8 @@ impl Relay {
         let key = &job.key;
         match step {
             Step::Look => write::request(&mut raw, &[b"EXISTS", key]),
-            Step::Drop if verb == Verb::TagOne => write::request(&mut raw, &[b"DEL", key]),
-            Step::Drop => write::request(&mut raw, &[b"UNLINK", key]),
+            Step::Drop if verb == Verb::Migrate => write::request(&mut raw, &[b"UNLINK", key]),
+            Step::Drop => write::request(&mut raw, &[b"DEL", key]),
             Step::List => write::request(&mut raw, &[b"CLIENT", b"LIST"]),
             Step::Move => match self.move_request(verb, key, &addr) {
                 Ok(request) => raw = request,
@@ -219,6 +229,7 @@ impl Relay {
             },
             Step::Kill | Step::Pause { .. } => return,
         }
+        self.fetches.jobs[at].verb = verb;
         self.send_fetch(at, step, link, &[raw]);
     }
 
@@ -230,8 +241,7 @@ impl Relay {
         let (host, port, timeout) = (to.ip().to_string(), to.port().to_string(), FETCH_TIMEOUT_MS.to_string());
         let (host, port, timeout) = (host.as_bytes(), port.as_bytes(), timeout.as_bytes());
         let mut args: Vec<&[u8]> = match verb {
-            // An empty tag is none to us; the servers that have these words read it otherwise.
-            Verb::TagOne if tag_is_empty(key) => vec![b"SLOTSMGRTONE", host, port, timeout, key],
+            Verb::One => vec![b"SLOTSMGRTONE", host, port, timeout, key],
             Verb::TagOne => vec![b"SLOTSMGRTTAGONE", host, port, timeout, key],
             Verb::Migrate => vec![b"MIGRATE", host, port, b"", b"0", timeout],
         };
@@ -275,17 +285,19 @@ impl Relay {
         let number = reply::integer(reply);
         let Some((from, _, target, _)) = self.ends(job.slot) else { return self.end_fetch(at, false) };
         let silent = self.now.us.saturating_sub(job.sent_us) >= FETCH_TIMEOUT_MS * 1000;
-        let verb = self.fetches.verbs.get(&from).copied().unwrap_or_default();
+        let verb = job.verb;
         match job.step {
             Step::Look if number == Some(0) => self.go_to(at, Step::Move),
             Step::Look if number.is_some() => self.go_to(at, Step::Drop),
-            Step::Move if verb == Verb::TagOne && number.is_some() => self.end_fetch(at, true),
-            Step::Move if verb == Verb::TagOne && is_unknown(reply) => {
-                self.fetches.verbs.insert(from, Verb::Migrate);
+            Step::Move if verb != Verb::Migrate && number.is_some() => self.end_fetch(at, true),
+            Step::Move if verb != Verb::Migrate && is_unknown(reply) => {
+                // Others may have asked, and found out, meanwhile.
+                if self.verb_of(from) == verb {
+                    let next = if verb == Verb::One { Verb::TagOne } else { Verb::Migrate };
+                    self.fetches.verbs.insert(from, next);
+                }
                 self.go_to(at, Step::Move);
             }
-            // It was asked when nobody knew yet.
-            Step::Move if verb == Verb::Migrate && is_unknown(reply) => self.go_to(at, Step::Move),
             Step::Move if matches!(reply, b"+OK\r\n" | b"+NOKEY\r\n") => self.end_fetch(at, true),
             Step::Move if has(reply, b"BUSYKEY") => self.go_to(at, Step::Drop),
             Step::Move if silent && !has(reply, b"twemslot:") => {
@@ -381,10 +393,6 @@ fn is_unknown(reply: &[u8]) -> bool {
     start.eq_ignore_ascii_case(b"-ERR unknown")
 }
 
-fn tag_is_empty(key: &[u8]) -> bool {
-    memchr::memchr(b'{', key).is_some_and(|at| key.get(at + 1) == Some(&b'}'))
-}
-
 /// The ids of connections, of a CLIENT LIST, over which other instances send keys: they have no name, which everybody of
 /// ours has, and do nothing else.
 fn senders(list: &str) -> Vec<u64> {
@@ -421,10 +429,5 @@ mod tests {
         }
         assert!(fetches.fetched.len() + fetches.fetched_before.len() <= many + 1);
         assert!(!fetches.has(&key(0)) && fetches.has(&key(3 * many - many / 3)));
-    }
-
-    #[test]
-    fn empty_tags() {
-        assert!(tag_is_empty(b"a{}b") && !tag_is_empty(b"a{b}{}") && !tag_is_empty(b"a") && !tag_is_empty(b"a{"));
     }
 }
