@@ -102,4 +102,4 @@ fmt:
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: dependencies are not checked (cargo install cargo-deny)"; fi
+	@.ci/dependencies

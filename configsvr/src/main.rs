@@ -91,7 +91,9 @@ async fn serve(config: Config) -> Result<()> {
     let certificates = config.certificates().map_err(|faults| anyhow::anyhow!(faults.join("; ")))?;
     let (renew, certificates) = Tls::new(certificates);
     let files = (config.tls.clone(), config.instance_tls.clone());
-    tokio::spawn(tls::renew_on_hup(renew, files));
+    let metrics = Metrics::new()?;
+    let reloads = metrics.reloads.clone();
+    tokio::spawn(tls::renew_on_hup(renew, files, move |result| reloads.with_label_values(&[result]).inc()));
     let consensus = Consensus::start(Options { tls: certificates.clone(), ..raft(&config, &me)? }).await?;
     let store: Arc<dyn Store> = match config.store.clone() {
         StoreKind::Embedded => Arc::new(Embedded::new(consensus.clone())),
@@ -99,7 +101,6 @@ async fn serve(config: Config) -> Result<()> {
     };
     tracing::info!(name = me.name, listen = %config.listen, store = store.describe(), "configsvr");
 
-    let metrics = Metrics::new()?;
     let (call, calls) = mpsc::channel(CALLS_MAX);
     let (publish, view) = watch::channel(Arc::default());
     let (news, _) = broadcast::channel(NEWS_MAX);

@@ -204,16 +204,24 @@ impl Tls {
     }
 }
 
-/// Reads the files again on each HUP. Where one will not do, the old certificates stay.
-pub async fn renew_on_hup(renew: watch::Sender<Certificates>, (api, instances): (Files, InstanceFiles)) {
+/// Reads the files again on each HUP, and tells the result. Where one will not do, the old certificates stay.
+pub async fn renew_on_hup(
+    renew: watch::Sender<Certificates>,
+    (api, instances): (Files, InstanceFiles),
+    tell: impl Fn(&'static str),
+) {
     let Ok(mut hup) = signal(SignalKind::hangup()) else { return };
     while hup.recv().await.is_some() {
         match Certificates::load(&api, &instances) {
             Ok(new) => {
                 renew.send_replace(new);
+                tell("ok");
                 tracing::info!("certificates read again");
             }
-            Err(faults) => tracing::error!(faults = faults.join("; "), "the old certificates stay"),
+            Err(faults) => {
+                tell("failed");
+                tracing::error!(faults = faults.join("; "), "the old certificates stay");
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ const SILENT: &[&str] = &[
     "twemslot_configsvr_failovers",
     "twemslot_configsvr_failover_decided_time_seconds",
     "twemslot_configsvr_failover_lost_bytes",
+    "twemslot_configsvr_failover_lost_time_seconds",
     "twemslot_configsvr_failover_phase_seconds",
     "twemslot_configsvr_instance_memory_max_bytes",
     "twemslot_configsvr_changes_total",

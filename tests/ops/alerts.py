@@ -12,12 +12,13 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 import urllib.request
 from base64 import b64decode, b64encode
 
-from stand import GRAFANA, Failed, Site, Webhook, free_port, get, until
+from stand import GRAFANA, ROOT, Failed, Site, Webhook, free_port, get, until
 from talkers import Deaf, Talker, pipeline
 
 ALERTMANAGER = """
@@ -40,6 +41,28 @@ hold_worker_bytes_max: 8mb
 request_kept_max: 8mb
 request_timeout_ms: 500
 """
+# As the role has it, and what the rules need of that.
+HAPROXY = """
+defaults
+    timeout connect 1s
+    timeout client 1m
+    timeout server 1m
+frontend clients
+    bind 127.0.0.1:{clients}
+    default_backend proxies
+backend proxies
+    option httpchk
+    http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host twemslot
+    http-check expect status 200
+    default-server inter 500 fall 2 rise 2
+{servers}
+frontend admin
+    mode http
+    bind 127.0.0.1:{admin}
+    http-request use-service prometheus-exporter if {{ path /metrics }}
+"""
+HAPROXY_WORDS = ["backend proxies", "uri /readyz", "use-service prometheus-exporter if { path /metrics }"]
+CERTIFICATES = ROOT / "ansible/roles/prometheus/files/twemslot-certificates"
 STORE_KEY = "/redis-cluster/group-instances/1"
 # What is said of five minutes, said of seconds; nine tenths of a processor and 64 MiB are much to ask of a machine
 # that tests.
@@ -67,7 +90,9 @@ class Stage:
         rules = self.site.dir / "rules.yml"
         rules.write_text(hurried(text))
         self.manager = self.alertmanager()
-        self.site.prometheus(self.manager, rules)
+        self.haproxy, door = self.balancer()
+        texts = self.texts()
+        self.site.prometheus(self.manager, rules, haproxy=[door], etcd=[e["addr"] for e in self.site.etcd], node=[texts])
         self.start = time.monotonic()
 
     def alertmanager(self):
@@ -79,6 +104,26 @@ class Stage:
                         "--cluster.listen-address=")
         until("the Alertmanager", lambda: get(f"http://127.0.0.1:{port}/-/ready"))
         return port
+
+    def balancer(self):
+        """A haproxy as the role's, before both proxies; how to start it again, and where it tells of itself."""
+        port, conf = free_port(), self.site.dir / "haproxy.cfg"
+        servers = "".join(f"    server {p['name']} {p['addr']} check port {p['admin_addr'].rpartition(':')[2]}\n"
+                          for p in self.site.proxies)
+        conf.write_text(HAPROXY.format(clients=free_port(), admin=port, servers=servers))
+        for name in HAPROXY_WORDS:
+            if name not in (ROOT / "ansible/roles/haproxy/templates/haproxy.cfg.j2").read_text():
+                raise Failed(f"the haproxy of the role has no {name} any more")
+        start = lambda: self.site.start("haproxy", "haproxy", "-db", "-f", str(conf))  # noqa: E731
+        return {"process": start(), "again": start}, f"127.0.0.1:{port}"
+
+    def texts(self):
+        """What the exporter of a machine would say beside its own."""
+        port, at = free_port(), self.site.dir / "texts"
+        at.mkdir()
+        (at / "metrics").write_text("")
+        self.site.start("texts", sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(at), str(port))
+        return f"127.0.0.1:{port}"
 
     def fires(self, *names):
         for name in names:
@@ -171,6 +216,7 @@ def a_replica_lags_when_its_primary_hangs(stage):
     stage.fires("TwemslotReplicaDisconnected", "TwemslotReplicaBehind")
     with frozen(primary["pid"]):
         until("another primary", lambda: stage.site.primary(1)["addr"] == replica["addr"])
+        time.sleep(25)  # more than was made of an hour
     stage.site.redis_cli("config", "set", "masterauth", "", server=replica)
     stage.fires("TwemslotWritesLost")
 
@@ -204,9 +250,24 @@ def a_worker_is_busy(stage):
 
 
 def clients_do_not_read(stage):
+    """Their buffers grow until the limit is near, and stay so; then it is reached."""
     stage.site.redis_cli("setrange", "big", "1000000", "x")
-    with Deaf(stage.site.proxies[0], 60):
-        stage.fires("TwemslotProxyMemoryNearLimit", "TwemslotClientsEvicted")
+    admin = stage.site.proxies[0]["admin_addr"]
+    with Deaf(stage.site.proxies[0], 40) as deaf:
+
+        def near():
+            said = get(f"http://{admin}/metrics")
+            names = (rf"(?m)^twemslot_proxy_buffer_memory{name} (\S+)" for name in ("_bytes", "_max_bytes"))
+            now, most = (float(re.search(name, said)[1]) for name in names)
+            if now / most < 0.72:
+                deaf.ask()
+                time.sleep(0.5)  # until it is told
+            return now / most >= 0.72
+
+        until("buffers near their limit", near)
+        stage.fires("TwemslotProxyMemoryNearLimit")
+        deaf.go_on()
+        stage.fires("TwemslotClientsEvicted")
 
 
 def a_configuration_is_wrong(stage):
@@ -233,9 +294,57 @@ def workers_die(stage):
 
 def proxies_die(stage):
     again = [stage.site.kill(proxy) for proxy in stage.site.proxies]
-    stage.fires("TwemslotProxyDown", "TwemslotNoProxy")
+    stage.fires("TwemslotProxyDown", "TwemslotNoProxy", "TwemslotBalancerEmpty")
     for start in again:
         start()
+
+
+def haproxy_dies(stage):
+    stage.haproxy["process"].kill()
+    stage.fires("TwemslotBalancerDown")
+    stage.haproxy["process"] = stage.haproxy["again"]()
+
+
+def a_drain_is_forgotten(stage):
+    name = stage.site.proxies[1]["name"]
+    stage.ctl("proxies", "drain", name, "--yes")
+    stage.fires("TwemslotDrainForgotten")
+    stage.ctl("proxies", "undrain", name, "--yes")
+
+
+def a_certificate_ends(stage):
+    """In a day; then there is a new one."""
+    at = stage.site.dir / "tls"
+    at.mkdir()
+
+    def certificate(days):
+        words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=h1 -keyout /dev/null -out"
+        subprocess.run(["openssl", *words.split(), at / "host.pem", "-days", str(days)], check=True, capture_output=True)
+        subprocess.run([CERTIFICATES, stage.site.dir / "texts" / "all.prom", at], check=True)
+        (stage.site.dir / "texts" / "all.prom").rename(stage.site.dir / "texts" / "metrics")
+
+    certificate(1)
+    stage.fires("TwemslotCertificateExpires")
+    certificate(90)
+
+
+def new_certificates_are_wrong(stage):
+    """Of a configsvr that is told to read them again."""
+    member, ca = stage.site.members[0], stage.site.dir / "ca.pem"
+    good = (ROOT / "cluster/src/testdata/tls/ca.pem").read_text()
+    ca.write_text(good)
+    again = stage.site.kill(member)
+    conf = stage.site.dir / "state" / "configsvr" / member["name"] / "configsvr.yml"
+    with conf.open("a") as text:
+        text.write(f"instance_tls: {{ca_file: {ca}}}\n")
+    again()
+    until("the member", lambda: get(f"http://{member['addr']}/healthz"))
+    wait_until_well(stage)
+    ca.write_text("none\n")
+    os.kill(member["pid"], signal.SIGHUP)
+    stage.fires("TwemslotConfigsvrReloadFailed")
+    ca.write_text(good)
+    os.kill(member["pid"], signal.SIGHUP)
 
 
 def configsvrs_hang(stage):
@@ -244,8 +353,10 @@ def configsvrs_hang(stage):
 
 
 def etcd_has_no_quorum(stage):
-    with frozen(*(server["pid"] for server in stage.site.etcd[1:])):
-        stage.fires("TwemslotStoreUnreachable")
+    with frozen(stage.site.etcd[1]["pid"]):
+        stage.fires("TwemslotEtcdMemberDown")
+        with frozen(stage.site.etcd[2]["pid"]):
+            stage.fires("TwemslotStoreUnreachable")
 
 
 def somebody_edits_the_store(stage):
@@ -266,7 +377,8 @@ def somebody_edits_the_store(stage):
 SCENES = [
     a_primary_dies, a_primary_hangs_under_maintenance, a_replica_lags_when_its_primary_hangs, memory_is_short,
     a_worker_hangs_while_primaries_change, a_worker_is_busy, clients_do_not_read, a_configuration_is_wrong, workers_die,
-    proxies_die, configsvrs_hang, etcd_has_no_quorum, somebody_edits_the_store,
+    proxies_die, haproxy_dies, a_drain_is_forgotten, a_certificate_ends, new_certificates_are_wrong, configsvrs_hang,
+    etcd_has_no_quorum, somebody_edits_the_store,
 ]
 
 
@@ -293,7 +405,7 @@ def wait_until_well(stage):
         for what in (
             "min(twemslot_configsvr_instance_replication_link_up) == 1", "sum(twemslot_configsvr_leading) == 1",
             "min(twemslot_configsvr_proxies_alive) == 2", "max(twemslot_configsvr_failovers_active) == 0",
-            "min(twemslot_configsvr_store_reachable) == 1", "count(up == 1) == 5",
+            "min(twemslot_configsvr_store_reachable) == 1", f"count(up == 1) == {stage.site.scraped}",
         ):
             if not stage.site.query(what):
                 raise Failed(f"not: {what}")

@@ -21,6 +21,7 @@ RULES = ROOT / "grafana" / "alerts" / "twemslot.yml"
 P, C = "twemslot_proxy_", "twemslot_configsvr_"
 # Coarse, because each step costs: windows are up to 10 minutes, and waits 5.
 STEP_S = 15
+DAY_S = 86400
 WELL_S, ILL_S, AFTER_S = 120, 660, 660
 
 # Alert: series of (name, when all is well, while it is not), values at every step; a pair (rate) is a counter that grows by so
@@ -53,13 +54,16 @@ CASES = {
     "TwemslotInstanceDown": [(f'{C}instance_up{{role="replica",group="1",addr="b"}}', 1, 0),
                              (f'{C}instance_up{{role="replica",group="1",addr="c"}}', 1, 1)],
     "TwemslotNoReplica": [(f'{C}group_slots{{group="1"}}', 9, 9),
-                          (f'{C}instance_up{{role="replica",group="1",addr="b"}}', 1, GONE)],
+                          (f'{C}instance_up{{role="replica",group="1",addr="b",instance="m1"}}', 1, 0),
+                          (f'{C}instance_up{{role="replica",group="1",addr="b",instance="m2"}}', 0, 0)],
     "TwemslotReplicaDisconnected": [(f'{C}instance_replication_link_up{{group="1",addr="b"}}', 1, 0)],
     "TwemslotReplicaBehind": [(f'{C}instance_replication_lag_bytes{{group="1",addr="b"}}', 1e6, 1e8)],
     "TwemslotInstanceMemoryNearLimit": [(f'{C}instance_memory_bytes{{group="1",addr="a"}}', 80, 95),
                                         (f'{C}instance_memory_max_bytes{{group="1",addr="a"}}', 100, 100)],
+    # Of a primary that was replaced long ago.
     "TwemslotWritesLost": [(f'{C}failover_lost_bytes{{group="1"}}', 0, 12),
-                           (f'{C}failover_decided_time_seconds{{group="1",kind="switchover"}}', WELL_S, WELL_S)],
+                           (f'{C}failover_decided_time_seconds{{group="1",kind="switchover"}}', -9000, -9000),
+                           (f'{C}failover_lost_time_seconds{{group="1"}}', -9000, WELL_S)],
     "TwemslotSlotsUnowned": [(f"{C}slots_unowned", 0, 5), (f"{C}groups", 2, 2)],
     "TwemslotEpochsDiverge": [(f'{C}topology_epoch{{instance="m1"}}', 7, 9), (f'{C}topology_epoch{{instance="m2"}}', 7, 8),
                               (f'{P}topology_epoch_served{{instance="p"}}', 7, 7),
@@ -75,21 +79,45 @@ CASES = {
                                (f'{C}migration_phase{{id="2",phase="copy"}}', 1, 1),
                                (f'{C}migration_keys_scanned_total{{id="2"}}', (5,), (5,)),
                                (f'{C}migration_keys_scanned_total{{id="1"}}', (1,), (0,))],
+    "TwemslotDrainForgotten": [(f'{P}draining{{instance="p"}}', 0, 1), (f'{P}draining{{instance="q"}}', 0, 0)],
+    "TwemslotConfigsvrReloadFailed": [(f'{C}reloads_total{{result="failed"}}', (0,), (1,)),
+                                      (f'{C}reloads_total{{result="ok"}}', (1,), (1,))],
+    "TwemslotCertificateExpires": [('twemslot_certificate_expires_time_seconds{file="a"}', 30 * DAY_S, 10 * DAY_S),
+                                   ('twemslot_certificate_expires_time_seconds{file="b"}', 30 * DAY_S, 30 * DAY_S)],
+    "TwemslotBalancerDown": [('up{job="haproxy",instance="h"}', 1, 0)],
+    "TwemslotBalancerEmpty": [('haproxy_backend_active_servers{proxy="proxies",instance="h"}', 2, 0)],
+    "TwemslotEtcdMemberDown": [('up{job="etcd",instance="e1"}', 1, 0), ('up{job="etcd",instance="e2"}', 1, 1)],
 }
+# What has to last for longer than ILL_S before anybody is told.
+LONG_S = {"TwemslotDrainForgotten": 3900}
+# What is said of the same cause beside it.
+ALSO = {"TwemslotNoReplica": ["TwemslotInstanceDown"]}
 # What may last as long as it likes, and is nobody's business: series of (name, values at every step).
 WELL = [
     # Slots move: epochs come by the second, and a proxy is scraped a moment before the control plane.
     [(f'{C}topology_epoch{{instance="m1"}}', "6+6x60"), (f'{P}topology_epoch_served{{instance="p"}}', "0+6x60")],
     [(f'{C}topology_epoch{{instance="m1"}}', "0+6x60"), (f'{P}topology_epoch_served{{instance="p"}}', "6+6x60")],
+    # A group that was given no replica, beside one that has them.
+    [(f'{C}group_slots{{group="1"}}', "9x60"), (f'{C}group_slots{{group="2"}}', "9x60"),
+     (f'{C}instance_up{{role="primary",group="1",addr="a"}}', "1x60"),
+     (f'{C}instance_up{{role="replica",group="2",addr="b"}}', "1x60")],
+    # A cache that is full, and its replica, which drops nothing by itself.
+    [(f'{C}instance_memory_bytes{{group="1",addr="a"}}', "99x60"), (f'{C}instance_memory_bytes{{group="1",addr="b"}}', "99x60"),
+     (f'{C}instance_memory_max_bytes{{group="1",addr="a"}}', "100x60"),
+     (f'{C}instance_memory_max_bytes{{group="1",addr="b"}}', "100x60"),
+     (f'{C}instance_evicted_keys_total{{group="1",addr="a"}}', "5x60"),
+     (f'{C}instance_evicted_keys_total{{group="1",addr="b"}}', "0x60")],
+    # A loss that was told of long ago.
+    [(f'{C}failover_lost_bytes{{group="1"}}', "12x60"), (f'{C}failover_lost_time_seconds{{group="1"}}', "-9000x60")],
 ]
 # Needed so that rules about what is absent are quiet where a case does not speak of it.
 QUIET = [(f'{C}leading{{instance="m9"}}', 1, 1)]
 
 
-def values(well, ill):
+def values(well, ill, ill_s):
     """In promtool's words: well, ill, well again."""
     parts, level = [], 0
-    for value, seconds in ((well, WELL_S), (ill, ILL_S), (well, AFTER_S)):
+    for value, seconds in ((well, WELL_S), (ill, ill_s), (well, AFTER_S)):
         steps = seconds // STEP_S
         if value == GONE:
             parts.append(f"_x{steps}")
@@ -104,13 +132,14 @@ def values(well, ill):
 def unit_test(alert, series):
     quiet = [] if any(name.startswith(f"{C}leading") for name, *_ in series) else QUIET
     firing = 'count by (alertname) (ALERTS{alertstate="firing"})'
-    one = [{"labels": f'{{alertname="{alert}"}}', "value": 1}]
+    one = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in (alert, *ALSO.get(alert, ()))]
+    ill_s = LONG_S.get(alert, ILL_S)
     if alert == "TwemslotPrimaryReplaced":  # ends by itself, 5 minutes after it happened
         one_at, none_at = WELL_S + 195, WELL_S + 390
     else:
-        one_at, none_at = WELL_S + ILL_S - STEP_S, WELL_S + ILL_S + AFTER_S - STEP_S
+        one_at, none_at = WELL_S + ill_s - STEP_S, WELL_S + ill_s + AFTER_S - STEP_S
     tests = [(WELL_S - STEP_S, []), (one_at, one), (none_at, [])]
-    return {"interval": f"{STEP_S}s", "input_series": [{"series": name, "values": values(well, ill)}
+    return {"interval": f"{STEP_S}s", "input_series": [{"series": name, "values": values(well, ill, ill_s)}
                                                        for name, well, ill in [*series, *quiet]],
             "promql_expr_test": [{"expr": firing, "eval_time": f"{at}s", "exp_samples": samples}
                                  for at, samples in tests]}

@@ -180,8 +180,8 @@ class Site:
 
     # What watches.
 
-    def prometheus(self, alertmanager=None, rules=None):
-        """Its own port; the shipped configuration with this site's addresses, every second."""
+    def prometheus(self, alertmanager=None, rules=None, **more):
+        """Its own port; the shipped configuration with this site's addresses, every second. `more`: of other jobs."""
         port = free_port()
         text = (GRAFANA / "prometheus.yml").read_text()
         proxies = json.dumps([p["admin_addr"] for p in self.proxies])
@@ -194,11 +194,17 @@ class Site:
             if shipped not in text:
                 raise Failed(f"grafana/prometheus.yml has no {shipped}")
             text = text.replace(shipped, ours)
+        for job, targets in more.items():
+            shipped = f"job_name: {job}\n    static_configs:\n      - targets: []"
+            if shipped not in text:
+                raise Failed(f"grafana/prometheus.yml has no job {job} without targets")
+            text = text.replace(shipped, shipped.replace("[]", json.dumps(targets)))
         conf = self.dir / "prometheus.yml"
         conf.write_text(text)
         self.start("prometheus", "prometheus", f"--config.file={conf}", f"--storage.tsdb.path={self.dir}/tsdb",
                    f"--web.listen-address=127.0.0.1:{port}")
         self.url = f"http://127.0.0.1:{port}"
+        self.scraped = len(self.proxies) + len(self.members) + sum(len(targets) for targets in more.values())
         until("Prometheus", lambda: get(f"{self.url}/-/ready"))
 
         def scraped():
@@ -206,7 +212,7 @@ class Site:
             bad = [f"{t['scrapeUrl']}: {t['lastError']}" for t in targets if t["health"] != "up"]
             if bad:
                 raise Failed("; ".join(bad))
-            return len(targets) == len(self.proxies) + len(self.members)
+            return len(targets) == self.scraped
 
         until("a scrape of every server", scraped)
 

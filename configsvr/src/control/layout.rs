@@ -268,6 +268,9 @@ pub struct Times {
     pub committed: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<u64>,
+    /// When the old primary came back and said what it had, which may be long after the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported: Option<u64>,
 }
 
 /// What brings another primary.

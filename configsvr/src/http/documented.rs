@@ -227,6 +227,8 @@ pub(super) struct TimesWord {
     pub chosen: Option<u64>,
     pub committed: Option<u64>,
     pub ended: Option<u64>,
+    /// When the old primary came back and said what it had.
+    pub reported: Option<u64>,
 }
 
 /// What failover knows and was told of a group.

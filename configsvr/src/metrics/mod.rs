@@ -22,6 +22,7 @@ pub struct Metrics {
     pub(crate) calls: IntCounterVec,
     pub(crate) deeds: IntCounterVec,
     pub(crate) elections: IntCounter,
+    pub reloads: IntCounterVec,
 }
 
 impl Metrics {
@@ -35,10 +36,17 @@ impl Metrics {
         };
         let elections = IntCounter::new(full("leaderships_total"), "Times this member became the leader.")?;
         registry.register(Box::new(elections.clone()))?;
+        let reloads =
+            counters("reloads_total", "Times the certificates were to be read again, by result.", &["result"])?;
+        // From the start, so that the first is an increase.
+        for result in ["ok", "failed"] {
+            reloads.with_label_values(&[result]);
+        }
         Ok(Self {
             calls: counters("changes_total", "Changes asked for, by result.", &["result"])?,
             deeds: counters("deeds_total", "Writes, probes, pushes and so on, by result.", &["deed", "result"])?,
             elections,
+            reloads,
             registry,
             started_unix_s: unix_s(),
         })
@@ -98,7 +106,7 @@ pub fn specimen() -> Result<String, prometheus::Error> {
     };
     let json = r#"{"proxy":{"id":"p","version":"1","addr":"a","admin_addr":"b","zone":"","epoch":1,"started_at":1},
         "failover":{"id":"1","group_id":1,"kind":"failover","phase":"done","epoch":1,"old":"127.0.0.1:1","why":"",
-        "lost_bytes":0,"times":{"doubted":1,"decided":1,"chosen":1,"committed":1,"ended":1}},
+        "lost_bytes":0,"times":{"doubted":1,"decided":1,"chosen":1,"committed":1,"ended":1,"reported":1}},
         "migration":{"id":1,"from":1,"to":2,"slots":[],"state":3,"phase":"copy","times":{"created":1},"slot_count":0,
         "tally":{"keys":1,"bytes":1,"applied":1,"pause_ms":1},"progress":{"attempt":1,"scanned":1,"to_scan":1,"copied":1,
         "bytes":1,"applied":1,"dirty":1,"lag_bytes":1,"age_ms":1}},
@@ -267,9 +275,26 @@ fn failovers(page: &mut Page, view: &View) {
     for (group, f) in &last {
         phases(page, &group.to_string(), f);
     }
-    for (group, lost) in last.iter().filter_map(|(group, f)| Some((group, f.lost_bytes?))) {
-        let help = "Of the group's last failover: what only the old primary had, once it came back.";
-        page.gauge("failover_lost_bytes", help, &[("group", &group.to_string())], lost as f64);
+    losses(page, view);
+}
+
+/// An old primary may come back after others have been primary: the group's last loss is that which was told of last, and one
+/// of nothing hides none.
+fn losses(page: &mut Page, view: &View) {
+    let mut last: std::collections::BTreeMap<u32, (bool, u64, u64)> = std::collections::BTreeMap::new();
+    for (f, lost) in view.failovers.iter().filter_map(|f| Some((f, f.lost_bytes?))) {
+        // Of a record that does not say when, the end is the earliest.
+        let at = f.times.reported.or(f.times.ended).unwrap_or(f.times.decided);
+        let kept = last.entry(f.group_id).or_default();
+        *kept = (*kept).max((lost > 0, at, lost));
+    }
+    for (group, (_, _, lost)) in &last {
+        let help = "What only an old primary of the group had, by the last one that came back with anything.";
+        page.gauge("failover_lost_bytes", help, &[("group", &group.to_string())], *lost as f64);
+    }
+    for (group, (_, at, _)) in &last {
+        let help = "When that old primary said so, since 1970.";
+        page.gauge("failover_lost_time_seconds", help, &[("group", &group.to_string())], seconds(*at));
     }
 }
 
@@ -305,4 +330,44 @@ fn resident_bytes() -> f64 {
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
     let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     (kib.unwrap_or(0) * 1024) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failover(id: u64, group: u32, lost: &str, times: &str) -> Failover {
+        let json = format!(
+            r#"{{"id":"{id:020}","group_id":{group},"kind":"failover","phase":"done","epoch":{id},"old":"127.0.0.1:1","why":"",
+            {lost}"times":{{"doubted":1000,"decided":1000,"committed":1000{times}}}}}"#
+        );
+        serde_json::from_str(&json).expect("a record")
+    }
+
+    fn told(failovers: Vec<Failover>) -> Vec<String> {
+        let mut page = Page::default();
+        losses(&mut page, &View { failovers, ..View::default() });
+        let text = TextEncoder::new().encode_to_string(&page.families).expect("a page");
+        text.lines().filter(|l| !l.starts_with('#')).map(|l| l.replace("twemslot_configsvr_failover_", "")).collect()
+    }
+
+    /// An old primary that comes back late is told of, whatever changes of primaries there were meanwhile.
+    #[test]
+    fn the_last_loss_is_told_whenever_it_is_heard_of() {
+        let late = failover(1, 1, r#""lost_bytes":77,"#, r#","ended":2000,"reported":9000000"#);
+        let between = failover(2, 1, "", r#","ended":3000"#);
+        let nothing = failover(3, 1, r#""lost_bytes":0,"#, r#","ended":4000,"reported":9900000"#);
+        let other = failover(4, 2, r#""lost_bytes":0,"#, r#","ended":5000,"reported":6000"#);
+        let wanted = ["lost_bytes{group=\"1\"} 77", "lost_bytes{group=\"2\"} 0"];
+        let times = ["lost_time_seconds{group=\"1\"} 9000", "lost_time_seconds{group=\"2\"} 6"];
+        assert_eq!(told(vec![late, between, nothing, other]), [wanted, times].concat());
+    }
+
+    /// As records were before they said when.
+    #[test]
+    fn a_loss_of_an_old_record_is_of_its_end() {
+        let old = failover(1, 1, r#""lost_bytes":5,"#, r#","ended":2000"#);
+        assert_eq!(told(vec![old]), ["lost_bytes{group=\"1\"} 5", "lost_time_seconds{group=\"1\"} 2"]);
+        assert!(told(vec![failover(1, 1, "", "")]).is_empty());
+    }
 }

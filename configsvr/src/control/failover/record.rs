@@ -165,6 +165,7 @@ pub(super) fn ended(scene: &Scene, record: &Failover) -> Txn {
 /// The old primary came back, and said how much it had that nobody else has.
 pub(super) fn reported(scene: &Scene, record: &Failover, lost_bytes: u64, exact: bool) -> Txn {
     let mut record = Failover { lost_bytes: Some(lost_bytes), ..record.clone() };
+    record.times.reported = Some(scene.wall);
     if !exact {
         record.note =
             Some("the old primary was started again: lost_bytes is the least, by what was last seen of it".into());
