@@ -557,9 +557,10 @@ impl Relay {
         let route = self.routes.slots[usize::from(slot)];
         if route.link == NONE {
             self.refuse(id, Counter::ErrorsNoOwner, &scatter::no_owner(slot));
-        } else if route.waits() || self.clients[client as usize].held_wide > 0 {
-            self.hold(id, raw);
-        } else if route.moving && self.must_fetch(client, self.requests[id as usize].command, raw) {
+        } else if route.waits()
+            || self.clients[client as usize].held_wide > 0
+            || (route.moving && self.must_fetch(client, self.requests[id as usize].command, raw))
+        {
             self.hold(id, raw);
         } else {
             let first = route.first(self.clients[client as usize].resp3);
