@@ -13,6 +13,7 @@
 # make soak-sentinel   the same done to three Redis Sentinels and haproxy, for comparison
 # make partitions   hosts cut off from each other, in network namespaces; needs root; one JSON line a cut
 # make soak-migration   slots move RUNS=N times under load; one JSON line a move
+# make codis-test CODIS_SERVER=PATH   slots of codis-servers move on access; built from Codis's public source, outside of here
 # make bench-migration  how fast slots are copied; one JSON line a kind of value
 #
 # The whole picture, with an etcd of three: make up STORE=etcd CONFIGSVRS=3 PROXIES=2
@@ -26,7 +27,7 @@ SECONDS ?= 60
 RUNS ?= 20
 CTL := target/release/twemslotctl
 
-.PHONY: help up down status build deb test gates bench fuzz soak soak-sentinel soak-migration partitions dashboards-test alerts-test ops-test zones-test bench-migration fmt lint
+.PHONY: help up down status build deb test gates bench fuzz soak soak-sentinel soak-migration codis-test partitions dashboards-test alerts-test ops-test zones-test bench-migration fmt lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -75,6 +76,11 @@ soak:
 	@.ci/install run test
 	cargo build --release --workspace --bins
 	SOAK=$(RUNS) cargo test --release -p tests --test failover -- --exact soak::soak --nocapture
+
+codis-test:
+	@.ci/install run test
+	cargo build --workspace --bins
+	CODIS_SERVER=$(abspath $(CODIS_SERVER)) cargo test -p tests --test migration -- --exact on_access::slots_of_codis_servers_move_on_access --nocapture
 
 soak-sentinel:
 	@.ci/install run test bench

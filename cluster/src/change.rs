@@ -44,7 +44,7 @@ pub enum Change {
     },
     /// Everything but the slot count and the tag rule, which are fixed; the message's epoch does not matter.
     Replace(Message),
-    /// The group's slots are held: its primary is about to change. Slots that move stay with their migration.
+    /// The group's slots are held: its primary is about to change. Slots that move are the business of whoever moves them.
     Hold {
         group: GroupId,
     },
@@ -60,6 +60,16 @@ pub enum Change {
     },
     /// These slots, which were held, are served by that group from now on: by their owner as before, or by another.
     ReleaseSlots {
+        slots: Vec<Slot>,
+        group: GroupId,
+    },
+    /// These slots, which were held, move key by key as they are used: clients' commands go to `target` from now on.
+    MoveSlots {
+        slots: Vec<Slot>,
+        target: GroupId,
+    },
+    /// These slots, which were moving to that group, are its own from now on.
+    LandSlots {
         slots: Vec<Slot>,
         group: GroupId,
     },
@@ -121,6 +131,8 @@ pub fn apply(topology: &Topology, change: &Change) -> Result<Topology, Refused> 
         }
         Change::HoldSlots { group, slots } => next.slots = ranges_of(&hold_slots(topology, *group, slots)?),
         Change::ReleaseSlots { slots, group } => next.slots = ranges_of(&release_slots(topology, slots, *group)?),
+        Change::MoveSlots { slots, target } => next.slots = ranges_of(&move_slots(topology, slots, *target)?),
+        Change::LandSlots { slots, group } => next.slots = ranges_of(&land_slots(topology, slots, *group)?),
     }
     next.epoch = topology.epoch;
     let mut next = checked(next)?;
@@ -386,6 +398,29 @@ fn release_slots(topology: &Topology, held: &[Slot], id: GroupId) -> Result<Vec<
     })
 }
 
+fn move_slots(topology: &Topology, held: &[Slot], target: GroupId) -> Result<Vec<SlotOwner>, Refused> {
+    group_of(topology, target)?;
+    each(topology, held, |slot, owner| {
+        if owner.state != SlotState::Held {
+            let message = format!("slot {slot} is not held");
+            return Err(refused(Blame::Conflict, "slot_not_held", message, "it begins to move only while it is held"));
+        }
+        owner.state = SlotState::Moving { target };
+        Ok(())
+    })
+}
+
+fn land_slots(topology: &Topology, moving: &[Slot], id: GroupId) -> Result<Vec<SlotOwner>, Refused> {
+    each(topology, moving, |slot, owner| {
+        if owner.state != (SlotState::Moving { target: id }) {
+            let message = format!("slot {slot} does not move to group {id}");
+            return Err(refused(Blame::Conflict, "slot_not_moving", message, "see: twemslotctl slots list"));
+        }
+        *owner = SlotOwner { group: Some(id), state: SlotState::Normal };
+        Ok(())
+    })
+}
+
 fn each(
     topology: &Topology,
     named: &[Slot],
@@ -515,6 +550,25 @@ mod tests {
         assert!(!next.slots[..4].iter().any(|s| s.state == SlotState::Held));
         let back = apply(&held, &Change::ReleaseSlots { slots: vec![1, 2], group: 1 }).expect("good");
         assert_eq!((back.epoch(), &back.slots), (9, &old.slots));
+    }
+
+    #[test]
+    fn slots_that_move_key_by_key_begin_held_and_land_at_their_target() {
+        let old = small();
+        let begin = Change::MoveSlots { slots: vec![1, 2], target: 2 };
+        assert_eq!(apply(&old, &begin).expect_err("nobody waits").code, "slot_not_held");
+        let held = apply(&old, &Change::HoldSlots { group: 1, slots: vec![1, 2] }).expect("good");
+        let moving = apply(&held, &begin).expect("good");
+        assert_eq!((moving.epoch(), owners(&moving).as_str()), (9, "1111.....1"));
+        assert_eq!(moving.slots[1].state, SlotState::Moving { target: 2 });
+        let land = |group| Change::LandSlots { slots: vec![1, 2], group };
+        assert_eq!(apply(&held, &land(2)).expect_err("none moves").code, "slot_not_moving");
+        assert_eq!(apply(&moving, &land(1)).expect_err("they go elsewhere").code, "slot_not_moving");
+        let landed = apply(&moving, &land(2)).expect("good");
+        assert_eq!((landed.epoch(), owners(&landed).as_str()), (10, "1221.....1"));
+        assert_eq!(landed.slots[1].state, SlotState::Normal);
+        let back = Change::MoveSlots { slots: vec![1], target: 1 };
+        assert_eq!(apply(&held, &back).expect_err("to itself").code, "invalid_topology");
     }
 
     #[test]

@@ -13,7 +13,8 @@ pub enum SlotState {
     Normal,
     /// Requests wait in the proxy: the owner is about to change. Failover and migration rest on this.
     Held,
-    /// The slot is being copied to `target`; the owner still answers.
+    /// Keys go to `target` as they are used: it serves the slot, and the owner still holds what was not moved yet. Requests
+    /// go to the target, after the sender has brought their keys there; what the target has wins.
     Moving { target: GroupId },
 }
 

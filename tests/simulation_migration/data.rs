@@ -21,6 +21,8 @@ pub(crate) enum Op {
     Append(Key, u64),
     /// RESTORE ... REPLACE.
     Put(Key, Vec<u64>),
+    /// UNLINK of a key, which another instance has.
+    Take(Key),
     /// UNLINK of all that is in these slots.
     Wipe(Arc<[Slot]>),
 }
@@ -28,7 +30,7 @@ pub(crate) enum Op {
 impl Op {
     pub(crate) fn touches(&self, slot: Slot) -> bool {
         match self {
-            Self::Append(key, _) | Self::Put(key, _) => key.slot == slot,
+            Self::Append(key, _) | Self::Put(key, _) | Self::Take(key) => key.slot == slot,
             Self::Wipe(slots) => slots.contains(&slot),
         }
     }
@@ -59,6 +61,7 @@ impl Ops {
                 Op::Append(key, value) if wanted(key.slot) => space.entry(*key).or_default().push(*value),
                 Op::Put(key, list) if wanted(key.slot) => _ = space.insert(*key, list.clone()),
                 Op::Wipe(slots) => space.retain(|key, _| !slots.contains(&key.slot)),
+                Op::Take(key) => _ = space.remove(key),
                 Op::Append(..) | Op::Put(..) => {}
             }
         }

@@ -159,19 +159,21 @@ impl World {
         }
         let at = self.clients[n].proxy;
         let way = self.proxies[at].way(key.slot).filter(|_| self.proxies[at].works(now));
-        let Some((group, addr)) = way else { return self.after(10, Due::Client(n)) };
+        let Some((group, addr, from)) = way else { return self.after(10, Due::Client(n)) };
         let Some(instance) = self.instances.get(&addr).filter(|i| i.alive) else {
             return self.after(30, Due::Client(n));
         };
         if !self.reaches(&self.proxies[at].id, &addr.to_string()) {
             return self.after(30, Due::Client(n));
         }
+        let from = from.and_then(|addr| self.instances.get(&addr)).map(|i| (i.addr.clone(), i.run_id.clone()));
         self.requests += 1;
         let id = self.requests;
         self.proxies[at].flights.insert(id, (key.slot, addr.clone()));
         self.clients[n].flight = Some(id);
         let (life, process) = (self.proxies[at].life, instance.run_id.clone());
-        let request = Request { id, client: n, proxy: at, life, addr, group, process, key, value, since, read: None };
+        let request =
+            Request { id, client: n, proxy: at, life, addr, group, process, key, from, value, since, read: None };
         let delay = if self.rng.one_in(20) { self.rng.range(10, 60) } else { self.rng.range(1, 3) };
         self.after(delay, Due::Request(Box::new(request)));
     }
@@ -190,6 +192,15 @@ impl World {
         if !same || instance.follows.is_some() || (!open && r.life != self.proxies[r.proxy].life) {
             return self.after(1, Due::Failed(Box::new(r)));
         }
+        if let Some((from, process)) = r.from.clone() {
+            let open = self.reaches(&self.proxies[r.proxy].id, &from.to_string());
+            let same = self.instances.get(&from).is_some_and(|i| i.answers(now) && i.run_id == process);
+            if !open || !same || self.fetch(r.key, &from, &r.addr, false).is_err() {
+                return self.after(1, Due::Failed(Box::new(r)));
+            }
+            self.fetched += 1;
+        }
+        let Some(instance) = self.instances.get_mut(&r.addr) else { return };
         match r.value {
             Some(value) => {
                 let op = self.ops.add(Op::Append(r.key, value));

@@ -5,7 +5,7 @@ use crate::plant::{self, Plant};
 use crate::world::{Due, MEMBERS, Sent, World};
 use configsvr::control::event::{DeedId, Event};
 use configsvr::control::layout::{Failover, Guard};
-use configsvr::control::task::TaskPhase;
+use configsvr::control::task::{Mode, TaskPhase};
 use configsvr::store::{Change, Fault, Txn, Verdict};
 
 impl World {
@@ -118,7 +118,15 @@ impl World {
             let op = self.ops.add(Op::Wipe(slots.into()));
             self.instances.get_mut(&source).into_iter().for_each(|i| i.data.push(op));
         }
-        if phase == TaskPhase::Clean {
+        if phase == TaskPhase::Clean && task.mode == Mode::OnAccess {
+            let slots: Vec<_> = task.slots().collect();
+            let to = &self.instances[&target];
+            if to.alive && self.guards.get(&task.to).is_some_and(|(_, process)| *process == to.run_id) {
+                let there = self.ops.fold(&to.data, |slot| slots.contains(&slot));
+                let checked = self.truth.have_come(id, &there);
+                self.must(checked);
+            }
+        } else if phase == TaskPhase::Clean {
             let slots: Vec<_> = task.slots().collect();
             let (from, to) = (&self.instances[&source], &self.instances[&target]);
             // What died at this moment has forgotten what it had.
@@ -138,7 +146,17 @@ impl World {
     fn another_primary(&mut self, group: u32, failover: Option<&Failover>) {
         let Some(heir) = self.primaries.get(&group).and_then(|p| self.instances.get(p)) else { return };
         let owners = &self.truth.owners;
-        let space = self.ops.fold(&heir.data, |slot| owners.get(usize::from(slot)) == Some(&group));
+        let mut space = self.ops.fold(&heir.data, |slot| owners.get(usize::from(slot)) == Some(&group));
+        // What moves on access is where it is found first: at the target, then at the source.
+        let moving = |slot: u16| self.truth.on_access(slot).filter(|(from, to)| *from == group || *to == group);
+        for slot in (0..self.slot_count).filter(|slot| moving(*slot).is_some()) {
+            let Some((from, to)) = moving(slot) else { continue };
+            space.retain(|key, _| key.slot != slot);
+            for side in [from, to] {
+                let there = self.primaries.get(&side).and_then(|p| self.instances.get(p));
+                there.into_iter().for_each(|i| space.extend(self.ops.fold(&i.data, |s| s == slot)));
+            }
+        }
         let checked = self.truth.another_primary(group, &heir.addr, heir.alive, &space, failover, self.now);
         self.must(checked);
     }

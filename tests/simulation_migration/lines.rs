@@ -1,7 +1,7 @@
 //! Connections of the mover and of sweeps to instances that they change. What was sent on one arrives in its order, also
 //! when who sent it is dead or deposed by then, unless the connection was killed.
 
-use crate::data::Op;
+use crate::data::{Key, Op};
 use crate::members::name;
 use crate::plant::Plant;
 use crate::world::{Due, World};
@@ -24,8 +24,16 @@ pub(crate) struct Line {
     process: String,
     /// Killed, closed by the other side, or turned away.
     pub(crate) broken: bool,
-    pub(crate) queue: VecDeque<Op>,
+    pub(crate) queue: VecDeque<Cargo>,
     last: u64,
+}
+
+/// What is sent on a connection.
+#[derive(Debug, Clone)]
+pub(crate) enum Cargo {
+    Op(Op),
+    /// MIGRATE of a key to there.
+    Move(Key, Addr),
 }
 
 /// All of them.
@@ -77,11 +85,15 @@ impl World {
 
     /// Sends something; it arrives after what was sent before.
     pub(crate) fn send_on(&mut self, id: u64, op: Op) {
+        self.ship(id, Cargo::Op(op));
+    }
+
+    pub(crate) fn ship(&mut self, id: u64, cargo: Cargo) {
         let slow = self.rng.one_in(150) && !self.calm && self.weather_until > 0 && self.crash_after.is_none();
         let delay = if slow { self.rng.range(50, 900) } else { self.rng.range(1, 3) };
         let Some(line) = self.lines.open.get_mut(&id) else { return };
         line.last = line.last.max(self.now + delay);
-        line.queue.push_back(op);
+        line.queue.push_back(cargo);
         let wait = line.last - self.now;
         self.after(wait, Due::Line(id));
     }
@@ -100,8 +112,16 @@ impl World {
             line.last = line.last.max(waits);
             return self.after(waits - now, Due::Line(id));
         }
-        let Some(op) = line.queue.pop_front() else { return };
+        let Some(cargo) = line.queue.pop_front() else { return };
         let (at, group, task, attempt) = (line.at.clone(), instance.group, line.task.clone(), line.attempt);
+        let op = match cargo {
+            Cargo::Op(op) => op,
+            // What becomes of it is seen when both sides are looked at again.
+            Cargo::Move(key, to) => {
+                _ = self.fetch(key, &at, &to, true);
+                return;
+            }
+        };
         instance.data.push(self.ops.add(op.clone()));
         let recorded = self.primaries.get(&group) == Some(&at);
         let checked = self.truth.changes(&op, group, recorded, &task, attempt);
@@ -146,6 +166,11 @@ impl World {
         let (broken, waits) = self.lines.open.get(&id).map_or((true, false), |l| (l.broken, !l.queue.is_empty()));
         if broken {
             return self.swept(&run, Err("the connection was closed".to_owned()));
+        }
+        if run.sweep.count_only {
+            let there =
+                self.instances.get(&run.sweep.at).map(|i| self.ops.fold(&i.data, |s| run.sweep.slots.contains(&s)));
+            return self.swept(&run, Ok(there.map_or(0, |space| space.len() as u64)));
         }
         if !waits && run.left.is_empty() {
             return self.swept(&run, Ok(0));

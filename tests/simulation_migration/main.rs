@@ -17,6 +17,7 @@ mod healing;
 mod ground;
 mod fleet;
 mod mover;
+mod fetcher;
 mod lines;
 mod ledger;
 mod truth;
@@ -133,8 +134,9 @@ fn report(failures: &[Failure], of: u64) {
     );
 }
 
-/// Migrations that were begun, that changed hands, that were cancelled; fences; writes acknowledged and lost with an excuse.
-fn sums(summaries: &[Summary]) -> [usize; 6] {
+/// Migrations that were begun, that changed hands, that were cancelled; fences; writes acknowledged and lost with an excuse;
+/// migrations on access that are done, and requests that brought their key.
+fn sums(summaries: &[Summary]) -> [usize; 8] {
     let sum = |of: fn(&Summary) -> usize| summaries.iter().map(of).sum();
     [
         sum(|s| s.begun),
@@ -143,6 +145,8 @@ fn sums(summaries: &[Summary]) -> [usize; 6] {
         sum(|s| s.fences),
         sum(|s| s.acked),
         sum(|s| s.forgiven),
+        sum(|s| s.on_access),
+        sum(|s| s.fetched),
     ]
 }
 
@@ -151,9 +155,10 @@ fn every_seed_holds() {
     let (failures, summaries) = sweep_of(0..SEEDS, None, usize::MAX);
     report(&failures, SEEDS);
     let sums = sums(&summaries);
-    println!("{SEEDS} seeds: begun, committed, cancelled, fences, acked, forgiven {sums:?}");
+    println!("{SEEDS} seeds: begun, committed, cancelled, fences, acked, forgiven, on access, fetched {sums:?}");
     let seeds = SEEDS as usize;
     assert!(sums[1] > 2 * seeds && sums[4] > 1000 * seeds, "the world does not do what it should: {sums:?}");
+    assert!(sums[6] > seeds / 4 && sums[7] > 10 * seeds, "nothing moves on access: {sums:?}");
     assert!(sums[2] > 0 && sums[3] > sums[1], "nothing is cancelled, or no fence is opened again: {sums:?}");
 }
 
@@ -176,7 +181,10 @@ fn sweep() {
     let of = range.end - range.start;
     let (failures, summaries) = sweep_of(range, None, usize::MAX);
     report(&failures, of);
-    println!("{of} seeds: begun, committed, cancelled, fences, acked, forgiven {:?}", sums(&summaries));
+    println!(
+        "{of} seeds: begun, committed, cancelled, fences, acked, forgiven, on access, fetched {:?}",
+        sums(&summaries)
+    );
 }
 
 #[test]

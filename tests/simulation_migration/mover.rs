@@ -9,7 +9,7 @@ use crate::plant::Plant;
 use crate::world::{Due, World};
 use cluster::instance::Addr;
 use configsvr::control::event::Event;
-use configsvr::control::job::{Goal, Job, Stage, Status};
+use configsvr::control::job::{Goal, Job, Stage, Status, Work};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -22,18 +22,23 @@ const WAIT_MS: u64 = 200;
 /// One job.
 #[derive(Debug)]
 pub(crate) struct Mover {
-    member: usize,
-    life: u64,
-    job: Arc<Job>,
-    goal: Goal,
-    stage: Stage,
+    pub(crate) member: usize,
+    pub(crate) life: u64,
+    pub(crate) job: Arc<Job>,
+    pub(crate) goal: Goal,
+    pub(crate) stage: Stage,
     /// To the target.
-    line: Option<u64>,
+    pub(crate) line: Option<u64>,
+    /// To the source, where slots move on access.
+    pub(crate) other: Option<u64>,
+    /// Looks at the source that met nothing, one after the other, and until when the next one waits.
+    pub(crate) empty: u32,
+    pub(crate) looks_at: u64,
     /// Where the stream comes from, which process that was, and its history.
     source: Option<(Addr, String, String)>,
-    confirmed: bool,
+    pub(crate) confirmed: bool,
     pos: usize,
-    todo: VecDeque<Key>,
+    pub(crate) todo: VecDeque<Key>,
     /// Up to where of the stream a key's payload was.
     marks: BTreeMap<Key, usize>,
     /// The source's offset, read for this fence.
@@ -41,7 +46,7 @@ pub(crate) struct Mover {
     waits_since: Option<u64>,
     said: Option<(Stage, u64)>,
     applied: u64,
-    copied: u64,
+    pub(crate) copied: u64,
     /// It ends with an error at its next step.
     pub(crate) dies: bool,
 }
@@ -66,6 +71,9 @@ impl World {
             goal,
             stage: Stage::Purging,
             line: None,
+            other: None,
+            empty: 0,
+            looks_at: 0,
             source: None,
             confirmed: false,
             pos: 0,
@@ -102,7 +110,12 @@ impl World {
             return self.after(wait, Due::Mover(id));
         }
         if !matches!(mover.stage, Stage::Failed { .. } | Stage::Hopeless { .. }) {
-            let told = if mover.dies { Err("it was killed".to_owned()) } else { self.move_on(&mut mover) };
+            let told = match mover.job.work {
+                _ if mover.dies => Err("it was killed".to_owned()),
+                Work::Copy => self.move_on(&mut mover),
+                Work::Prepare => self.make_ready(&mut mover),
+                Work::Fetch => self.fetch_on(&mut mover),
+            };
             if let Err(why) = told {
                 mover.stage = Stage::Failed { why };
             }
@@ -242,7 +255,7 @@ impl World {
             mover.pos += 1;
             let new = |key: &Key| !mover.todo.contains(key) && mover.marks.get(key).is_none_or(|mark| index >= *mark);
             let send = match &op {
-                Op::Append(key, _) | Op::Put(key, _) => mover.job.slots.contains(&key.slot) && new(key),
+                Op::Append(key, _) | Op::Put(key, _) | Op::Take(key) => mover.job.slots.contains(&key.slot) && new(key),
                 Op::Wipe(slots) => slots.iter().any(|slot| mover.job.slots.contains(slot)),
             };
             if send {

@@ -27,10 +27,14 @@ pub(crate) enum Plant {
     NoCompare,
     /// Which proxies there should be is not stored.
     NoRoster,
+    /// What is fetched replaces what the target has.
+    Replaces,
+    /// It is said that all keys have come after one look, whatever was on its way.
+    EmptyEarly,
 }
 
 impl Plant {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::NotQuiet,
         Self::Hasty,
         Self::NoMark,
@@ -42,6 +46,8 @@ impl Plant {
         Self::EarlySweep,
         Self::NoCompare,
         Self::NoRoster,
+        Self::Replaces,
+        Self::EmptyEarly,
     ];
 }
 

@@ -101,12 +101,16 @@ impl Proxy {
         }
     }
 
-    /// Where requests for a slot go; None: they wait.
-    pub(crate) fn way(&self, slot: Slot) -> Option<(u32, Addr)> {
+    /// Where requests for a slot go, and where their keys may still be; None: they wait.
+    pub(crate) fn way(&self, slot: Slot) -> Option<(u32, Addr, Option<Addr>)> {
         let topology = self.topology.as_ref().filter(|_| self.serves)?;
         let owner = topology.slots().get(usize::from(slot))?;
         let group = owner.group.filter(|_| owner.state != SlotState::Held)?;
-        Some((group, topology.group(group)?.primary()?.addr.clone()))
+        let primary = |group: u32| Some(topology.group(group)?.primary()?.addr.clone());
+        match owner.state {
+            SlotState::Moving { target } => Some((target, primary(target)?, Some(primary(group)?))),
+            _ => Some((group, primary(group)?, None)),
+        }
     }
 
     /// Nothing is in flight for a slot that is held.

@@ -4,6 +4,7 @@ use crate::world::{Deed, Due, Summary, World, port};
 use crate::{caught, story};
 use cluster::instance::Addr;
 use configsvr::control::command::{Command, NewMove, NewMoves, Steering};
+use configsvr::control::task::Mode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// When it begins: everybody knows everybody by then, and there is something to move.
@@ -16,6 +17,11 @@ fn addr(group: u32) -> Addr {
 fn start(from: u32, to: u32) -> Deed {
     let moves = vec![NewMove { from, to, slots: Vec::new(), count: Some(2) }];
     Deed::Ask(Command::StartMigrations(NewMoves { moves, ..NewMoves::default() }))
+}
+
+fn on_access(from: u32, to: u32) -> Deed {
+    let moves = vec![NewMove { from, to, slots: Vec::new(), count: Some(2) }];
+    Deed::Ask(Command::StartMigrations(NewMoves { moves, mode: Mode::OnAccess, ..NewMoves::default() }))
 }
 
 fn cancel() -> Deed {
@@ -75,6 +81,32 @@ fn slots_move_wherever_the_leader_dies() {
 #[test]
 fn a_cancelled_migration_leaves_nothing_wherever_the_leader_dies() {
     at_every_step(&[(0, start(1, 2)), (25, cancel())], 1_500, 7, |s| assert_eq!(s.forgiven, 0, "{s:?}"));
+}
+
+#[test]
+fn slots_move_on_access_wherever_the_leader_dies() {
+    let steps = at_every_step(&[(0, on_access(1, 2))], 1_500, 15, |s| {
+        assert_eq!((s.committed, s.on_access, s.forgiven), (s.begun, s.begun, 0), "{s:?}");
+    });
+    println!("{steps} steps, each with a death before and after it");
+}
+
+#[test]
+fn either_primary_dies_at_any_moment_of_a_move_on_access() {
+    for group in [1, 2] {
+        for at in 0..16 {
+            let summary = good(&[(0, on_access(1, 2)), (10 + at * 20, Deed::Kill(addr(group)))], 8_000, None);
+            assert_eq!((summary.committed, summary.on_access), (1, 1), "group {group}, {at}: {summary:?}");
+        }
+    }
+}
+
+#[test]
+fn a_move_on_access_that_is_cancelled_in_time_leaves_nothing() {
+    for at in 0..20 {
+        let summary = good(&[(0, on_access(1, 2)), (at * 8, cancel())], 1_500, None);
+        assert_eq!((summary.cancelled + summary.on_access, summary.forgiven), (1, 0), "{at}: {summary:?}");
+    }
 }
 
 #[test]

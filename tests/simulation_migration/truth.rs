@@ -7,7 +7,7 @@ use cluster::instance::Addr;
 use cluster::slot::Slot;
 use configsvr::control::job::Sweep;
 use configsvr::control::layout::{Epoch, Failover, FailoverKind, SlotEntry};
-use configsvr::control::task::{Task, TaskPhase};
+use configsvr::control::task::{Mode, Task, TaskPhase};
 use configsvr::store::Change;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,6 +36,8 @@ pub(crate) struct Truth {
     /// When an instance last started with less than it had, and when a group's primary last changed.
     pub(crate) shaken: BTreeMap<Addr, u64>,
     pub(crate) turned: BTreeMap<u32, u64>,
+    /// Migrations on access: when the target's replicas had all that had come.
+    pub(crate) whole: BTreeMap<u64, u64>,
     /// When slots last changed hands, by slot.
     landed: BTreeMap<Slot, u64>,
     /// When the removal of a slot's keys at a group began.
@@ -73,17 +75,22 @@ impl Truth {
 
     /// The phases come in their order.
     fn steps(&mut self, task: &Task) -> Result<(), String> {
-        use TaskPhase::{Cancelled, Clean, Copy, Done, Fence, Undo, Waiting};
+        use TaskPhase::{Cancelled, Clean, Copy, Done, Fence, Fetch, Undo, Waiting};
         let old = self.tasks.get(&task.id).map(|t| t.phase);
         let good = matches!(
             (old, task.phase),
             (None, Waiting)
                 | (Some(Waiting), Copy | Cancelled)
                 | (Some(Copy), Fence | Undo)
-                | (Some(Fence), Copy | Clean)
+                | (Some(Fence), Copy | Clean | Fetch)
+                | (Some(Fetch), Clean)
                 | (Some(Clean), Done)
                 | (Some(Undo), Cancelled)
         );
+        let way = match task.mode {
+            Mode::Copy => task.phase != Fetch,
+            Mode::OnAccess => (old, task.phase) != (Some(Fence), Clean),
+        };
         if matches!(task.phase, Copy) && old == Some(Waiting) {
             let near = |o: &&Task| {
                 o.id != task.id && o.phase.works() && [o.from, o.to].iter().any(|g| [task.from, task.to].contains(g))
@@ -97,7 +104,7 @@ impl Truth {
             Undo => task.slots().for_each(|slot| _ = self.cleared.insert((task.to, slot), self.now)),
             _ => {}
         }
-        if good { Ok(()) } else { Err(format!("migration {} went from {old:?} to {:?}", task.id, task.phase)) }
+        if good && way { Ok(()) } else { Err(format!("migration {} went from {old:?} to {:?}", task.id, task.phase)) }
     }
 
     /// A slot changes its owner only with the migration that moves it there.
@@ -121,9 +128,39 @@ impl Truth {
             if !by.into_iter().any(right) {
                 return Err(format!("J1: slot {slot} went from group {before} to {after} by itself"));
             }
-            self.landed.insert(slot, self.now);
+            let by = self.tasks.values().rev().find(|t| right(t));
+            let whole = by.filter(|t| t.mode == Mode::OnAccess).map(|t| self.whole.get(&t.id).copied().unwrap_or(0));
+            self.landed.insert(slot, whole.unwrap_or(self.now));
         }
         Ok(())
+    }
+
+    /// A slot that moves on access: from where, where to.
+    pub(crate) fn on_access(&self, slot: Slot) -> Option<(u32, u32)> {
+        let task = self.tasks.values().find(|t| t.phase == TaskPhase::Fetch && t.slots().any(|s| s == slot))?;
+        Some((task.from, task.to))
+    }
+
+    /// The group that may acknowledge writes of a slot.
+    fn server(&self, slot: Slot) -> u32 {
+        let owner = self.owners.get(usize::from(slot)).copied().unwrap_or(0);
+        self.on_access(slot).map_or(owner, |(_, to)| to)
+    }
+
+    /// All keys have come: every acknowledged write is at the target.
+    pub(crate) fn have_come(&self, id: u64, target: &Space) -> Result<(), String> {
+        let Some(task) = self.tasks.get(&id) else { return Ok(()) };
+        let its = |ack: &Ack| task.slots().any(|slot| slot == ack.key.slot);
+        let lost = |value: &u64, ack: &Ack| !self.forgiven.contains(value) && !list(target, &ack.key).contains(value);
+        match self.acked.iter().find(|(value, ack)| its(ack) && lost(value, ack)) {
+            Some((value, ack)) => Err(format!("J3: migration {id} is over, and {value} did not come: {ack:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// A key went to an instance that is not the target's primary any more.
+    pub(crate) fn strays(&mut self, values: &[u64]) {
+        self.forgiven.extend(values);
     }
 
     pub(crate) fn at(&mut self, now: u64) {
@@ -139,6 +176,8 @@ impl Truth {
     pub(crate) fn changes(&self, op: &Op, group: u32, recorded: bool, task: &str, attempt: u64) -> Result<(), String> {
         let served = (0..).zip(&self.owners).filter(|(_, owner)| **owner == group).map(|(slot, _)| slot);
         match served.into_iter().find(|slot| op.touches(*slot)) {
+            // On access it takes away what the other side has.
+            Some(slot) if matches!(op, Op::Take(_)) && self.on_access(slot).is_some() => Ok(()),
             Some(slot) if recorded => {
                 let who = if attempt == 0 { "a sweep" } else { "the mover" };
                 Err(format!("J6: {who} of migration {task} changes slot {slot} at its owner, group {group}: {op:?}"))
@@ -152,7 +191,7 @@ impl Truth {
         let task = sweep.task.parse().ok().and_then(|id: u64| self.tasks.get(&id));
         let Some(task) = task else { return Err(format!("a sweep for migration {}, which is none", sweep.task)) };
         let Some(epoch) = task.epoch.filter(|_| task.phase == TaskPhase::Clean) else { return Ok(()) };
-        if task.audit.is_none() {
+        if task.audit.is_none() && !sweep.count_only {
             return Err(format!("the source is swept for migration {}, and nobody compared", task.id));
         }
         match proxies.iter().find(|(_, serves)| *serves < epoch) {
@@ -176,7 +215,7 @@ impl Truth {
 
     /// J1: only the owner's group acknowledges.
     pub(crate) fn answered(&mut self, r: &Request, now: u64, recorded: bool) -> Result<(), String> {
-        let owner = self.owners.get(usize::from(r.key.slot)).copied().unwrap_or(0);
+        let owner = self.server(r.key.slot);
         if owner != r.group {
             return Err(format!("J1: p{} acknowledges {r:?}, the owner is group {owner}", r.proxy));
         }
@@ -213,14 +252,19 @@ impl Truth {
         now: u64,
     ) -> Result<(), String> {
         self.turned.insert(group, now);
-        let its = |ack: &&Ack| self.owners.get(usize::from(ack.key.slot)) == Some(&group);
+        let its = |ack: &&Ack| {
+            let moving = self.on_access(ack.key.slot).is_some_and(|(from, to)| from == group || to == group);
+            moving || self.owners.get(usize::from(ack.key.slot)) == Some(&group)
+        };
         let lost =
             |(value, ack): &(&u64, &Ack)| !self.forgiven.contains(value) && !list(space, &ack.key).contains(value);
         let lost: Vec<(u64, Ack)> =
             self.acked.iter().filter(|(_, ack)| its(ack)).filter(lost).map(|(v, ack)| (*v, *ack)).collect();
         let shaken = self.shaken.get(heir).copied();
         for (value, ack) in lost {
-            let landed = self.landed.get(&ack.key.slot).copied().unwrap_or(0);
+            // Of its own slots: those that are only on their way to it have not come yet.
+            let own = self.owners.get(usize::from(ack.key.slot)) == Some(&group);
+            let landed = self.landed.get(&ack.key.slot).copied().filter(|_| own).unwrap_or(0);
             let whole = alive && shaken.is_none_or(|at| at < landed);
             if ack.at < landed && whole && failover.is_some() {
                 return Err(format!(

@@ -4,6 +4,7 @@ use crate::members::name;
 use crate::world::{Deed, Due, GROUPS, MEMBERS, PROXIES, World, port};
 use cluster::instance::Addr;
 use configsvr::control::command::{Command, NewMove, NewMoves, Steering};
+use configsvr::control::task::Mode;
 
 impl World {
     /// One fault, sometimes, and when the next one may come.
@@ -128,6 +129,7 @@ impl World {
             };
             moves.push(NewMove { from, to, slots: Vec::new(), count: Some(count.max(1) as u16) });
         }
-        Command::StartMigrations(NewMoves { moves, ..NewMoves::default() })
+        let mode = if self.rng.one_in(3) { Mode::OnAccess } else { Mode::Copy };
+        Command::StartMigrations(NewMoves { moves, mode, ..NewMoves::default() })
     }
 }

@@ -17,6 +17,7 @@ use configsvr::control::command::{Command, Request as Wish};
 use configsvr::control::event::{Action, DeedId, Event, Order};
 use configsvr::control::job::Audit;
 use configsvr::control::layout::Token;
+use configsvr::control::task::{Mode, TaskPhase};
 use configsvr::store::{Fault, Op, Txn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -126,6 +127,8 @@ pub(crate) struct Request {
     /// Of the instance, when it was sent.
     pub(crate) process: String,
     pub(crate) key: Key,
+    /// Where it may still be, and which process that was.
+    pub(crate) from: Option<(Addr, String)>,
     pub(crate) value: Option<u64>,
     /// When the client wanted it.
     pub(crate) since: u64,
@@ -147,6 +150,9 @@ pub(crate) struct Summary {
     pub(crate) begun: usize,
     pub(crate) committed: usize,
     pub(crate) cancelled: usize,
+    /// Migrations on access that are done, and keys that moved before they were used.
+    pub(crate) on_access: usize,
+    pub(crate) fetched: usize,
     pub(crate) fences: usize,
     pub(crate) acked: usize,
     pub(crate) forgiven: usize,
@@ -187,6 +193,7 @@ pub(crate) struct World {
     pub(crate) calm: bool,
     pub(crate) plant: Option<Plant>,
     pub(crate) writes: u64,
+    pub(crate) fetched: usize,
     pub(crate) requests: u64,
     pub(crate) calls: u64,
     /// The leader dies after so many of its actions, counted from the first deed of a script.
@@ -238,6 +245,7 @@ impl World {
             calm: false,
             plant,
             writes: 0,
+            fetched: 0,
             requests: 0,
             calls: 0,
             crash_after: None,
@@ -345,6 +353,8 @@ impl World {
             begun: tasks.clone().filter(|t| t.times.begun.is_some()).count(),
             committed: tasks.clone().filter(|t| t.times.committed.is_some()).count(),
             cancelled: tasks.clone().filter(|t| t.cancelled).count(),
+            on_access: tasks.clone().filter(|t| t.mode == Mode::OnAccess && t.phase == TaskPhase::Done).count(),
+            fetched: self.fetched,
             fences: tasks.map(|t| t.fences as usize).sum(),
             acked: self.truth.acked.len(),
             forgiven: self.truth.forgiven.len(),

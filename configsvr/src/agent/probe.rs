@@ -18,7 +18,15 @@ pub async fn probe_all(addrs: Vec<Addr>, access: &Access) -> Vec<(Addr, Result<S
 async fn probe(addr: &Addr, access: &Access) -> Result<Seen, String> {
     let mut link = link::connect(addr, access).await?;
     let text: String = redis::cmd("INFO").query_async(&mut link).await.map_err(link::said)?;
-    read(addr, &text)
+    let mut seen = read(addr, &text)?;
+    // Codis built its own on a Redis 3.2, and calls it that.
+    if seen.server == "redis" && seen.version.starts_with("3.") {
+        let asked: Result<(), _> = redis::cmd("SLOTSMGRTONE").query_async(&mut link).await;
+        if asked.is_err_and(|e| e.to_string().contains("wrong number of arguments")) {
+            "codis".clone_into(&mut seen.server);
+        }
+    }
+    Ok(seen)
 }
 
 /// Reads what INFO says. Pika, Kvrocks and others leave sections out: then the plainest is assumed.

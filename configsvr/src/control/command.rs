@@ -1,7 +1,7 @@
 //! What people and scripts may ask of the control plane, and what they get. The HTTP API and the CLI say the same words.
 
 use super::layout::{self, SlotRange};
-use super::task::{Limits, Span, Window};
+use super::task::{Limits, Mode, Span, Window};
 pub use cluster::beat::{Beat, BeatAnswer, Sight};
 use cluster::group::GroupId;
 use cluster::instance::Addr;
@@ -156,6 +156,8 @@ pub enum MemberChange {
 #[serde(deny_unknown_fields)]
 pub struct NewMoves {
     pub moves: Vec<NewMove>,
+    #[serde(default)]
+    pub mode: Mode,
     #[serde(default)]
     pub limits: Limits,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 pub struct Job {
     /// The migration task's.
     pub task: String,
+    pub work: Work,
     /// Counts up within a leader's reign. What an older attempt still says is not listened to.
     pub attempt: u64,
     /// Names the mover's connections at both sides; those of older tokens and attempts are killed first.
@@ -26,6 +27,17 @@ pub struct Job {
     pub limits: JobLimits,
     /// The target's memory is not looked at.
     pub force: bool,
+}
+
+/// What a job is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// A copy, from the purge of the target to the last byte.
+    Copy,
+    /// Slots are to move on access: whether both sides can is tried, then the target is purged. Ready: `Stage::Tailing`.
+    Prepare,
+    /// Slots move on access: what nobody uses is brought to the target, key by key. It never purges: the target serves them.
+    Fetch,
 }
 
 /// One end of a copy, as the topology in force has it.
@@ -50,9 +62,9 @@ pub struct JobLimits {
 /// How far a job is to go for now. It may be told at any time, also backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
-    /// Purge, copy, and then keep up with the source's writes.
+    /// Purge, copy, and then keep up with the source's writes; or prepare, or fetch.
     Copy,
-    /// Keep up with the source's writes, copy nothing more.
+    /// Keep up with the source's writes, copy nothing more; or fetch nothing more.
     Pause,
     /// Nobody writes to these slots any more. Read the source's offset now, apply everything up to it, empty the dirty set,
     /// wait for the target's replicas, then say `Drained` with this number. From then on nothing is changed at the target
@@ -72,6 +84,10 @@ pub enum Stage {
     /// The target holds what the source holds, of these slots, up to the end. `replicas` of the target have it, too. `mark`:
     /// what the target's history has behind it was written by clients.
     Drained { fence: u64, offset: u64, replicas: usize, mark: Option<Mark> },
+    /// Keys that are left at the source are brought to the target.
+    Fetching,
+    /// Two passes over all keys of the source, one after the other, met none of the slots.
+    Emptied,
     /// It cannot go on; a new attempt may.
     Failed { why: String },
     /// It cannot go on, nor can another attempt until somebody changes something: what, and what to do.
@@ -118,6 +134,8 @@ pub struct Sweep {
     pub tag_rule: TagRule,
     /// Keys a second; 0: no limit.
     pub keys_per_s: u64,
+    /// Nothing is removed: what there is is counted.
+    pub count_only: bool,
 }
 
 /// Whether the target holds what the source holds, key by key, after the slots changed hands and before the source's copies

@@ -13,7 +13,7 @@ use super::view::GroupView;
 use crate::store::{Change, Compare, Entry, LeaseId, Notice, Revision, Snapshot};
 use cluster::group::GroupId;
 use cluster::slot::Slot;
-use cluster::topology::Topology;
+use cluster::topology::{SlotState, Topology};
 use cluster::wire;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -429,6 +429,35 @@ impl State {
         self.all_tasks().filter(|t| t.phase == TaskPhase::Fence)
     }
 
+    /// Slots that move on access, from where and where to: those of tasks, and those that somebody else wrote so.
+    fn on_access(&self) -> BTreeMap<Slot, (GroupId, GroupId)> {
+        let stored = |item: &Item<SlotEntry>| owner_of(&item.value).and_then(|(from, to)| Some((from, to?)));
+        let mut all: BTreeMap<_, _> = self.slots.iter().filter_map(|(n, item)| Some((*n, stored(item)?))).collect();
+        for range in self.unfolded() {
+            (range.from..=range.to).for_each(|slot| _ = all.remove(&slot));
+        }
+        let tasks = self.all_tasks().filter(|t| t.phase == TaskPhase::Fetch);
+        all.extend(tasks.flat_map(|t| t.slots().map(|slot| (slot, (t.from, t.to)))));
+        all
+    }
+
+    /// A topology that is about to be, with slots that move on access as they are stored once these groups are held: while
+    /// the primary of either side is replaced nobody can move a key, or know where it is.
+    pub(super) fn in_step(&self, next: &Topology, held: impl Fn(GroupId) -> bool) -> Option<Topology> {
+        let moving = self.on_access();
+        if moving.is_empty() {
+            return Some(next.clone());
+        }
+        let mut slots = next.slots().to_vec();
+        for (slot, (from, to)) in moving {
+            let Some(owner) = slots.get_mut(usize::from(slot)).filter(|owner| owner.group == Some(from)) else {
+                continue;
+            };
+            owner.state = if held(from) || held(to) { SlotState::Held } else { SlotState::Moving { target: to } };
+        }
+        wire::Message { slots: wire::ranges_of(&slots), ..wire::Message::from(next) }.check().ok()
+    }
+
     /// Nothing is to be done by itself.
     pub(super) fn automation_paused(&self) -> bool {
         self.settings.as_ref().is_some_and(|s| s.value.automation_paused)
@@ -439,7 +468,8 @@ impl State {
         self.roster.keys().find(|id| !self.proxies.contains_key(*id)).map(String::as_str)
     }
 
-    fn holds(&self, group: GroupId) -> bool {
+    /// The group's primary is being replaced.
+    pub(super) fn holds(&self, group: GroupId) -> bool {
         self.failovers.values().any(|f| f.value.group_id == group && f.value.phase.holds())
     }
 
@@ -561,7 +591,7 @@ impl State {
         let mut owners = vec![None; usize::from(count)];
         for (slot, item) in &self.slots {
             match owners.get_mut(usize::from(*slot)) {
-                Some(owner) => *owner = owner_of(&item.value),
+                Some(owner) => *owner = owner_of(&item.value).map(|(group, _)| group),
                 None => faults.push(format!("{}: there are {count} slots", layout::slot_key(*slot))),
             }
         }
@@ -569,7 +599,7 @@ impl State {
             match owners.get_mut(usize::from(range.from)..=usize::from(range.to)) {
                 Some(owners) => {
                     for (_, owner) in (range.from..).zip(owners).filter(|(slot, _)| !self.is_edited(*slot)) {
-                        *owner = range.group.map(|group| (group, None));
+                        *owner = range.group;
                     }
                 }
                 None => faults.push(format!("epoch: unfolded slots {}-{}: no such slots", range.from, range.to)),
@@ -577,13 +607,17 @@ impl State {
         }
         let held: Vec<GroupId> = self.groups.keys().copied().filter(|group| self.holds(*group)).collect();
         let leaving: BTreeSet<Slot> = self.fencing().flat_map(Task::slots).collect();
+        let moving = self.on_access();
         let mut ranges: Vec<wire::Range> = Vec::new();
         for (slot, owner) in (0..).zip(owners) {
-            let Some((group, target)) = owner else { continue };
-            let state = match target {
-                Some(_) => wire::State::Moving,
-                None if held.contains(&group) || leaving.contains(&slot) => wire::State::Held,
-                None => wire::State::Normal,
+            let Some(group) = owner else { continue };
+            // Whoever gave it to another group by hand meant that.
+            let target = moving.get(&slot).filter(|(from, _)| *from == group).map(|(_, to)| *to);
+            let (state, target) = match target {
+                _ if held.contains(&group) || leaving.contains(&slot) => (wire::State::Held, None),
+                Some(to) if held.contains(&to) => (wire::State::Held, None),
+                Some(to) => (wire::State::Moving, Some(to)),
+                None => (wire::State::Normal, None),
             };
             match ranges.last_mut() {
                 Some(last)

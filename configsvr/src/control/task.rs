@@ -22,6 +22,8 @@ pub struct Task {
     pub to: GroupId,
     /// Ascending, in the fewest spans.
     pub slots: Vec<Span>,
+    #[serde(default, skip_serializing_if = "Mode::is_copy")]
+    pub mode: Mode,
     /// The founding states: 1 preparing, 2 pending, 3 migrating, 4 finished.
     pub state: u8,
     pub phase: TaskPhase,
@@ -42,7 +44,8 @@ pub struct Task {
     /// The target's memory is not looked at.
     #[serde(default, skip_serializing_if = "is_false")]
     pub force: bool,
-    /// In `fence`: the epoch under which the slots are held. From `clean` on: the one under which the target owns them.
+    /// In `fence`: the epoch under which the slots are held; in `fetch`: the one under which they began to move. From
+    /// `clean` on: the one under which the target owns them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
     /// How often the slots were held so far.
@@ -64,6 +67,44 @@ pub struct Task {
     /// Why it does not go on, or what people should know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+/// How keys come from the source to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// The target gets a copy and follows the source's writes; then all slots change hands at once.
+    #[default]
+    Copy,
+    /// Slots are the target's to serve from the beginning; each key is moved when it is used, the rest one by one. Until all
+    /// have come, the failover of either group may lose or bring back what its replica had not heard of.
+    OnAccess,
+}
+
+impl Mode {
+    fn is_copy(&self) -> bool {
+        *self == Self::Copy
+    }
+
+    /// As people write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::OnAccess => "on-access",
+        }
+    }
+}
+
+impl std::str::FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "copy" => Ok(Self::Copy),
+            "on-access" | "on_access" => Ok(Self::OnAccess),
+            _ => Err(format!("{text:?} is no mode: copy or on-access")),
+        }
+    }
 }
 
 /// Slots `from..=to`, 0-based.
@@ -116,10 +157,12 @@ pub struct Window {
 pub enum TaskPhase {
     /// For its groups, which another migration keeps busy, or for its window.
     Waiting,
-    /// The target gets a copy; the source owns the slots.
+    /// The target gets a copy (on access: is made ready); the source owns the slots.
     Copy,
     /// The slots are held; the last bytes are on their way.
     Fence,
+    /// On access: the target serves the slots, keys come from the source. There is no way back.
+    Fetch,
     /// The target owns the slots. Proxies are told; then the source's keys are removed.
     Clean,
     Done,
@@ -151,7 +194,7 @@ pub struct TaskView {
     pub task: Task,
     /// Slots altogether.
     pub slot_count: usize,
-    /// `purging`, `copying`, `tailing`, `draining`, `drained`, `failed`: the mover's own word. Known to the leader alone.
+    /// `purging`, `copying`, `tailing`, `draining`, `drained`, `fetching`, `emptied`, `failed`: the mover's own word. Known to the leader alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,
     /// Why the last attempt ended.
@@ -204,6 +247,7 @@ impl TaskPhase {
             Self::Waiting => "waiting",
             Self::Copy => "copy",
             Self::Fence => "fence",
+            Self::Fetch => "fetch",
             Self::Clean => "clean",
             Self::Done => "done",
             Self::Undo => "undo",
@@ -215,7 +259,7 @@ impl TaskPhase {
     pub fn state(self) -> u8 {
         match self {
             Self::Waiting => 2,
-            Self::Copy | Self::Fence | Self::Undo => 3,
+            Self::Copy | Self::Fence | Self::Fetch | Self::Undo => 3,
             Self::Clean | Self::Done | Self::Cancelled => 4,
         }
     }

@@ -8,7 +8,7 @@ use super::push;
 use super::ranges::{Ranges, ranges};
 use super::show::{bytes, json, lasting, or_dash, say, table};
 use crate::control::task::TaskView;
-use crate::control::task::{Task, TaskPhase, Window};
+use crate::control::task::{Mode, Task, TaskPhase, Window};
 use crate::http::words::{Answer, MigrationLimits};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -36,6 +36,10 @@ pub enum MigrationsVerb {
         /// So many of the source's last slots.
         #[arg(long, value_name = "N")]
         count: Option<u16>,
+        /// `copy`: the target follows the source until all slots change hands at once. `on-access`: it serves them from the
+        /// beginning, and keys come when they are used.
+        #[arg(long, value_name = "copy|on-access", default_value = "copy", hide_default_value = true)]
+        mode: Mode,
         #[command(flatten)]
         how: How,
         #[command(flatten)]
@@ -165,14 +169,18 @@ pub(super) fn migrations(client: &mut Client, as_json: bool, verb: MigrationsVer
             }
             Ok(ExitCode::SUCCESS)
         }
-        MigrationsVerb::Start { from, to, slots, count, how, terms } => {
+        MigrationsVerb::Start { from, to, slots, count, mode, how, terms } => {
             let (from, to) = (id_of(client, &from)?, id_of(client, &to)?);
             let spans: Option<Vec<Value>> =
                 slots.map(|s| s.0.iter().map(|(from, to)| json!({ "from": from, "to": to })).collect());
             let one = json!({ "from": from, "to": to, "slots": spans.unwrap_or_default(), "count": count });
-            let ask = post("/api/v1/migrations".to_owned(), Some(how.body(&json!([one]), None)));
-            let danger = "While it copies, clients notice nothing; when the slots change hands, they wait for some \
-                          milliseconds. It can be cancelled until then, and reversed afterwards.";
+            let mut body = how.body(&json!([one]), None);
+            body["mode"] = json!(mode);
+            let ask = post("/api/v1/migrations".to_owned(), Some(body));
+            let danger = danger_of(mode);
+            if mode == Mode::OnAccess && terms.yes {
+                eprintln!("{WEAKER}"); // who is not asked is told all the same
+            }
             let plan = |text: &str| Ok(format!("The plan: {}", begun_in_words(text)?));
             let text = perform(client, Change { ask, danger: Some(danger.to_owned()), terms }, plan)?;
             if terms.dry_run {
@@ -207,6 +215,24 @@ pub(super) fn migrations(client: &mut Client, as_json: bool, verb: MigrationsVer
             let ask = Ask { method: "PATCH", path: format!("/api/v1/migrations/{id}"), body: Some(json!(limits)) };
             change(client, as_json, Change { ask, danger: None, terms })
         }
+    }
+}
+
+/// What is not as safe on access.
+const WEAKER: &str = "On access: until all keys have come, the failover of either group may lose writes to these slots, or \
+                      bring back what was removed, as far as its replica had not heard of them.";
+
+fn danger_of(mode: Mode) -> String {
+    match mode {
+        Mode::Copy => {
+            "While it copies, clients notice nothing; when the slots change hands, they wait for some milliseconds. \
+                       It can be cancelled until then, and reversed afterwards."
+                .to_owned()
+        }
+        Mode::OnAccess => format!(
+            "Clients wait for some milliseconds, then the target serves the slots; each key comes when it is used. It can be \
+             cancelled until then, and reversed when all have come.\n{WEAKER}"
+        ),
     }
 }
 
@@ -307,14 +333,17 @@ fn percent(m: &TaskView) -> u64 {
     match (m.task.phase, &m.progress) {
         (TaskPhase::Done | TaskPhase::Clean, _) => 100,
         (TaskPhase::Waiting, _) | (_, None) => 0,
-        (_, Some(p)) if m.stage.as_deref() == Some("copying") => (p.scanned * 95 / p.to_scan.max(1)).min(95),
+        (_, Some(p)) if matches!(m.stage.as_deref(), Some("copying" | "fetching")) => {
+            (p.scanned * 95 / p.to_scan.max(1)).min(95)
+        }
         (_, Some(_)) if m.stage.as_deref() == Some("purging") => 0,
         (_, Some(_)) => 97,
     }
 }
 
 fn stage(m: &TaskView) -> String {
-    let stage = m.stage.as_deref().filter(|_| m.task.phase == TaskPhase::Copy).unwrap_or(m.task.phase.word());
+    let told = matches!(m.task.phase, TaskPhase::Copy | TaskPhase::Fetch);
+    let stage = m.stage.as_deref().filter(|_| told).unwrap_or(m.task.phase.word());
     let paused = if m.task.paused { ", paused" } else { "" };
     format!("migration {}: group {} -> {}: {stage}{paused}", m.task.id, m.task.from, m.task.to)
 }
@@ -336,6 +365,11 @@ fn bar(m: &TaskView) -> String {
 fn numbers(m: &TaskView) -> Vec<String> {
     let mut all = Vec::new();
     match (&m.task.tally, &m.progress) {
+        (Some(_), Some(p)) if m.task.phase == TaskPhase::Fetch => {
+            all.push(format!("{} keys", p.copied));
+            all.extend(p.eta_ms.map(|ms| format!("{} to go", lasting(ms))));
+        }
+        (Some(t), _) if m.task.mode == Mode::OnAccess => all.push(format!("{} keys", t.keys)),
         (Some(t), _) => all.extend([format!("{} keys", t.keys), bytes(t.bytes)]),
         (None, Some(p)) => {
             all.extend([format!("{} keys", p.copied), bytes(p.bytes), format!("dirty {}", p.dirty)]);
@@ -349,6 +383,12 @@ fn numbers(m: &TaskView) -> Vec<String> {
     all
 }
 
+/// Keys that were copied or moved.
+fn keys_of(m: &TaskView) -> Option<u64> {
+    let tally = m.task.tally.filter(|_| m.task.phase != TaskPhase::Fetch).map(|t| t.keys);
+    tally.or(m.progress.map(|p| p.copied))
+}
+
 fn screen(all: &[TaskView]) -> String {
     let row = |m: &TaskView| {
         let paused = if m.task.paused { " (paused)" } else { "" };
@@ -357,23 +397,28 @@ fn screen(all: &[TaskView]) -> String {
             m.task.from.to_string(),
             m.task.to.to_string(),
             format!("{} ({})", m.slot_count, list(&m.task)),
+            m.task.mode.word().to_owned(),
             format!("{}{paused}", m.task.phase.word()),
             format!("{} %", percent(m)),
-            or_dash(m.task.tally.map(|t| t.keys).or(m.progress.map(|p| p.copied))),
+            or_dash(keys_of(m)),
             or_dash(m.task.tally.map(|t| format!("{} ms", t.pause_ms))),
             m.trouble.clone().or_else(|| m.task.note.clone()).unwrap_or_default(),
         ]
     };
-    table(&["ID", "FROM", "TO", "SLOTS", "PHASE", "DONE", "KEYS", "PAUSE", "NOTE"], all.iter().map(row))
+    table(&["ID", "FROM", "TO", "SLOTS", "MODE", "PHASE", "DONE", "KEYS", "PAUSE", "NOTE"], all.iter().map(row))
 }
 
 fn story(m: &TaskView) -> String {
     let t = &m.task;
     let mut lines = vec![format!("migration {}: {} slots from group {} to group {}", t.id, m.slot_count, t.from, t.to)];
     lines.push(format!("slots      {}", list(t)));
+    lines.push(format!("mode       {}", t.mode.word()));
     lines.push(format!("phase      {}{}", t.phase.word(), if t.paused { ", paused" } else { "" }));
     lines.extend(m.stage.iter().map(|stage| format!("stage      {stage}")));
-    if let Some(p) = &m.progress {
+    if let (Some(p), TaskPhase::Fetch) = (&m.progress, t.phase) {
+        let far = format!("{} of {} keys met, {} moved", p.scanned, p.to_scan, p.copied);
+        lines.push(format!("progress   {far}; proxies move what is used beside that"));
+    } else if let Some(p) = &m.progress {
         let far = format!("{} of {} keys met, {} copied ({} bytes)", p.scanned, p.to_scan, p.copied, p.bytes);
         lines.push(format!("progress   {far}, {} commands applied", p.applied));
         lines.push(format!("left       {} keys to be copied again, {} bytes of the stream", p.dirty, p.lag_bytes));
@@ -383,14 +428,20 @@ fn story(m: &TaskView) -> String {
     lines.push(format!("fences     {}", t.fences));
     if let Some(tally) = &t.tally {
         lines.push(format!("pause      {} ms", tally.pause_ms));
-        lines
-            .push(format!("copied     {} keys, {} bytes; {} commands applied", tally.keys, tally.bytes, tally.applied));
+        if t.mode == Mode::OnAccess {
+            lines.push(format!("moved      {} keys by itself, beside those that proxies moved", tally.keys));
+        } else {
+            let copied = format!("{} keys, {} bytes; {} commands applied", tally.keys, tally.bytes, tally.applied);
+            lines.push(format!("copied     {copied}"));
+        }
         lines.push(format!("removed    {} keys at the source", tally.removed));
     }
     if t.skip_audit {
         lines.push("audit      nobody wanted one".to_owned());
     }
-    if let Some(found) = &t.audit {
+    if let Some(found) = t.audit.as_ref().filter(|_| t.mode == Mode::OnAccess) {
+        lines.push(format!("left       {} keys at the source when all had come", found.compared));
+    } else if let Some(found) = &t.audit {
         let wrong = format!("{} missing, {} different, {} extra", found.missing, found.different, found.extra);
         let all = format!("{} keys compared, {} equal, {} written since", found.compared, found.equal, found.changed);
         let apart = if found.told_apart { "" } else { " (or not: another leader ran the copy)" };

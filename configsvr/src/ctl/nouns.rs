@@ -430,7 +430,7 @@ pub(super) fn slots(client: &mut Client, as_json: bool, verb: SlotsVerb) -> Resu
 fn slot_table(ranges: &[SlotsOf]) -> String {
     let row = |r: &SlotsOf| {
         let state = match r.target {
-            Some(target) => format!("moving to {target}"),
+            Some(target) => format!("moving -> {target}"),
             None => format!("{:?}", r.state).to_lowercase(),
         };
         let slots = if r.from == r.to { r.from.to_string() } else { format!("{}-{}", r.from, r.to) };

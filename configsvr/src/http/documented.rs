@@ -314,9 +314,12 @@ pub(super) struct MigrationWord {
     pub from: GroupId,
     pub to: GroupId,
     pub slots: Vec<SpanWord>,
+    /// `copy` where it is not there.
+    #[schema(required = false)]
+    pub mode: ModeWord,
     /// 1 preparing, 2 pending, 3 migrating, 4 finished.
     pub state: u8,
-    /// `waiting`, `copy`, `fence`, `clean`, `done`, `undo` or `cancelled`.
+    /// `waiting`, `copy`, `fence`, `fetch`, `clean`, `done`, `undo` or `cancelled`.
     pub phase: String,
     #[schema(required = false)]
     pub paused: bool,
@@ -331,7 +334,7 @@ pub(super) struct MigrationWord {
     /// The target's memory is not looked at.
     #[schema(required = false)]
     pub force: bool,
-    /// Under which the slots are held, or owned by the target.
+    /// Under which the slots are held, or served by the target.
     pub epoch: Option<u64>,
     /// How often the slots were held so far.
     pub fences: u32,
@@ -348,6 +351,17 @@ pub(super) struct MigrationWord {
     pub stage: Option<String>,
     pub trouble: Option<String>,
     pub progress: Option<ProgressWord>,
+}
+
+/// How keys come from the source to the target. `on_access`: the target serves the slots from the beginning, and each key
+/// comes when it is used; until all have come, the failover of either group may lose or bring back what its replica had not
+/// heard of.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = Mode)]
+pub(super) enum ModeWord {
+    Copy,
+    OnAccess,
 }
 
 /// How hard it may push; 0: no limit.

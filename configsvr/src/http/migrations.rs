@@ -52,8 +52,9 @@ async fn start(
     Said(new): Said<NewMigrations>,
 ) -> Result<Json<Answer>, Problem> {
     let moves = new.moves.into_iter().map(|m| NewMove { from: m.from, to: m.to, slots: m.slots, count: m.count });
-    let NewMigrations { window, epoch, skip_audit, force, .. } = new;
-    let new = NewMoves { moves: moves.collect(), limits: new.limits.over(None), window, epoch, skip_audit, force };
+    let NewMigrations { mode, window, epoch, skip_audit, force, .. } = new;
+    let limits = new.limits.over(None);
+    let new = NewMoves { moves: moves.collect(), mode, limits, window, epoch, skip_audit, force };
     change(&api, terms, Command::StartMigrations(new)).await
 }
 
@@ -103,7 +104,7 @@ async fn resume(State(api): State<Arc<Api>>, At(id): At<u64>, terms: Terms) -> R
     steer(&api, terms, id, Steering { paused: Some(false), ..Steering::default() }).await
 }
 
-/// The source keeps its slots, the copy is removed. Not once the slots have changed hands.
+/// The source keeps its slots, the copy is removed. Not once the target serves them.
 #[utoipa::path(post, path = "/api/v1/migrations/{id}/cancel", tag = "migrations",
     params(("id" = u64, Path), DryRun, IdempotencyKey),
     responses((status = 200, description = "noted", body = AnswerWord), ChangeProblems))]

@@ -1,9 +1,9 @@
 //! The words about slots that move: what may be wished, and what a plan says.
 
-use super::documented::{ByWord, EstimateWord, MeasuredWord, PlanWord, RoomWord, SpanWord};
+use super::documented::{ByWord, EstimateWord, MeasuredWord, ModeWord, PlanWord, RoomWord, SpanWord};
 use crate::control::balance::Balance;
 use crate::control::measure::{By, Estimate, Measured, Room};
-use crate::control::task::{Limits, Span, Window};
+use crate::control::task::{Limits, Mode, Span, Window};
 use cluster::group::GroupId;
 use cluster::instance::Addr;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,10 @@ use utoipa::ToSchema;
 #[serde(deny_unknown_fields)]
 pub struct NewMigrations {
     pub moves: Vec<Moved>,
+    /// `copy` by default.
+    #[serde(default)]
+    #[schema(value_type = ModeWord)]
+    pub mode: Mode,
     #[serde(default)]
     pub limits: MigrationLimits,
     /// Only within these hours (UTC).

@@ -15,7 +15,7 @@ use crate::control::command::{Command, NewMove, NewMoves};
 use crate::control::limits::MOVES_AT_ONCE;
 use crate::control::look::Verdict;
 use crate::control::measure::{By, Costs, Counted, Memory, Room, Sample, coming, costs, estimate, lack, speed};
-use crate::control::task::{Limits, TaskPhase};
+use crate::control::task::{Limits, Mode, TaskPhase};
 use crate::control::view::View;
 use crate::mover::survey::{self, Depth, Place};
 use axum::Json;
@@ -66,7 +66,8 @@ async fn rebalance(
     let moves = plan.balance.moves.iter().map(whole).collect();
     let Rebalance { window, skip_audit, force, .. } = new;
     let limits = new.limits.over(None);
-    let wish = NewMoves { moves, limits, window, epoch: Some(plan.epoch), skip_audit, force };
+    let mode = Mode::Copy;
+    let wish = NewMoves { moves, mode, limits, window, epoch: Some(plan.epoch), skip_audit, force };
     let Json(done) = change(&api, terms, Command::StartMigrations(wish)).await?;
     let ids = done.result["migrations"].as_array().into_iter().flatten();
     plan.begun = ids.filter_map(|task| task["id"].as_u64()).collect();

@@ -20,7 +20,7 @@ use crate::control::layout::{
     SETTINGS, SLOTS, Settings, SlotEntry, Token,
 };
 use crate::control::ranges;
-use crate::control::task::TASKS;
+use crate::control::task::{TASKS, Task, TaskPhase};
 use crate::store::{Compare, Op, Snapshot, TXN_MAX, Txn, Verdict};
 use axum::Json;
 use axum::extract::State;
@@ -152,6 +152,12 @@ impl Plan {
             rest.remove(SETTINGS).ok_or_else(|| unfit(format!("{SETTINGS} is missing: there was no cluster")))?;
         let epoch = rest.remove(EPOCH).ok_or_else(|| unfit(format!("{EPOCH} is missing")))?;
         let epoch: Epoch = parse(EPOCH, &epoch)?;
+        if let Some(task) = tasks(&rest).find(|task| task.phase == TaskPhase::Fetch) {
+            let message =
+                format!("migration {} moves keys on access: some are at its source, some at its target", task.id);
+            let hint = "let it end, and export again";
+            return Err(Problem::new(StatusCode::CONFLICT, "not_at_rest", message, hint));
+        }
         rest.retain(|key, _| !of_the_control_plane(key));
         topology(&parse(SETTINGS, &settings)?, &epoch, &rest)?;
         Ok(Self { settings, epoch, rest })
@@ -257,6 +263,12 @@ fn parse<T: DeserializeOwned>(key: &str, value: &str) -> Result<T, Problem> {
 /// Of the cluster, and nobody else's.
 fn known(key: &str) -> bool {
     key.starts_with(SLOTS) || key.starts_with(GROUPS)
+}
+
+/// Migrations of an export, as far as they can be read: they are not imported.
+fn tasks(all: &BTreeMap<String, String>) -> impl Iterator<Item = Task> {
+    let of_tasks = all.iter().filter(|(key, _)| key.starts_with(TASKS));
+    of_tasks.filter_map(|(_, value)| serde_json::from_str(value).ok())
 }
 
 fn of_the_control_plane(key: &str) -> bool {
@@ -480,6 +492,9 @@ mod tests {
         assert_eq!(world.snapshot().await.entries.len(), 1);
     }
 
+    const FETCHING: &str = r#"{"id":9,"from":1,"to":2,"slots":[{"from":0,"to":1}],"mode":"on_access","state":3,
+        "phase":"fetch","times":{"created":1}}"#;
+
     #[test]
     fn what_is_not_whole_is_refused() {
         for (key, value, word) in [
@@ -491,6 +506,7 @@ mod tests {
             ("slot-to-group-mapping/slot5", Some(r#"{"slot_id":6,"group_id":1}"#), "its slot_id is 6"),
             ("slot-to-group-mapping/slot301", Some(r#"{"slot_id":301,"group_id":1}"#), "not within 0-299"),
             ("something", Some("{}"), "something is no key"),
+            ("migration-tasks/00000000000000000009", Some(FETCHING), "migration 9 moves keys on access"),
         ] {
             let export = export(|all| {
                 all.remove(key);

@@ -36,6 +36,13 @@ pub(super) async fn attach(source: &Side, name: &Name, access: &Access) -> Resul
     if !primary.primary {
         return Err(Fault::failed(format!("{} is no primary", source.primary)));
     }
+    if primary.replid.is_empty() {
+        return Err(Fault::hopeless(format!(
+            "{} cannot go on with a stream of writes from where somebody else stands (PSYNC of Redis 4 and later): let its \
+             slots move with --mode on-access",
+            source.primary
+        )));
+    }
     for replica in &source.replicas {
         match attach_at(replica, &primary.replid, name, access, None).await {
             Ok(attached) => return Ok(attached),

@@ -5,22 +5,19 @@ use super::attach::{self, Attached};
 use super::core::limits::{PIECE_BYTES, PIECE_FROM};
 use super::core::slots::Slots;
 use super::core::{Copier, Fault, Plan};
+use super::ground::{self, Ground, REPORT, ended, nothing_yet, run_id};
 use super::line::Line;
 use super::name::{Name, Part};
 use super::scout::{Said, Scout};
-use super::{Confirm, Told, functions, preflight, sweep};
+use super::{Told, functions, preflight, sweep};
 use crate::agent::link::Access;
-use crate::control::event::Event;
 use crate::control::job::{Goal, Job, Stage, Status};
 use cluster::resp::write;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-/// How often a job says where it stands.
-const REPORT: Duration = Duration::from_millis(250);
 /// How often limits are looked at anew.
 const TICK: Duration = Duration::from_millis(5);
 /// A source drops a replica that says nothing for a minute.
@@ -30,15 +27,6 @@ const STALL: Duration = Duration::from_secs(10);
 /// A lost connection is made again within so long, or the job ends.
 const RECONNECT: Duration = Duration::from_secs(10);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
-
-/// What a job is given.
-pub(super) struct Ground {
-    pub(super) job: Arc<Job>,
-    pub(super) access: Arc<Access>,
-    pub(super) confirm: Confirm,
-    pub(super) told: watch::Receiver<Told>,
-    pub(super) outcomes: mpsc::Sender<Event>,
-}
 
 /// Runs until it is dropped: also after its end it says how that was, once a report's time.
 pub(super) async fn run(ground: Ground) {
@@ -60,17 +48,6 @@ pub(super) async fn run(ground: Ground) {
         sleep(REPORT * 4).await;
         ends.lag = 0;
     }
-}
-
-fn ended(fault: Fault) -> Stage {
-    match fault {
-        Fault { hopeless: true, why } => Stage::Hopeless { why },
-        Fault { hopeless: false, why } => Stage::Failed { why },
-    }
-}
-
-fn nothing_yet() -> Status {
-    Status { stage: Stage::Purging, scanned: 0, to_scan: 0, copied: 0, bytes: 0, applied: 0, dirty: 0, lag: 0 }
 }
 
 /// Prepares, and says so meanwhile.
@@ -115,7 +92,7 @@ async fn prepare<'a>(ground: &'a Ground, name: &'a Name) -> Result<Run<'a>, Faul
     let attached = attach::attach(&job.source, name, access).await?;
     name_database(job, name, access).await.map_err(Fault::failed)?;
     let mut source = name.connect(&attached.addr, access, Part::Reader).await.map_err(Fault::failed)?;
-    let source_id = self::run_id(&mut source).await.map_err(Fault::failed)?;
+    let source_id = ground::run_id(&mut source).await.map_err(Fault::failed)?;
     let found = preflight::look(&mut source).await?;
     let mut copier = Copier::new(Plan {
         slots,
@@ -173,19 +150,6 @@ async fn replicas(ground: &Ground, name: &Name) -> Vec<Line> {
         lines.extend(name.connect(replica, &ground.access, Part::Reader).await);
     }
     lines
-}
-
-async fn run_id(line: &mut Line) -> Result<String, String> {
-    let info = line.say(&[b"INFO", b"server"]).await?;
-    let id = info.lines().find_map(|l| l.trim_end().strip_prefix("run_id:"));
-    id.map(str::to_owned).ok_or_else(|| format!("{}: INFO names no run_id", line.addr()))
-}
-
-impl Ground {
-    async fn report(&self, status: Status) {
-        let event = Event::Moved { task: self.job.task.clone(), attempt: self.job.attempt, status };
-        _ = self.outcomes.send(event).await; // an error: the server has ended
-    }
 }
 
 /// A job under way.

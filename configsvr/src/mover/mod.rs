@@ -1,11 +1,18 @@
 //! Moves slots between groups while clients write: copies what is there, follows what comes, and says when the target holds
 //! everything. What a slot's owner is, control decides.
 //!
+//! Slots that move on access are another thing: servers move keys to each other by themselves, `ready` tries whether they can,
+//! `fetch` tells them until none is left.
+//!
 //! `core` is pure: bytes in, bytes out. The rest carries them: a job has a writer to the target (the only connection that
 //! changes anything there), the stream of a replica of the source, a connection on which values are read at the same
 //! replica, and a `scout` that looks at the source's primary.
 
 mod job;
+mod fetch;
+mod ready;
+mod ferry;
+mod ground;
 mod audit;
 mod scout;
 pub mod survey;
@@ -20,9 +27,9 @@ pub mod core;
 
 use crate::agent::link::Access;
 use crate::control::event::{DeedId, Event};
-use crate::control::job::{Audit, Goal, Job, JobLimits, Sweep};
+use crate::control::job::{Audit, Goal, Job, JobLimits, Sweep, Work};
 use crate::control::layout::Token;
-use job::Ground;
+use ground::Ground;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -85,7 +92,11 @@ impl Movers {
                     told,
                     outcomes: self.outcomes.clone(),
                 };
-                let task = tokio::spawn(job::run(ground));
+                let task = match job.work {
+                    Work::Copy => tokio::spawn(job::run(ground)),
+                    Work::Prepare => tokio::spawn(ready::run(ground)),
+                    Work::Fetch => tokio::spawn(fetch::run(ground)),
+                };
                 self.jobs.insert(job.task.clone(), Running { attempt, told: tell, task });
             }
         }

@@ -70,9 +70,11 @@ impl Name {
     pub(super) async fn connect(&self, addr: &Addr, access: &Access, part: Part) -> Result<Line, String> {
         let mut line = Line::open(addr, access).await?;
         line.done(&[b"CLIENT", b"SETNAME", self.of(part).as_bytes()]).await?;
-        let own = line.done(&[b"CLIENT", b"ID"]).await?;
-        let own = integer(&own).unwrap_or(0).to_string();
+        let own = line.ask(&[b"CLIENT", b"ID"]).await?;
         let list = line.say(&[b"CLIENT", b"LIST"]).await?;
+        // Servers before Redis 5 do not say it: it is the latest of that name.
+        let latest = || clients(&list).filter(|(_, name)| *name == self.of(part)).filter_map(|(id, _)| id.parse().ok());
+        let own = integer(&own).or_else(|| latest().max()).unwrap_or(0).to_string();
         for id in clients(&list).filter(|(id, name)| *id != own && self.ends(name, part)).map(|(id, _)| id) {
             line.done(&[b"CLIENT", b"KILL", b"ID", id.as_bytes()]).await?; // 0: gone by itself
         }

@@ -28,6 +28,12 @@ pub(super) struct Ground {
 
 /// Looks at both sides. `source`: where copies are read; `target`: its writer, confirmed.
 pub(super) async fn check(source: &mut Line, target: &mut Line) -> Result<(), Fault> {
+    places(source, target).await?;
+    clocks(source, target).await
+}
+
+/// Whether both are what they should be.
+pub(super) async fn places(source: &mut Line, target: &mut Line) -> Result<(), Fault> {
     let there = Info::of(target).await?;
     let here = Info::of(source).await?;
     for (line, info) in [(&*source, &here), (&*target, &there)] {
@@ -42,7 +48,21 @@ pub(super) async fn check(source: &mut Line, target: &mut Line) -> Result<(), Fa
     if there.is("loading", "1") || here.is("loading", "1") {
         return Err(Fault::failed("an instance is still loading its data"));
     }
-    clocks(source, target).await
+    Ok(())
+}
+
+/// Whether it is a primary.
+pub(super) async fn is_primary(line: &mut Line) -> Result<(), Fault> {
+    match Info::of(line).await?.is("role", "master") {
+        true => Ok(()),
+        false => Err(Fault::failed(format!("{} is no primary", line.addr()))),
+    }
+}
+
+/// Whether it knows a command: called with nothing, one that it knows lacks its arguments.
+pub(super) async fn knows(line: &mut Line, command: &str) -> Result<bool, Fault> {
+    let said = line.ask(&[command.as_bytes()]).await.map_err(Fault::failed)?;
+    Ok(String::from_utf8_lossy(&said).contains("wrong number of arguments"))
 }
 
 /// Some keys of the source and their sizes, and how many it has.
@@ -180,7 +200,7 @@ async fn samples(source: &mut Line, keys: u64) -> Result<Vec<(Vec<u8>, i64)>, Fa
     if let Some(error) = sizes.iter().find(|raw| raw.first() == Some(&b'-')) {
         let error = String::from_utf8_lossy(error).trim_end().to_owned();
         return Err(Fault::hopeless(format!(
-            "{}: MEMORY USAGE: {error}: sizes must be known before copying",
+            "{}: MEMORY USAGE: {error}: sizes must be known before copying; slots of such a server move with --mode on-access",
             source.addr()
         )));
     }

@@ -23,18 +23,45 @@ pub(super) async fn sweep(sweep: &Sweep, access: &Access, confirm: &Confirm) -> 
     let name = Name::new(&sweep.task, sweep.token, 0);
     let mut line = name.connect(&sweep.at, access, Part::Sweeper).await?;
     confirm(sweep.token).await?;
+    if sweep.count_only {
+        return count(&mut line, &Slots::from(sweep)).await;
+    }
     clear(&mut line, &Slots::from(sweep), sweep.keys_per_s).await
+}
+
+/// How many keys of `slots` there are; some may be counted twice.
+async fn count(line: &mut Line, slots: &Slots) -> Result<u64, String> {
+    let (mut cursor, mut found) = (b"0".to_vec(), 0);
+    loop {
+        let (next, keys) = scan(line, &cursor, slots).await?;
+        found += keys.len() as u64;
+        cursor = next;
+        if cursor == b"0" {
+            return Ok(found);
+        }
+    }
+}
+
+/// A step of a walk over all keys: the cursor to go on with, and the keys of `slots` that were met.
+async fn scan(line: &mut Line, cursor: &[u8], slots: &Slots) -> Result<(Vec<u8>, Vec<Vec<u8>>), String> {
+    let (next, keys) = met(line, cursor).await?;
+    Ok((next, keys.into_iter().filter(|key| slots.hold(key)).collect()))
+}
+
+/// As `scan`, with all keys.
+pub(super) async fn met(line: &mut Line, cursor: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>), String> {
+    let reply = line.done(&[b"SCAN", cursor, b"COUNT", COUNT]).await?;
+    let mut parts = Elements::new(&reply).into_iter().flatten();
+    let next = parts.next().and_then(text).ok_or_else(|| format!("{}: SCAN makes no sense", line.addr()))?;
+    let keys = parts.next().and_then(Elements::new).into_iter().flatten();
+    Ok((next.to_vec(), keys.filter_map(text).map(<[u8]>::to_vec).collect()))
 }
 
 /// Removes the keys of `slots`; `keys_per_s` 0: no limit.
 pub(super) async fn clear(line: &mut Line, slots: &Slots, keys_per_s: u64) -> Result<u64, String> {
     let (mut cursor, mut removed, begun) = (b"0".to_vec(), 0, Instant::now());
     loop {
-        let reply = line.done(&[b"SCAN", &cursor, b"COUNT", COUNT]).await?;
-        let mut parts = Elements::new(&reply).into_iter().flatten();
-        let next = parts.next().and_then(text).ok_or_else(|| format!("{}: SCAN makes no sense", line.addr()))?;
-        let keys = parts.next().and_then(Elements::new).into_iter().flatten();
-        let ours: Vec<&[u8]> = keys.filter_map(text).filter(|key| slots.hold(key)).collect();
+        let (next, ours) = scan(line, &cursor, slots).await?;
         for some in ours.chunks(KEYS) {
             removed += unlink(line, some).await?;
             if keys_per_s > 0 {
@@ -42,21 +69,28 @@ pub(super) async fn clear(line: &mut Line, slots: &Slots, keys_per_s: u64) -> Re
                 sleep(due.saturating_sub(begun.elapsed())).await;
             }
         }
-        cursor = next.to_vec();
+        cursor = next;
         if cursor == b"0" {
             return Ok(removed);
         }
     }
 }
 
-async fn unlink(line: &mut Line, keys: &[&[u8]]) -> Result<u64, String> {
-    let mut request = Vec::new();
-    write::array(&mut request, keys.len() + 1);
-    write::bulk(&mut request, b"UNLINK");
-    keys.iter().for_each(|key| write::bulk(&mut request, key));
-    let reply = line.ask_all(&request, 1).await?.pop().unwrap_or_default();
-    match integer(&reply) {
+/// Removes keys. Servers before Redis 4 know only DEL.
+pub(super) async fn unlink(line: &mut Line, keys: &[Vec<u8>]) -> Result<u64, String> {
+    let mut said = Vec::new();
+    for word in [&b"UNLINK"[..], b"DEL"] {
+        let mut request = Vec::new();
+        write::array(&mut request, keys.len() + 1);
+        write::bulk(&mut request, word);
+        keys.iter().for_each(|key| write::bulk(&mut request, key));
+        said = line.ask_all(&request, 1).await?.pop().unwrap_or_default();
+        if !said.starts_with(b"-ERR unknown command") {
+            break;
+        }
+    }
+    match integer(&said) {
         Some(n) => Ok(n.max(0) as u64),
-        None => Err(format!("{}: UNLINK: {}", line.addr(), String::from_utf8_lossy(&reply).trim_end())),
+        None => Err(format!("{}: UNLINK: {}", line.addr(), String::from_utf8_lossy(&said).trim_end())),
     }
 }

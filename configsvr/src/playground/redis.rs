@@ -73,14 +73,20 @@ impl Program {
         // Replicas are in sync at once, not after the 5 s in which Redis waits for more of them.
         say("repl-diskless-sync yes\nrepl-diskless-sync-delay 0");
         // What `doctor` asks of real ones: a silent primary is noticed by its replicas, a short break costs no full copy.
-        say("repl-ping-replica-period 1\nrepl-backlog-size 64mb");
-        // The command line keeps naming redis.conf, by which one tells it from other servers.
-        say("set-proc-title no");
+        // The server of Codis is a Redis 3.2, with the words of then.
+        let (ping, follow) = match self.major() {
+            ..5 => ("repl-ping-slave-period", "slaveof"),
+            _ => ("repl-ping-replica-period", "replicaof"),
+        };
+        say(&format!("{ping} 1\nrepl-backlog-size 64mb"));
+        if self.major() >= 5 {
+            say("set-proc-title no"); // the command line keeps naming redis.conf, by which one tells it from other servers
+        }
         if self.major() >= 7 {
             say("enable-debug-command local"); // older ones always allow it
         }
         if let Some(primary) = primary {
-            say(&format!("replicaof {} {}", primary.ip(), primary.port()));
+            say(&format!("{follow} {} {}", primary.ip(), primary.port()));
         }
         let _ = writeln!(conf, "{}", extra.trim_end());
         conf

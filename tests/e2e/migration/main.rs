@@ -10,6 +10,7 @@
 
 mod planning;
 mod trials;
+mod on_access;
 mod sessions;
 mod soak;
 mod scene;

@@ -43,15 +43,17 @@ pub(crate) struct Seen {
 
 impl Scene {
     pub(crate) fn begin(groups: u16, configsvrs: u16) -> Result<Self> {
-        let options = Options {
-            groups,
-            replicas: 1,
-            configsvrs,
-            proxies: 2,
-            workers: Some(1),
-            slots: SLOTS,
-            ..Options::default()
-        };
+        Self::of(Options { groups, configsvrs, ..Options::default() })
+    }
+
+    /// With servers that are named, and have no replicas.
+    pub(crate) fn of_servers(server: PathBuf) -> Result<Self> {
+        Self::of(Options { groups: 2, configsvrs: 1, redis_server: Some(server), replicas: 0, ..Options::default() })
+    }
+
+    fn of(options: Options) -> Result<Self> {
+        let groups = options.groups;
+        let options = Options { proxies: 2, workers: Some(1), slots: SLOTS, ..options };
         let scene = Self { playground: Playground::start(options)?, groups, loads: 0 };
         until("the primaries are known", LIMIT, || {
             let guards = scene.get("/api/v1/guards")?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cluster::slot::{TagRule, slot_of};
 use configsvr::agent::link::Access;
 use configsvr::control::event::Event;
-use configsvr::control::job::{Audit, Findings, Goal, Job, JobLimits, Mark, Stage, Status};
+use configsvr::control::job::{Audit, Findings, Goal, Job, JobLimits, Mark, Stage, Status, Work};
 use configsvr::control::layout::Token;
 use configsvr::mover::{Confirm, Movers};
 use std::sync::Arc;
@@ -53,6 +53,7 @@ impl Scene {
     pub(crate) fn assemble(source: Pair, target: Pair, moving: u16, limits: JobLimits) -> Result<Self> {
         let job = Arc::new(Job {
             task: "0001".to_owned(),
+            work: Work::Copy,
             attempt: 1,
             token: Token { term: 3, member: 1 },
             slots: (0..moving).collect(),

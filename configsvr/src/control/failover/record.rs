@@ -57,7 +57,9 @@ pub(in crate::control) fn begin(
     what: Begin,
     wall: u64,
 ) -> Option<Step> {
-    let next = next_epoch(known, apply(known, &Change::Hold { group: group.id }).ok()?)?;
+    let held = apply(known, &Change::Hold { group: group.id }).ok()?;
+    let held = state.in_step(&held, |other| other == group.id || state.holds(other))?;
+    let next = next_epoch(known, held)?;
     let old = group.primary()?.addr.clone();
     let identity = state.guard(group.id).and_then(|g| g.primary.as_ref()).filter(|i| i.addr == old);
     // Whoever forces it and names the heir has decided about histories, too.
@@ -118,7 +120,7 @@ pub(super) fn passed_over(scene: &Scene, record: &Failover) -> Txn {
 pub(super) fn committed(scene: &Scene, record: &Failover, candidate: &Addr, said: &Info) -> Option<Txn> {
     let known = scene.known()?;
     let release = Change::Release { group: record.group_id, primary: Some(candidate.clone()) };
-    let next = next_epoch(known, apply(known, &release).ok()?)?;
+    let next = next_epoch(known, released(scene, record, &apply(known, &release).ok()?)?)?;
     let mut record = record.clone();
     record.phase = Phase::Repair;
     record.times.committed = Some(scene.wall);
@@ -147,11 +149,16 @@ pub(super) fn committed(scene: &Scene, record: &Failover, candidate: &Addr, said
 pub(super) fn aborted(scene: &Scene, record: &Failover, note: &str) -> Option<Txn> {
     let known = scene.known()?;
     let release = Change::Release { group: record.group_id, primary: None };
-    let next = next_epoch(known, apply(known, &release).ok()?)?;
+    let next = next_epoch(known, released(scene, record, &apply(known, &release).ok()?)?)?;
     let mut record = record.clone();
     record.phase = Phase::Aborted;
     (record.note, record.times.ended) = (Some(note.to_owned()), Some(scene.wall));
     Some(transaction(scene.state, scene.fence, topology_step(scene.state, &next, record)?))
+}
+
+/// Slots that move on access go on with that, unless the group on their other side is held, too.
+fn released(scene: &Scene, record: &Failover, next: &Topology) -> Option<Topology> {
+    scene.state.in_step(next, |other| other != record.group_id && scene.state.holds(other))
 }
 
 /// All that can follow does.

@@ -8,7 +8,7 @@ use crate::control::failover::Scene;
 use crate::control::job::{Audit, Findings, Sweep};
 use crate::control::limits::{AUDITS_MAX, CLEAN_ALARM_MS, SWEEP_AGAIN_MS};
 use crate::control::out::Out;
-use crate::control::task::{Task, TaskPhase};
+use crate::control::task::{Mode, Task, TaskPhase};
 use cluster::group::Group;
 use cluster::slot::Slot;
 use std::sync::Arc;
@@ -44,7 +44,20 @@ impl Migrations {
         if !self.writer.is_idle() {
             return;
         }
-        if task.audit.is_none() && !task.skip_audit {
+        if task.mode == Mode::OnAccess && task.audit.is_none() {
+            // Nothing is to be there any more; what a replica brought back that had not heard of all is looked at first.
+            match self.swept_at(scene, task, groups.0, true, out) {
+                None => {}
+                Some(0) => self.writer.write(scene.now, record::cleaned(scene, task, 0), out),
+                Some(left) => {
+                    let doubt =
+                        format!("{left} keys were left at group {}, or came back there; {}", task.from, kept(task));
+                    let message = format!("migration {}: {doubt}", task.id);
+                    board.raise(out, STUCK, &task.id.to_string(), epoch, message);
+                    self.writer.write(scene.now, record::left_over(scene, task, left, doubt), out);
+                }
+            }
+        } else if task.audit.is_none() && !task.skip_audit {
             if let Some((found, doubt)) = self.compared(scene, task, groups, out) {
                 if let Some(doubt) = &doubt {
                     let message = format!("migration {}: {doubt}", task.id);
@@ -52,7 +65,7 @@ impl Migrations {
                 }
                 self.writer.write(scene.now, record::audited(scene, task, &found, doubt), out);
             }
-        } else if let Some(removed) = self.swept_at(scene, task, groups.0, out) {
+        } else if let Some(removed) = self.swept_at(scene, task, groups.0, false, out) {
             self.writer.write(scene.now, record::cleaned(scene, task, removed), out);
         }
     }
@@ -103,15 +116,15 @@ impl Migrations {
 
     pub(super) fn undo(&mut self, scene: &Scene, task: &Task, to: &Group, out: &mut Out) {
         self.drop_run(task, out);
-        if self.swept_at(scene, task, to, out).is_some() && self.writer.is_idle() {
+        if self.swept_at(scene, task, to, false, out).is_some() && self.writer.is_idle() {
             self.writer.write(scene.now, record::ended(scene, task, TaskPhase::Cancelled), out);
         }
     }
 
-    /// How many keys were removed at the group's primary, once they are.
-    fn swept_at(&mut self, scene: &Scene, task: &Task, group: &Group, out: &mut Out) -> Option<u64> {
+    /// How many keys were removed at the group's primary, once they are; or how many there are.
+    fn swept_at(&mut self, scene: &Scene, task: &Task, group: &Group, count_only: bool, out: &mut Out) -> Option<u64> {
         let primary = &group.primary()?.addr;
-        let sweeping = self.sweeps.get(&task.id).filter(|s| s.at == *primary);
+        let sweeping = self.sweeps.get(&task.id).filter(|s| s.at == *primary && s.count_only == count_only);
         match sweeping.map(|s| &s.outcome) {
             Some(Some((Ok(removed), _))) => return Some(*removed),
             Some(None) => return None,
@@ -137,9 +150,10 @@ impl Migrations {
             slot_count: known.slot_count(),
             tag_rule: known.tag_rule(),
             keys_per_s: task.limits.keys_per_s,
+            count_only,
         };
         out.push(Action::Sweep { deed, sweep });
-        self.sweeps.insert(task.id, Sweeping { deed, at: primary.clone(), outcome: None });
+        self.sweeps.insert(task.id, Sweeping { deed, at: primary.clone(), count_only, outcome: None });
         None
     }
 }

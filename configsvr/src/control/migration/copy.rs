@@ -5,12 +5,12 @@ use super::{Migrations, STUCK, at_peace, record};
 use crate::control::board::Board;
 use crate::control::event::Action;
 use crate::control::failover::Scene;
-use crate::control::job::{Goal, Job, Side, Stage, Status};
+use crate::control::job::{Goal, Job, Side, Stage, Status, Work};
 use crate::control::limits::{
     FENCE_DIRTY_MAX, FENCE_LAG_MAX, JOB_AGAIN_MS, JOB_SILENT_MS, MIGRATION_ALARM_FAILURES, STATUS_FRESH_MS,
 };
 use crate::control::out::Out;
-use crate::control::task::{Task, TaskPhase};
+use crate::control::task::{Mode, Task, TaskPhase};
 use cluster::group::Group;
 use cluster::slot::Slot;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ impl Migrations {
     }
 
     /// There is a job, between the primaries of now, and it says something. False: not, or not yet.
-    fn keep_running(
+    pub(super) fn keep_running(
         &mut self,
         scene: &Scene,
         task: &Task,
@@ -80,7 +80,7 @@ impl Migrations {
         out: &mut Out,
         board: &mut Board,
     ) -> bool {
-        let Some(run) = self.runs.get_mut(&task.id) else {
+        let Some(run) = self.runs.get_mut(&task.id).filter(|run| run.job.work == work_of(task)) else {
             if ready {
                 self.attempt(scene, task, groups, out);
             }
@@ -109,7 +109,7 @@ impl Migrations {
         };
         let subject = task.id.to_string();
         let Some(why) = ended else {
-            if matches!(run.stage(), Some(Stage::Tailing)) {
+            if run.gets_on() {
                 run.failures = 0;
                 board.settle(out, STUCK, &subject, "it went on");
             }
@@ -133,13 +133,14 @@ impl Migrations {
         false
     }
 
-    /// Begins a copy from the purge on.
+    /// Begins a copy from the purge on; or a walk over what is left at the source.
     fn attempt(&mut self, scene: &Scene, task: &Task, groups: (&Group, &Group), out: &mut Out) {
         let (Some(source), Some(target), Some(known)) = (side(groups.0), side(groups.1), scene.known()) else { return };
         let slots: Arc<[Slot]> = task.slots().collect();
         self.attempts += 1;
         let job = Arc::new(Job {
             task: task.id.to_string(),
+            work: work_of(task),
             attempt: self.attempts,
             token: scene.fence.token,
             slots,
@@ -150,7 +151,7 @@ impl Migrations {
             limits: task.limits.into(),
             force: task.force,
         });
-        let last = self.runs.remove(&task.id);
+        let last = self.runs.remove(&task.id).filter(|run| run.job.work == job.work);
         let (failures, fence) = last.map_or((0, Fence::default()), |run| (run.failures, run.fence));
         let goal = Goal::Copy;
         out.push(Action::Move { job: Arc::clone(&job), goal });
@@ -166,13 +167,22 @@ impl Migrations {
     }
 }
 
+/// What is to be done for a task now.
+fn work_of(task: &Task) -> Work {
+    match (task.mode, task.phase) {
+        (Mode::Copy, _) => Work::Copy,
+        (Mode::OnAccess, TaskPhase::Fetch) => Work::Fetch,
+        (Mode::OnAccess, _) => Work::Prepare,
+    }
+}
+
 /// People and the clock let it go on.
-fn is_ready(scene: &Scene, task: &Task) -> bool {
+pub(super) fn is_ready(scene: &Scene, task: &Task) -> bool {
     !task.paused && !scene.state.automation_paused() && task.window.is_none_or(|window| window.is_open(scene.wall))
 }
 
 /// A slot of it that the source does not own.
-fn stranger(scene: &Scene, task: &Task) -> Option<Slot> {
+pub(super) fn stranger(scene: &Scene, task: &Task) -> Option<Slot> {
     let known = scene.known()?;
     task.slots().find(|slot| known.slots().get(usize::from(*slot)).is_none_or(|owner| owner.group != Some(task.from)))
 }

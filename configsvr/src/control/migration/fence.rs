@@ -7,7 +7,7 @@ use crate::control::failover::Scene;
 use crate::control::job::{Goal, Stage};
 use crate::control::limits::{FENCE_AGAIN_MS, FENCE_LIMIT_MS, FENCE_QUIET_MS};
 use crate::control::out::Out;
-use crate::control::task::Task;
+use crate::control::task::{Mode, Task};
 use cluster::group::Group;
 
 impl Migrations {
@@ -19,7 +19,11 @@ impl Migrations {
             Ok(false) => {}
             Ok(true) => {
                 let status = self.runs.get(&task.id).and_then(|run| run.status.as_ref()).map(|(status, _)| status);
-                if let Some(txn) = status.and_then(|status| record::committed(scene, task, status)) {
+                let txn = match task.mode {
+                    Mode::Copy => status.and_then(|status| record::committed(scene, task, status)),
+                    Mode::OnAccess => record::moving(scene, task),
+                };
+                if let Some(txn) = txn {
                     self.writer.write(scene.now, txn, out);
                 }
             }
@@ -66,6 +70,14 @@ impl Migrations {
             return match scene.now > since + FENCE_QUIET_MS {
                 true => Err(format!("proxy {first} did not confirm in time that nothing is in flight")),
                 false => Ok(false),
+            };
+        }
+        if task.mode == Mode::OnAccess {
+            // Nothing is to be drained: keys come after the slots.
+            return match run.stage() {
+                Some(Stage::Tailing) => Ok(true),
+                Some(Stage::Failed { why } | Stage::Hopeless { why }) => Err(why.clone()),
+                _ => Err("the target is not ready".to_owned()),
             };
         }
         run.tell(scene.now, Goal::Drain { fence: epoch }, out);

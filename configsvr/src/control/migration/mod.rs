@@ -10,15 +10,28 @@
 //! clean     proxies are told; when all are, both sides are compared, and the source's keys are removed
 //! undo      cancelled before that: the target's copy is removed
 //! ```
+//! On access it is another way from the fence on: keys come after their slots.
+//!
+//! ```text
+//! copy      the mover only tries whether both sides can, and purges the target
+//! fence     the same; nothing is to be drained
+//!           -> one transaction: the target serves the slots, and there is no way back
+//! fetch     proxies bring keys from the source before they use them; the mover brings the rest, until none is left
+//!           -> one transaction: the slots are the target's own
+//! clean     proxies are told; what is found at the source then is people's business
+//! ```
 //! What is decided is in the store (`record`). What is in memory here may be lost at any moment: a new leader begins a copy
 //! anew, and opens a fence that another one closed.
 
+mod fetch;
 mod copy;
 mod fence;
 mod clean;
 mod record;
 mod run;
 mod tidings;
+#[cfg(test)]
+mod tests;
 
 use super::board::Board;
 use super::event::{Action, DeedId};
@@ -102,6 +115,7 @@ impl Migrations {
             TaskPhase::Waiting => self.begin(scene, task, out),
             TaskPhase::Copy => self.copy(scene, task, (from, to), out, board),
             TaskPhase::Fence => self.fence(scene, task, (from, to), out),
+            TaskPhase::Fetch => self.fetch(scene, task, (from, to), out, board),
             TaskPhase::Clean => self.clean(scene, task, (from, to), out, board),
             TaskPhase::Undo => self.undo(scene, task, to, out),
             TaskPhase::Done | TaskPhase::Cancelled => {}
@@ -112,7 +126,7 @@ impl Migrations {
     fn forget(&mut self, scene: &Scene, out: &mut Out, board: &mut Board) {
         let phase = |id: &u64| scene.state.tasks.get(id).map(|item| item.value.phase);
         self.runs.retain(|id, _| {
-            let wanted = matches!(phase(id), Some(TaskPhase::Copy | TaskPhase::Fence));
+            let wanted = matches!(phase(id), Some(TaskPhase::Copy | TaskPhase::Fence | TaskPhase::Fetch));
             if !wanted {
                 out.push(Action::Drop { task: id.to_string() });
             }

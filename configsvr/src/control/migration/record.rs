@@ -58,11 +58,36 @@ pub(super) fn committed(scene: &Scene, task: &Task, status: &Status) -> Option<T
         next.mark.clone_from(mark);
     }
     let hand_over = Change::ReleaseSlots { slots: task.slots().collect(), group: task.to };
+    given(scene, task, &next, &hand_over)
+}
+
+/// On access: the target serves the slots from here on, and their keys follow. There is no way back.
+pub(super) fn moving(scene: &Scene, task: &Task) -> Option<Txn> {
+    let mut next = task.at(TaskPhase::Fetch);
+    (next.epoch, next.note) = (Some(scene.known()?.epoch() + 1), None);
+    let pause_ms = scene.wall.saturating_sub(task.times.fenced.unwrap_or(scene.wall));
+    next.tally = Some(Tally { pause_ms, ..Tally::default() });
+    let begin = Change::MoveSlots { slots: task.slots().collect(), target: task.to };
+    turned(scene, &next, &begin, Vec::new())
+}
+
+/// On access: all keys have come, the slots are the target's own.
+pub(super) fn landed(scene: &Scene, task: &Task, status: &Status) -> Option<Txn> {
+    let mut next = task.at(TaskPhase::Clean);
+    (next.epoch, next.note) = (Some(scene.known()?.epoch() + 1), None);
+    next.times.committed = Some(scene.wall);
+    next.tally = task.tally.map(|tally| Tally { keys: status.copied, ..tally });
+    let land = Change::LandSlots { slots: task.slots().collect(), group: task.to };
+    given(scene, task, &next, &land)
+}
+
+/// The slots' own keys say it, too: at once, or after they were unfolded.
+fn given(scene: &Scene, task: &Task, next: &Task, change: &Change) -> Option<Txn> {
     let unfolded = match task.slots().count() > SLOTS_AT_ONCE {
         true => task.slots.iter().map(|s| SlotRange { from: s.from, to: s.to, group: Some(task.to) }).collect(),
         false => Vec::new(),
     };
-    let mut txn = turned(scene, &next, &hand_over, unfolded)?;
+    let mut txn = turned(scene, next, change, unfolded)?;
     if task.slots().count() <= SLOTS_AT_ONCE {
         txn.ops.extend(task.slots().map(|slot| {
             let slot_id = u32::from(slot) + 1;
@@ -80,6 +105,12 @@ pub(super) fn audited(scene: &Scene, task: &Task, found: &Findings, doubt: Optio
         (next.paused, next.note) = (true, doubt);
     }
     noted(scene, &next)
+}
+
+/// On access: so many keys are at the source although all had come: people are to look before anything is removed.
+pub(super) fn left_over(scene: &Scene, task: &Task, left: u64, doubt: String) -> Txn {
+    let audit = Some(Findings { compared: left, ..Findings::default() });
+    noted(scene, &Task { audit, paused: true, note: Some(doubt), ..task.clone() })
 }
 
 /// All that was left behind is gone.

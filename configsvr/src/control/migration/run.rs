@@ -51,6 +51,7 @@ pub(super) struct Auditing {
 pub(super) struct Sweeping {
     pub(super) deed: DeedId,
     pub(super) at: Addr,
+    pub(super) count_only: bool,
     pub(super) outcome: Option<(Result<u64, String>, u64)>,
 }
 
@@ -71,17 +72,26 @@ impl Run {
     }
 
     pub(super) fn heard(&mut self, now: u64, status: Status) {
-        if status.stage == Stage::Copying {
+        if matches!(status.stage, Stage::Copying | Stage::Fetching) {
             self.copying.get_or_insert((now, status.scanned));
         }
         self.status = Some((status, now));
+    }
+
+    /// It has come as far as an attempt has to: what failed before is forgotten.
+    pub(super) fn gets_on(&self) -> bool {
+        self.status.as_ref().is_some_and(|(status, _)| match status.stage {
+            Stage::Tailing | Stage::Emptied => true,
+            Stage::Fetching => status.copied > 0,
+            _ => false,
+        })
     }
 
     /// Until all keys were met once.
     fn eta_ms(&self) -> Option<u64> {
         let ((status, at), (since, from)) = (self.status.as_ref()?, self.copying?);
         let (met, left) = (status.scanned.saturating_sub(from), status.to_scan.saturating_sub(status.scanned));
-        let told = status.stage == Stage::Copying && met > 0;
+        let told = matches!(status.stage, Stage::Copying | Stage::Fetching) && met > 0 && left > 0;
         told.then(|| (u128::from(left) * u128::from(at.saturating_sub(since)) / u128::from(met)) as u64)
     }
 
@@ -133,6 +143,8 @@ fn word(run: &Run) -> Option<&'static str> {
         Stage::Tailing if matches!(run.goal, Goal::Drain { .. }) => "draining",
         Stage::Tailing => "tailing",
         Stage::Drained { .. } => "drained",
+        Stage::Fetching => "fetching",
+        Stage::Emptied => "emptied",
         Stage::Failed { .. } | Stage::Hopeless { .. } => "failed",
     })
 }
@@ -146,6 +158,7 @@ pub(super) fn side(group: &Group) -> Option<Side> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::job::Work;
     use crate::control::layout::Token;
     use cluster::slot::TagRule;
 
@@ -157,6 +170,7 @@ mod tests {
         };
         let job = Job {
             task: "1".to_owned(),
+            work: Work::Copy,
             attempt: 1,
             token: Token { term: 1, member: 1 },
             slots: Arc::from([0]),

@@ -3,7 +3,7 @@
 use crate::control::board::Board;
 use crate::control::failover::Scene;
 use crate::control::out::Out;
-use crate::control::task::{Task, TaskPhase};
+use crate::control::task::{Mode, Task, TaskPhase};
 use std::collections::BTreeMap;
 
 const KIND: &str = "migration";
@@ -56,11 +56,24 @@ fn lines(before: Option<Told>, task: &Task) -> Vec<String> {
             TaskPhase::Copy if before.is_some_and(|b| b.phase == TaskPhase::Fence) => {
                 task.note.clone().unwrap_or_else(|| "the slots were released again".to_owned())
             }
+            TaskPhase::Copy if task.mode == Mode::OnAccess => {
+                format!("group {to} is made ready for {count} slots of group {from}")
+            }
             TaskPhase::Copy => format!("group {to} gets a copy of {count} slots of group {from}"),
             TaskPhase::Fence => format!("the slots are held, for the {}. time", task.fences),
+            TaskPhase::Fetch => {
+                let held = task.tally.map_or(0, |tally| tally.pause_ms);
+                format!(
+                    "group {to} serves the slots, keys come from group {from} on access; they were held for {held} ms"
+                )
+            }
+            TaskPhase::Clean if task.mode == Mode::OnAccess => format!("all keys have come: group {to} owns the slots"),
             TaskPhase::Clean => {
                 let held = task.tally.map_or(0, |tally| tally.pause_ms);
                 format!("group {to} owns the slots; they were held for {held} ms")
+            }
+            TaskPhase::Done if task.mode == Mode::OnAccess && task.audit.is_none() => {
+                format!("it is done; nothing was left at group {from}")
             }
             TaskPhase::Done => {
                 let removed = task.tally.map_or(0, |tally| tally.removed);

@@ -13,6 +13,9 @@ use cluster::topology::SlotState;
 use serde_json::json;
 use std::collections::BTreeSet;
 
+/// What is said to those who want slots back.
+const BACK: &str = "twemslotctl migrations reverse";
+
 /// One task for each move.
 pub(super) fn start(there: &There, new: &NewMoves, wall: u64) -> Result<Plan, Refusal> {
     if new.moves.is_empty() || new.moves.len() > MOVES_AT_ONCE {
@@ -39,6 +42,7 @@ pub(super) fn start(there: &There, new: &NewMoves, wall: u64) -> Result<Plan, Re
             from: one.from,
             to: one.to,
             slots: spans(slots),
+            mode: new.mode,
             state: TaskPhase::Waiting.state(),
             phase: TaskPhase::Waiting,
             paused: false,
@@ -65,7 +69,10 @@ pub(super) fn steer(there: &There, id: u64, steering: &Steering) -> Result<Plan,
     let task = task_of(there, id)?;
     if task.phase.is_over() || (steering.cancelled == Some(true) && !task.phase.is_before_commit()) {
         let message = format!("migration {id} cannot be changed any more: {}", task.phase.word());
-        let hint = format!("its slots can be brought back: twemslotctl migrations reverse {id}");
+        let hint = match task.phase {
+            TaskPhase::Fetch => format!("group {} serves its slots already: let it end, then: {BACK} {id}", task.to),
+            _ => format!("its slots can be brought back: {BACK} {id}"),
+        };
         return Err(refusal(Kind::Conflict, "migration_over", message, hint));
     }
     if task.cancelled && steering.cancelled == Some(false) {
@@ -92,8 +99,14 @@ pub(super) fn steer(there: &There, id: u64, steering: &Steering) -> Result<Plan,
 pub(super) fn reverse(there: &There, id: u64, wall: u64) -> Result<Plan, Refusal> {
     let task = task_of(there, id)?;
     if !matches!(task.phase, TaskPhase::Done | TaskPhase::Clean) {
-        let message = format!("migration {id} moved nothing yet: {}", task.phase.word());
-        let hint = format!("cancel it: twemslotctl migrations cancel {id}");
+        let message = match task.phase {
+            TaskPhase::Fetch => format!("migration {id} still moves keys: {}", task.phase.word()),
+            _ => format!("migration {id} moved nothing yet: {}", task.phase.word()),
+        };
+        let hint = match task.phase {
+            TaskPhase::Fetch => format!("let it end, then: {BACK} {id}"),
+            _ => format!("cancel it: twemslotctl migrations cancel {id}"),
+        };
         return Err(refusal(Kind::Conflict, "not_moved", message, hint));
     }
     let taken = moving(there);

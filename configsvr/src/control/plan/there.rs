@@ -122,7 +122,10 @@ fn not_migrating(
         let of_slots = task.slots.iter().any(|span| slots.iter().any(|(s, ..)| (span.from..=span.to).contains(s)));
         if of_group || of_slots {
             let message = format!("migration {} from group {} to group {} is not over", task.id, task.from, task.to);
-            let hint = format!("let it end, or cancel it: twemslotctl migrations cancel {}", task.id);
+            let hint = match task.phase.is_before_commit() {
+                true => format!("let it end, or cancel it: twemslotctl migrations cancel {}", task.id),
+                false => "let it end".to_owned(),
+            };
             return Err(refusal(Kind::Conflict, "migration_under_way", message, hint));
         }
     }

@@ -78,8 +78,8 @@ fn migration_with_everything() -> Value {
         "lag_bytes": 0, "age_ms": 1, "eta_ms": 2, "held_ms": 3 });
     let tally = json!({ "keys": 1, "bytes": 2, "applied": 3, "pause_ms": 4, "removed": 5 });
     let times = json!({ "created": 1, "begun": 2, "fenced": 3, "committed": 4, "ended": 5 });
-    let view = json!({ "id": 1, "from": 1, "to": 2, "slots": [{ "from": 0, "to": 1 }], "state": 3, "phase": "copy",
-        "paused": true, "cancelled": true, "limits": {}, "window": "22:00-06:00", "skip_audit": true, "force": true,
+    let view = json!({ "id": 1, "from": 1, "to": 2, "slots": [{ "from": 0, "to": 1 }], "mode": "on_access", "state": 3,
+        "phase": "copy", "paused": true, "cancelled": true, "limits": {}, "window": "22:00-06:00", "skip_audit": true, "force": true,
         "epoch": 3, "fences": 1, "times": times, "tally": tally, "audit": audit, "mark": { "replid": "a", "offset": 1 }, "reverses": 9, "note": "n",
         "slot_count": 2, "stage": "copying", "trouble": "t", "progress": progress });
     let view: crate::control::task::TaskView = serde_json::from_value(view).expect("a migration");

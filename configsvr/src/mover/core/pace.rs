@@ -9,7 +9,7 @@ const BURST_DIV: u64 = 10;
 
 /// Says when the next block may be asked for.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(in crate::mover) struct Pace {
     keys: Bucket,
     bytes: Bucket,
     latency_ms: u64,
@@ -62,7 +62,7 @@ impl Bucket {
 }
 
 impl Pace {
-    pub(super) fn new(limits: &JobLimits) -> Self {
+    pub(in crate::mover) fn new(limits: &JobLimits) -> Self {
         Self {
             keys: Bucket::new(limits.keys_per_s),
             bytes: Bucket::new(limits.bytes_per_s),
@@ -73,7 +73,7 @@ impl Pace {
     }
 
     /// Other limits, from now on.
-    pub(super) fn limit(&mut self, limits: &JobLimits) {
+    pub(in crate::mover) fn limit(&mut self, limits: &JobLimits) {
         self.keys.limit(limits.keys_per_s);
         self.bytes.limit(limits.bytes_per_s);
         self.latency_ms = limits.latency_ms;
@@ -83,30 +83,30 @@ impl Pace {
     }
 
     /// Whether a block may be asked for at `now`.
-    pub(super) fn open(&mut self, now: u64) -> bool {
+    pub(in crate::mover) fn open(&mut self, now: u64) -> bool {
         // Both, so that both fill.
         let (keys, bytes) = (self.keys.open(now), self.bytes.open(now));
         now >= self.not_before && keys && bytes
     }
 
     /// How many keys the next block may hold at most: a low limit is kept by small blocks, not by long pauses.
-    pub(super) fn keys_max(&self, most: usize) -> usize {
+    pub(in crate::mover) fn keys_max(&self, most: usize) -> usize {
         if self.keys.per_s == 0 { most } else { most.min((self.keys.per_s / BURST_DIV).max(1) as usize) }
     }
 
     /// Keys were asked for.
-    pub(super) fn asked(&mut self, now: u64, keys: u64) {
+    pub(in crate::mover) fn asked(&mut self, now: u64, keys: u64) {
         self.keys.spend(keys);
         self.not_before = now + self.brake_ms;
     }
 
     /// Bytes of payload came.
-    pub(super) fn came(&mut self, bytes: u64) {
+    pub(in crate::mover) fn came(&mut self, bytes: u64) {
         self.bytes.spend(bytes);
     }
 
     /// A PING took so long.
-    pub(super) fn pinged(&mut self, ms: u64) {
+    pub(in crate::mover) fn pinged(&mut self, ms: u64) {
         if self.latency_ms > 0 {
             self.brake_ms =
                 if ms > self.latency_ms { (self.brake_ms * 2).clamp(2, BRAKE_MS_MAX) } else { self.brake_ms / 2 };
