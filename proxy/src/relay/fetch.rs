@@ -13,7 +13,8 @@
 
 use super::command::{self, CommandId};
 use super::fan::{Fan, Merge, Part};
-use super::limits::{FETCH_AGAIN_US, FETCH_TIMEOUT_MS, FETCHED_BYTES_MAX};
+use super::fetches::{Job, Key, Step, Verb};
+use super::limits::{FETCH_AGAIN_US, FETCH_TIMEOUT_MS};
 use super::link::State;
 use super::request::{NO_SLOT, NONE, RequestId};
 use super::state::Relay;
@@ -25,93 +26,6 @@ use cluster::resp::request::{Ceilings, Frame, Step as FrameStep};
 use cluster::resp::{reply, write};
 use cluster::slot::Slot;
 use cluster::topology::SlotState;
-use slab::Slab;
-use std::collections::{BTreeMap, BTreeSet};
-
-type Key = Box<[u8]>;
-
-/// What an entry of a set takes beside the key's bytes.
-const ENTRY: usize = 48;
-
-/// How a source moves a key. Tried in this order: who does not know a word says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Verb {
-    /// SLOTSMGRTONE: codis-server and Pika have it.
-    #[default]
-    One,
-    /// SLOTSMGRTTAGONE, with all keys of the same tag: they replace what the target has, unasked. Where there is no other.
-    TagOne,
-    /// Of stock servers.
-    Migrate,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Look,
-    Move,
-    List,
-    Kill,
-    Drop,
-    /// Nothing is under way; it begins anew at this time.
-    Pause {
-        until_us: u64,
-    },
-}
-
-/// One key on its way.
-#[derive(Debug)]
-struct Job {
-    key: Key,
-    slot: Slot,
-    /// The topology it was begun under. What comes back under another one tells nothing of this one.
-    generation: u32,
-    step: Step,
-    /// How the source was asked last.
-    verb: Verb,
-    begun_us: u64,
-    /// When its last request was sent.
-    sent_us: u64,
-}
-
-/// Keys that are being brought, and those that have been.
-#[derive(Debug, Default)]
-pub(super) struct Fetches {
-    /// Keys that the source has no more: newest, and those before them. Bounded: when the new ones are many, the old ones
-    /// are forgotten, and cost a question when they are asked for again.
-    fetched: BTreeSet<Key>,
-    fetched_before: BTreeSet<Key>,
-    bytes: usize,
-    jobs: Slab<Job>,
-    by_key: BTreeMap<Key, usize>,
-    verbs: BTreeMap<GroupId, Verb>,
-    /// Some have come: what waits for them may go on.
-    pub(super) arrived: bool,
-    /// What was last in the way.
-    trouble: String,
-}
-
-impl Fetches {
-    fn has(&self, key: &[u8]) -> bool {
-        self.fetched.contains(key) || self.fetched_before.contains(key)
-    }
-
-    fn remember(&mut self, key: Key) {
-        self.bytes += key.len() + ENTRY;
-        self.fetched.insert(key);
-        if self.bytes > FETCHED_BYTES_MAX / 2 {
-            self.fetched_before = std::mem::take(&mut self.fetched);
-            self.bytes = 0;
-        }
-    }
-
-    /// A topology has come: what was known is not known of it. What is under way comes back to nobody.
-    pub(super) fn forget_all(&mut self) {
-        self.by_key.clear();
-        self.jobs.retain(|_, job| !matches!(job.step, Step::Pause { .. }));
-        let jobs = std::mem::take(&mut self.jobs);
-        *self = Self { jobs, ..Self::default() };
-    }
-}
 
 impl Relay {
     /// Whether a request must wait for keys that are not at their target yet; they are sent for. `raw` is whole.
@@ -416,18 +330,5 @@ mod tests {
                     id=5 addr=10.0.0.2:2 name= cmd=get\nid=6 addr=10.0.0.1:9 name= cmd=NULL\nid=7 name= cmd=slotsrestore-async\n";
         assert_eq!(senders(list), [3, 6, 7]);
         assert_eq!(senders(""), [0u64; 0]);
-    }
-
-    #[test]
-    fn what_is_remembered_has_a_bound() {
-        let mut fetches = Fetches::default();
-        let key = |n: usize| Key::from(format!("{n:08}").as_bytes());
-        let many = FETCHED_BYTES_MAX / (8 + ENTRY);
-        for n in 0..3 * many {
-            fetches.remember(key(n));
-            assert!(fetches.has(&key(n)));
-        }
-        assert!(fetches.fetched.len() + fetches.fetched_before.len() <= many + 1);
-        assert!(!fetches.has(&key(0)) && fetches.has(&key(3 * many - many / 3)));
     }
 }

@@ -31,6 +31,7 @@ mod reload;
 mod sampling;
 mod state;
 mod fan;
+mod fetches;
 mod orphan;
 mod link;
 mod scripts;

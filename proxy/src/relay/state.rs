@@ -4,7 +4,7 @@ use super::buffer::Pool;
 use super::client::Client;
 use super::command::{Arity, CommandId, count};
 use super::fan::Fan;
-use super::fetch::Fetches;
+use super::fetches::Fetches;
 use super::inquiry::Inquiry;
 use super::library::Libraries;
 use super::limits::{LINK_IN_FLIGHT_MAX, LINK_OUTPUT_MAX, PARKED, Settings};
