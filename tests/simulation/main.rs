@@ -174,9 +174,10 @@ fn planted_bugs_are_found() {
     for plant in Plant::ALL.into_iter().filter(|plant| format!("{plant:?}").contains(&only)) {
         // Rare ones are looked for where they were seen; if the world has changed since, everywhere.
         let seen_at = match plant {
-            Plant::KillNothing => 471,
-            Plant::InRelay(proxy::relay::Planted::KeepWaiting) => 1538,
-            Plant::InRelay(proxy::relay::Planted::KeepWatch) => 2266,
+            Plant::KillNothing => 208,
+            Plant::ForgetHangUp => 451,
+            Plant::InRelay(proxy::relay::Planted::KeepWaiting) => 194,
+            Plant::InRelay(proxy::relay::Planted::KeepWatch) => 1060,
             _ => 0,
         };
         let (mut failures, _) = sweep_of(seen_at..seen_at + 1, Some(plant), 1);

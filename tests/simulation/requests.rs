@@ -245,6 +245,8 @@ impl Writer<'_> {
     fn transaction(&mut self) -> Vec<Request> {
         let tag = *self.rng.pick(&TAGS);
         let watched = self.rng.one_in(3);
+        // So large that it takes a link of its own: one on which another client may have watched keys before.
+        let mut large = !watched && self.rng.one_in(8);
         let say = |words: &[&[u8]], said: &[u8]| Request { args: args(words), ask: Ask::Exact(said.to_vec()) };
         let mut requests = Vec::new();
         if watched {
@@ -264,7 +266,10 @@ impl Writer<'_> {
                     Ask::Incr(key)
                 }
                 _ => {
-                    let (token, value) = self.value(part, &key, true);
+                    let (token, mut value) = self.value(part, &key, true);
+                    if std::mem::take(&mut large) {
+                        value = value_of(token, 66_000 + self.rng.below(10_000));
+                    }
                     words.push(value);
                     if name == "SET" { Ask::Set(token, key) } else { Ask::Push(token, key) }
                 }
