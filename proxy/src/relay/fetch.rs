@@ -14,9 +14,11 @@
 use super::command::{self, CommandId};
 use super::fan::{Fan, Merge, Part};
 use super::fetches::{Job, Key, Step, Verb};
-use super::limits::{FETCH_AGAIN_US, FETCH_TIMEOUT_MS};
+use super::limits::{
+    FETCH_AGAIN_US, FETCH_TIMEOUT_MS, FETCHED_AGAIN_US, FETCHED_AT_ONCE_BYTES, FETCHES_AT_ONCE, FETCHES_MAX,
+};
 use super::link::State;
-use super::request::{NO_SLOT, NONE, RequestId};
+use super::request::{NO_SLOT, NONE};
 use super::state::Relay;
 use super::{ClientId, LinkId, Planted, declared_id};
 use crate::stats::Counter;
@@ -50,24 +52,43 @@ impl Relay {
     fn fetch(&mut self, missing: Vec<(Key, Slot)>) -> bool {
         let any = !missing.is_empty();
         for (key, slot) in missing {
-            if self.fetches.by_key.contains_key(&key) {
-                continue;
+            if self.fetches.by_key.len() >= FETCHES_MAX {
+                break;
             }
+            let Some((from, to, ..)) = self.ends(slot).filter(|_| !self.fetches.by_key.contains_key(&key)) else {
+                continue;
+            };
             let now = self.now.us;
             let job = Job {
                 key: key.clone(),
                 slot,
+                ends: (from, to),
                 generation: self.routes.generation,
-                step: Step::Pause { until_us: 0 },
+                step: Step::Pause { until_us: u64::MAX },
                 verb: Verb::One,
                 begun_us: now,
                 sent_us: now,
             };
             let job = self.fetches.jobs.insert(job);
             self.fetches.by_key.insert(key, job);
-            self.begin_fetch(job);
+            self.fetches.queue.push_back(job);
         }
+        self.start_fetches();
         any
+    }
+
+    /// Begins what waits, as far as there may be more.
+    fn start_fetches(&mut self) {
+        if std::mem::replace(&mut self.fetches.starting, true) {
+            return; // in the middle of it: it goes on there
+        }
+        while self.fetches.active < FETCHES_AT_ONCE
+            && let Some(at) = self.fetches.queue.pop_front()
+        {
+            self.fetches.active += 1;
+            self.begin_fetch(at);
+        }
+        self.fetches.starting = false;
     }
 
     /// The keys of a request that are in moving slots, and not known to be at their target.
@@ -75,7 +96,8 @@ impl Relay {
         let mut missing = Vec::new();
         let mut see = |key: &[u8]| {
             let slot = self.routes.slot_of(key);
-            if self.routes.slots[usize::from(slot)].moving && !self.fetches.has(key) {
+            let more = missing.len() < FETCHES_MAX;
+            if more && self.routes.slots[usize::from(slot)].moving && !self.fetches.has(key) {
                 missing.push((key.into(), slot));
             }
         };
@@ -99,14 +121,12 @@ impl Relay {
         missing
     }
 
-    /// Where a moving slot's keys come from and go to: the links that are used for it, and the target's address.
-    fn ends(&self, slot: Slot) -> Option<(GroupId, LinkId, LinkId, Addr)> {
+    /// Where a moving slot's keys come from and go to: the groups, and the links that are used for it.
+    fn ends(&self, slot: Slot) -> Option<(GroupId, GroupId, LinkId, LinkId)> {
         let owner = self.routes.topology.as_ref()?.slots().get(usize::from(slot))?;
         let (Some(from), SlotState::Moving { target }) = (owner.group, owner.state) else { return None };
         let first = |group| self.routes.targets.iter().find(|t| t.group == group)?.links.first().copied();
-        let (source, target) = (first(from)?, first(target)?);
-        let addr = self.links[target as usize].addr.clone();
-        Some((from, source, target, addr))
+        Some((from, target, first(from)?, first(target)?))
     }
 
     fn verb_of(&self, source: GroupId) -> Verb {
@@ -114,24 +134,31 @@ impl Relay {
     }
 
     fn begin_fetch(&mut self, job: usize) {
-        let Some((from, ..)) = self.ends(self.fetches.jobs[job].slot) else { return self.end_fetch(job, false) };
-        let looks = self.verb_of(from) != Verb::Migrate;
-        self.go_to(job, if looks { Step::Look } else { Step::Move });
+        let ends = self.fetches.jobs[job].ends;
+        let step = match self.verb_of(ends.0) {
+            _ if self.fetches.doubtful.contains(&ends) => Step::List,
+            Verb::Migrate => Step::Move,
+            _ => Step::Look,
+        };
+        self.go_to(job, step);
     }
 
     /// Takes a step: sends its request.
     fn go_to(&mut self, at: usize, step: Step) {
         let job = &self.fetches.jobs[at];
-        let Some((from, source, target, addr)) = self.ends(job.slot) else { return self.end_fetch(at, false) };
-        let verb = self.verb_of(from);
+        let Some((from, to, source, target)) = self.ends(job.slot) else { return self.end_fetch(at, false) };
+        let (verb, addr) = (self.verb_of(from), self.links[target as usize].addr.clone());
         let link = if matches!(step, Step::Move | Step::Drop) { source } else { target };
         if matches!(self.links[link as usize].state, State::Down { .. } | State::Closing) {
             let link = &self.links[link as usize];
             let why = format!("{} is down: {}", super::link::whose(link), link.cause);
             return self.pause_fetch(at, why);
         }
+        if step == Step::List && !self.fetches.clearing.insert((from, to)) {
+            return self.wait_fetch(at); // another one sees to it
+        }
         let mut raw = Vec::new();
-        let key = &job.key;
+        let key = &self.fetches.jobs[at].key;
         match step {
             Step::Look => write::request(&mut raw, &[b"EXISTS", key]),
             Step::Drop if verb == Verb::Migrate => write::request(&mut raw, &[b"UNLINK", key]),
@@ -189,16 +216,30 @@ impl Relay {
 
     /// A step's answers are there.
     pub(super) fn fetch_answered(&mut self, at: u32, fan: &Fan) {
-        let at = at as usize;
+        self.next_step(at as usize, fan);
+        self.start_fetches();
+    }
+
+    fn next_step(&mut self, at: usize, fan: &Fan) {
         let job = &self.fetches.jobs[at];
+        let reply = fan.parts.first().map_or(&b""[..], |p| &p.reply);
+        let number = reply::integer(reply);
+        let (ends, moves) = (job.ends, job.step == Step::Move);
+        // What a source has sent, and had no answer to, may still come to the target, whatever is published meanwhile.
+        let silent = self.now.us.saturating_sub(job.sent_us) >= FETCH_TIMEOUT_MS * 1000 || has(reply, b"twemslot:");
+        let certain = is_unsent(reply) || is_unknown(reply) || has(reply, b"BUSYKEY");
+        let doubtful = moves && silent && reply.first() == Some(&b'-') && !certain;
+        if doubtful {
+            self.fetches.doubtful.insert(ends);
+        }
         if job.generation != self.routes.generation {
             self.fetches.jobs.remove(at);
             return;
         }
-        let reply = fan.parts.first().map_or(&b""[..], |p| &p.reply);
-        let number = reply::integer(reply);
-        let Some((from, _, target, _)) = self.ends(job.slot) else { return self.end_fetch(at, false) };
-        let silent = self.now.us.saturating_sub(job.sent_us) >= FETCH_TIMEOUT_MS * 1000;
+        let Some((from, _, _, target)) = self.ends(job.slot) else { return self.end_fetch(at, false) };
+        if matches!(job.step, Step::List | Step::Kill) {
+            self.fetches.clearing.remove(&ends);
+        }
         let verb = job.verb;
         match job.step {
             Step::Look if number == Some(0) => self.go_to(at, Step::Move),
@@ -214,19 +255,20 @@ impl Relay {
             }
             Step::Move if matches!(reply, b"+OK\r\n" | b"+NOKEY\r\n") => self.end_fetch(at, true),
             Step::Move if has(reply, b"BUSYKEY") => self.go_to(at, Step::Drop),
-            Step::Move if silent && !has(reply, b"twemslot:") => {
-                self.note_trouble(from, reply);
-                self.go_to(at, Step::List);
-            }
             Step::List if reply.first() != Some(&b'-') => {
                 let text = reply::text(reply).unwrap_or_default();
                 let kills: Vec<Vec<u8>> = senders(&String::from_utf8_lossy(text)).into_iter().map(kill).collect();
-                match kills.is_empty() {
-                    true => self.go_to(at, Step::Look),
-                    false => self.send_fetch(at, Step::Kill, target, &kills),
+                if kills.is_empty() {
+                    self.fetches.doubtful.remove(&ends);
+                    return self.go_to(at, Step::Look);
                 }
+                self.fetches.clearing.insert(ends);
+                self.send_fetch(at, Step::Kill, target, &kills);
             }
-            Step::Kill => self.go_to(at, Step::Look),
+            Step::Kill if !has(reply, b"twemslot:") => {
+                self.fetches.doubtful.remove(&ends);
+                self.go_to(at, Step::Look);
+            }
             Step::Drop if number.is_some() => self.end_fetch(at, true),
             _ => {
                 let why = String::from_utf8_lossy(reply).trim_start_matches('-').trim_end().to_owned();
@@ -235,30 +277,48 @@ impl Relay {
         }
     }
 
-    fn note_trouble(&mut self, from: GroupId, reply: &[u8]) {
-        let why = String::from_utf8_lossy(reply).trim_start_matches('-').trim_end().to_owned();
-        self.fetches.trouble = format!("group {from}: {why}");
-        self.stats.add(Counter::FetchesFailed, 1);
-    }
-
     /// It is tried again a little later, as long as somebody may wait for it.
     fn pause_fetch(&mut self, at: usize, why: String) {
         self.fetches.trouble = why;
         self.stats.add(Counter::FetchesFailed, 1);
+        self.wait_fetch(at);
+    }
+
+    fn wait_fetch(&mut self, at: usize) {
+        self.fetches.active -= 1;
         self.fetches.jobs[at].step = Step::Pause { until_us: self.now.us + FETCH_AGAIN_US };
     }
 
     /// It is at its target, or nowhere; or nobody needs to know any more.
     fn end_fetch(&mut self, at: usize, fetched: bool) {
-        let job = self.fetches.jobs.remove(at);
-        self.fetches.by_key.remove(&job.key);
+        self.fetches.active -= 1;
+        let job = self.forget_fetch(at);
         if fetched {
             self.stats.add(Counter::KeysFetched, 1);
+            self.fetches.trouble.clear();
             self.fetches.remember(job.key);
         }
+    }
+
+    fn forget_fetch(&mut self, at: usize) -> Job {
+        let job = self.fetches.jobs.remove(at);
+        self.fetches.by_key.remove(&job.key);
         self.fetches.arrived = true;
         // `settle` lets go what waited, once for all that come together.
         self.routes.unsettled = true;
+        job
+    }
+
+    /// Whether what waits for keys is to be let go.
+    pub(super) fn keys_have_come(&mut self) -> bool {
+        let since = self.now.us.saturating_sub(self.fetches.released_us);
+        let due = self.held_bytes < FETCHED_AT_ONCE_BYTES || since >= FETCHED_AGAIN_US;
+        let come = self.fetches.arrived && due;
+        if come {
+            (self.fetches.arrived, self.fetches.released_us) = (false, self.now.us);
+        }
+        self.routes.unsettled |= self.fetches.arrived;
+        come
     }
 
     /// Tries again what is due; what nobody waits for any more is given up.
@@ -270,17 +330,19 @@ impl Relay {
         let due = |job: &Job| matches!(job.step, Step::Pause { until_us } if until_us <= now);
         let due: Vec<usize> = self.fetches.jobs.iter().filter(|(_, job)| due(job)).map(|(at, _)| at).collect();
         for at in due {
-            if now.saturating_sub(self.fetches.jobs[at].begun_us) > self.settings.hold_timeout_us {
-                self.end_fetch(at, false);
+            let job = &mut self.fetches.jobs[at];
+            if now.saturating_sub(job.begun_us) > self.settings.hold_timeout_us {
+                self.forget_fetch(at);
             } else {
-                self.begin_fetch(at);
+                job.step = Step::Pause { until_us: u64::MAX };
+                self.fetches.queue.push_back(at);
             }
         }
+        self.start_fetches();
     }
 
-    /// Why a request that waited for keys is refused; None: it waited for something else.
-    pub(super) fn not_fetched(&self, request: RequestId, limit_us: u64) -> Option<String> {
-        let slot = self.requests[request as usize].slot;
+    /// Why a request of this slot that waited for keys is refused; None: it waited for something else.
+    pub(super) fn not_fetched(&self, slot: Slot, limit_us: u64) -> Option<String> {
         let waits = if slot == NO_SLOT { self.routes.moves } else { self.routes.slots[usize::from(slot)].moving };
         let trouble = Some(&self.fetches.trouble[..]).filter(|why| !why.is_empty()).unwrap_or("no answer");
         waits.then(|| {
@@ -300,6 +362,11 @@ fn kill(id: u64) -> Vec<u8> {
 
 fn has(reply: &[u8], word: &[u8]) -> bool {
     reply.first() == Some(&b'-') && reply.windows(word.len()).any(|w| w == word)
+}
+
+/// Our own error, and the source has not heard of it.
+fn is_unsent(reply: &[u8]) -> bool {
+    reply.ends_with(b"; nothing was sent\r\n")
 }
 
 fn is_unknown(reply: &[u8]) -> bool {

@@ -4,7 +4,7 @@ use super::limits::FETCHED_BYTES_MAX;
 use cluster::group::GroupId;
 use cluster::slot::Slot;
 use slab::Slab;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub(super) type Key = Box<[u8]>;
 
@@ -42,6 +42,8 @@ pub(super) enum Step {
 pub(super) struct Job {
     pub(super) key: Key,
     pub(super) slot: Slot,
+    /// The groups it comes from and goes to.
+    pub(super) ends: (GroupId, GroupId),
     /// The topology it was begun under. What comes back under another one tells nothing of this one.
     pub(super) generation: u32,
     pub(super) step: Step,
@@ -62,9 +64,21 @@ pub(super) struct Fetches {
     pub(super) bytes: usize,
     pub(super) jobs: Slab<Job>,
     pub(super) by_key: BTreeMap<Key, usize>,
+    /// Those that are to begin, and how many have.
+    pub(super) queue: VecDeque<usize>,
+    pub(super) active: usize,
+    /// The queue is being gone through.
+    pub(super) starting: bool,
+    /// From where to where something may still be on its way of which a source has said nothing: no key goes there before
+    /// that was ended, under whatever topology.
+    pub(super) doubtful: BTreeSet<(GroupId, GroupId)>,
+    /// Where somebody sees to that.
+    pub(super) clearing: BTreeSet<(GroupId, GroupId)>,
     pub(super) verbs: BTreeMap<GroupId, Verb>,
     /// Some have come: what waits for them may go on.
     pub(super) arrived: bool,
+    /// When what waited was last let go.
+    pub(super) released_us: u64,
     /// What was last in the way.
     pub(super) trouble: String,
 }
@@ -87,8 +101,8 @@ impl Fetches {
     pub(super) fn forget_all(&mut self) {
         self.by_key.clear();
         self.jobs.retain(|_, job| !matches!(job.step, Step::Pause { .. }));
-        let jobs = std::mem::take(&mut self.jobs);
-        *self = Self { jobs, ..Self::default() };
+        let (jobs, doubtful) = (std::mem::take(&mut self.jobs), std::mem::take(&mut self.doubtful));
+        *self = Self { jobs, doubtful, ..Self::default() };
     }
 }
 

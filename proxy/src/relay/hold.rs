@@ -80,7 +80,8 @@ impl Relay {
                 freed |= client.held > 0;
             }
             self.pool.give(raw);
-            let text = self.not_fetched(id, limit).unwrap_or_else(|| held_too_long(limit));
+            let slot = self.requests[id as usize].slot;
+            let text = self.not_fetched(slot, limit).unwrap_or_else(|| held_too_long(limit));
             self.refuse(id, Counter::ErrorsHeldTooLong, &text);
         }
         if freed {
@@ -88,13 +89,14 @@ impl Relay {
             self.release();
         }
         for client in self.waiting.clone() {
-            let Lane::Waiting { since_us, command, .. } = self.clients[client as usize].lane else { continue };
+            let Lane::Waiting { since_us, command, slot } = self.clients[client as usize].lane else { continue };
             if self.expire_blocked(client, command) {
                 continue;
             }
             let idle = self.clients[client as usize].head == NONE;
             if idle && self.now.us.saturating_sub(since_us) >= limit {
-                self.refuse_waiting(client, &held_too_long(limit));
+                let text = self.not_fetched(slot, limit).unwrap_or_else(|| held_too_long(limit));
+                self.refuse_waiting(client, &text);
             }
         }
     }
@@ -136,7 +138,7 @@ impl Relay {
             self.deeds.push_back(Deed::Quiet { epoch });
         }
         self.routes.unsettled = unsettled || self.routes.quiet_owed.is_some();
-        if settled | std::mem::take(&mut self.fetches.arrived) {
+        if settled | self.keys_have_come() {
             self.release();
         }
     }

@@ -232,5 +232,12 @@ pub const LIBRARIES_MAX: usize = 1024;
 pub const FETCH_TIMEOUT_MS: u64 = 1000;
 /// After something was in the way of a key it is tried again: seldom enough for an instance that is down.
 pub const FETCH_AGAIN_US: u64 = 50_000;
+/// Keys of a worker that are on their way at once: what else is asked of the source waits behind them.
+pub const FETCHES_AT_ONCE: usize = 64;
+/// Keys that wait for that; of more, requests ask again when some have come.
+pub const FETCHES_MAX: usize = 16_384;
+/// Where much waits for keys, it is looked through at most this often.
+pub const FETCHED_AGAIN_US: u64 = 1_000;
+pub const FETCHED_AT_ONCE_BYTES: usize = 256 << 10;
 /// Keys known to be at their target: those of a working set of some hundred thousand. Another question each, if forgotten.
 pub const FETCHED_BYTES_MAX: usize = 32 << 20;

@@ -97,16 +97,16 @@ impl Relay {
             let mut slots = Args::new(raw).skip(1).step_by(step).map(|key| self.routes.slot_of(key));
             let slot = slots.find(|slot| self.routes.slots[usize::from(*slot)].link == NONE);
             self.refuse(id, Counter::ErrorsNoOwner, &no_owner(slot.unwrap_or_default()));
+        } else if keys > SPLIT_KEYS_MAX {
+            self.drop_fan(fan);
+            let text = format!("ERR twemslot: {keys} keys in one command, at most {SPLIT_KEYS_MAX}");
+            self.refuse(id, Counter::ErrorsNotServed, &text);
         } else if waits
             || self.clients[client as usize].held_wide > 0
             || (self.routes.moves && self.must_fetch(client, self.requests[id as usize].command, raw))
         {
             self.drop_fan(fan);
             self.hold(id, raw);
-        } else if keys > SPLIT_KEYS_MAX {
-            self.drop_fan(fan);
-            let text = format!("ERR twemslot: {keys} keys in one command, at most {SPLIT_KEYS_MAX}");
-            self.refuse(id, Counter::ErrorsNotServed, &text);
         } else {
             let resp3 = self.clients[client as usize].resp3;
             for part in &mut fan.parts {

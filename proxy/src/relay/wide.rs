@@ -41,7 +41,10 @@ impl Relay {
         match kind {
             Kind::Kill | Kind::Stats => false,
             Kind::Scan => self.clients[client as usize].held > 0,
-            _ => self.clients[client as usize].held_wide > 0 || self.routes.slots.iter().any(|r| r.waits()),
+            _ => {
+                let client = &self.clients[client as usize];
+                client.held_wide + client.held_moving > 0 || self.routes.slots.iter().any(|r| r.waits())
+            }
         }
     }
 
