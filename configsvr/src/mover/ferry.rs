@@ -99,7 +99,7 @@ impl Ferry {
     }
 
     /// A key that may be at both sides, or at one.
-    async fn carry_one(&mut self, key: &[u8]) -> Result<u64, Fault> {
+    pub(super) async fn carry_one(&mut self, key: &[u8]) -> Result<u64, Fault> {
         for _ in 0..TRIES {
             if self.has(key).await? {
                 return self.forget(key).await;
@@ -207,9 +207,9 @@ impl Ferry {
 }
 
 /// How many replicas, at least one unless time is over, have what is there now. WAIT counts from the last thing that its own
-/// connection said, whatever that was.
+/// connection wrote (Valkey 8, and Redis since 7.2): an empty message is passed on to replicas, and changes nothing.
 async fn acknowledged(line: &mut Line, ms: u64) -> Result<i64, String> {
-    line.done(&[b"PING"]).await?;
+    line.done(&[b"PUBLISH", b"twemslot:moved", b""]).await?;
     let said = line.done(&[b"WAIT", b"1", ms.to_string().as_bytes()]).await?;
     Ok(integer(&said).unwrap_or(0))
 }

@@ -186,6 +186,10 @@ impl<'a> Fetching<'a> {
 
     /// Nothing is left; if it is not believed before something happens to a side, all begins anew.
     async fn wait(&mut self) -> Fault {
+        // What a proxy had no answer to, and another party brought after all, does not come a second time.
+        if let Err(fault) = self.ferry.clear("all have come").await {
+            return fault;
+        }
         // Also what proxies brought is at a replica by now: nothing of it is lost with the target's primary.
         if let Err(fault) = self.ferry.followed().await {
             return fault;

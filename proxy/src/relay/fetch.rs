@@ -253,6 +253,11 @@ impl Relay {
                 }
                 self.go_to(at, Step::Move);
             }
+            // The source has the word, and the target not its counterpart.
+            Step::Move if verb != Verb::Migrate && has(reply, b"slotsrestore, migration failed") => {
+                self.fetches.verbs.insert(from, Verb::Migrate);
+                self.go_to(at, Step::Move);
+            }
             Step::Move if matches!(reply, b"+OK\r\n" | b"+NOKEY\r\n") => self.end_fetch(at, true),
             Step::Move if has(reply, b"BUSYKEY") => self.go_to(at, Step::Drop),
             Step::List if reply.first() != Some(&b'-') => {

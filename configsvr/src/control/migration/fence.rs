@@ -73,9 +73,13 @@ impl Migrations {
             };
         }
         if task.mode == Mode::OnAccess {
-            // Nothing is to be drained: keys come after the slots.
+            // Nothing is to be drained: keys come after the slots. But it is looked once more whether the target is as it was
+            // made: one that was started again with what it had before would be believed.
+            run.tell(scene.now, Goal::Drain { fence: epoch }, out);
+            let looked = run.status.as_ref().is_some_and(|(_, at)| *at > since);
             return match run.stage() {
-                Some(Stage::Tailing) => Ok(true),
+                Some(Stage::Tailing) if looked => Ok(true),
+                Some(Stage::Tailing) if scene.now <= since + FENCE_LIMIT_MS => Ok(false),
                 Some(Stage::Failed { why } | Stage::Hopeless { why }) => Err(why.clone()),
                 _ => Err("the target is not ready".to_owned()),
             };
