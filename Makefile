@@ -2,7 +2,7 @@
 # make down    its end
 # make test    everything that must hold: lints, unit tests, simulation, e2e, clients, Redis's own suite, a little fuzzing
 # make gates   what a request may cost; one line a gate
-# make bench   the proxy beside its peers
+# make bench   the proxy beside its peers, and beside those given as BENCH="NAME=HOST:PORT:PID ..."
 # make fuzz    SECONDS=N of each fuzz target
 # make dashboards-test    every query of every dashboard gives data: a real Prometheus, a real cluster
 # make alerts-test        every alert fires on its cause in a real cluster and ends: a real Prometheus, a real Alertmanager
@@ -55,7 +55,7 @@ gates:
 
 bench:
 	@.ci/install run bench
-	@tests/bench/run
+	@tests/bench/run $(BENCH)
 
 dashboards-test alerts-test: %-test:
 	@.ci/install run watch

@@ -168,6 +168,12 @@ listen redis
                    "-p", self.dir / "nutcracker.pid"]
         return self.start("twemproxy", port, command).wait_ready()
 
+    def floor(self, value_bytes):
+        """What serving the clients alone costs: see floor.rs."""
+        port = self.port()
+        program = _built("examples/floor", "--package", "tests", "--example", "floor")
+        return self.start("floor", port, [program, f"127.0.0.1:{port}", value_bytes]).wait_ready()
+
 
 def topology_of(redises):
     """SLOTS slots in equal ranges, a group to each server."""
@@ -191,14 +197,16 @@ topology_file: {topology}
 
 def proxy_binary():
     """TWEMSLOT_PROXY, else the release build of this tree, made now."""
-    given = os.environ.get("TWEMSLOT_PROXY")
-    if given:
-        return given
-    build = ["cargo", "build", "--release", "--workspace", "--quiet"]
+    return os.environ.get("TWEMSLOT_PROXY") or _built("twemslot-proxy", "--workspace")
+
+
+def _built(name, *what):
+    """The path of a release build of this tree, made now."""
+    build = ["cargo", "build", "--release", "--quiet", *what]
     if subprocess.run(build, cwd=ROOT).returncode:
         raise Unusable(f"{' '.join(build)} failed")
     target = os.environ.get("CARGO_TARGET_DIR", ROOT / "target")
-    return Path(target) / "release" / "twemslot-proxy"
+    return Path(target) / "release" / name
 
 
 def _in_sbin(name):

@@ -191,23 +191,25 @@ fn what_next(playground: &Playground, dir: &Path, bare: bool) -> String {
     }
     // With TWEMSLOT_STATE_DIR set it is needed no less: another terminal may not have it.
     let at = if dir == Path::new(DEFAULT_DIR) { String::new() } else { format!(" --state-dir {}", dir.display()) };
+    // As it was called, which is not by its bare name where it is not installed.
+    let ctl = std::env::args().next().unwrap_or_else(|| "twemslotctl".into());
     if bare {
-        lines.push(format!("  twemslotctl{at} cluster create --name shop"));
+        lines.push(format!("  {ctl}{at} cluster create --name shop"));
         for primary in playground.instances().iter().filter(|i| i.primary.is_none()) {
             let of = |i: &&Instance| i.primary == Some(primary.server.addr());
             let replicas = playground.instances().iter().filter(of).map(|i| format!(" --replica {}", i.server.addr()));
             let replicas: String = replicas.collect();
-            lines.push(format!("  twemslotctl{at} groups add --primary {}{replicas}", primary.server.addr()));
+            lines.push(format!("  {ctl}{at} groups add --primary {}{replicas}", primary.server.addr()));
         }
-        lines.push(format!("  twemslotctl{at} slots spread"));
+        lines.push(format!("  {ctl}{at} slots spread"));
     }
     if let Some(configsvr) = playground.configsvrs().first() {
         lines.push(format!("  http://{}/ shows it in a browser", configsvr.addr()));
-        lines.push(format!("  twemslotctl{at} status"));
-        lines.push(format!("  twemslotctl{at} slots list"));
+        lines.push(format!("  {ctl}{at} status"));
+        lines.push(format!("  {ctl}{at} slots list"));
     }
-    lines.push(format!("  twemslotctl{at} playground status"));
-    lines.push(format!("  twemslotctl{at} playground down"));
+    lines.push(format!("  {ctl}{at} playground status"));
+    lines.push(format!("  {ctl}{at} playground down"));
     lines.join("\n")
 }
 

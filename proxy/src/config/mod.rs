@@ -84,6 +84,10 @@ impl Overrides {
 }
 
 const ADDRESSES_MAX: usize = 16;
+/// Of a key in a declared command.
+const PLACE_MAX: u64 = 1_000_000;
+/// Of what workers are told of settings, in bytes: it goes in one letter, which the kernel's usual 416 KiB must hold.
+const SETTINGS_MAX: usize = 256 * KB;
 const WORKERS_MAX: u64 = 512;
 const HOUR_MS: u64 = 3_600_000;
 const KB: usize = 1 << 10;
@@ -242,6 +246,13 @@ fn read_relay(file: &mut Reader<'_>, advertise: &str, listen: &[Addr]) -> Settin
         declared_commands: read_declared(file),
     };
     check_relay(file, &settings);
+    let bytes = serde_json::to_vec(&settings).map_or(0, |json| json.len());
+    if bytes > SETTINGS_MAX {
+        let text = format!(
+            "users, declared_commands and what else concerns requests take {bytes} bytes, at most {SETTINGS_MAX}: keep users in the topology (`twemslotctl users`)"
+        );
+        file.fault(Place::default(), text);
+    }
     settings
 }
 
@@ -321,20 +332,33 @@ fn spaces(name: &str) -> String {
 }
 
 fn read_declared(file: &mut Reader<'_>) -> Vec<Declared> {
-    let declared = file.get("declared_commands", Vec::new(), |node| {
-        let Node::List(items) = node else { return Err("expected a list: `- name: JSON.SET`".into()) };
-        items.iter().map(|(_, item)| declared(item)).collect()
-    });
+    let (declared, _) = file.items(("declared_commands", "declared_commands."), one_declared, check_declared);
     let shown = declared.iter().map(|d| serde_json::to_value(d).unwrap_or_default()).collect::<Vec<_>>();
     file.show("declared_commands", shown);
     declared
 }
 
-fn declared(node: &Node) -> Result<Declared, String> {
-    let mut one: Declared = serde_json::from_value(plain(node)).map_err(|e| e.to_string())?;
-    one.name.make_ascii_uppercase();
+fn one_declared(file: &mut Reader<'_>) -> Declared {
+    let from_the_end = |node: &Node| match node {
+        Node::Scalar(Value::Number(n)) => n.as_i64().and_then(|n| i32::try_from(n).ok()).ok_or("too large".into()),
+        _ => Err("expected a whole number; negative: counted from the end".into()),
+    };
+    Declared {
+        name: file.text("name").map(|t| t.0.to_ascii_uppercase()).unwrap_or_default(),
+        first_key: file.number("first_key", 0, 0..=PLACE_MAX) as u32,
+        last_key: file.get("last_key", 0, from_the_end),
+        key_step: file.number("key_step", 1, 0..=PLACE_MAX) as u32,
+        all_groups: file.flag("all_groups", false),
+        write: file.flag("write", false),
+    }
+}
+
+fn check_declared(one: &Declared) -> Result<(), String> {
     let name = &one.name;
-    if name.is_empty() || name.trim() != name {
+    if name.is_empty() {
+        return Err("a command without a `name`".into());
+    }
+    if name.trim() != name {
         return Err(spaces(name));
     }
     if one.all_groups && one.first_key != 0 {
@@ -345,16 +369,7 @@ fn declared(node: &Node) -> Result<Declared, String> {
             "{name}: key_step is at least 1, and last_key is not before first_key (or counts from the end: -1)"
         ));
     }
-    Ok(one)
-}
-
-/// The tree without places.
-fn plain(node: &Node) -> Value {
-    match node {
-        Node::Scalar(value) => value.clone(),
-        Node::List(items) => items.iter().map(|(_, item)| plain(item)).collect(),
-        Node::Map(entries) => entries.iter().map(|e| (e.key.clone(), plain(&e.node))).collect::<Json<_, _>>().into(),
-    }
+    Ok(())
 }
 
 fn text_or(file: &mut Reader<'_>, key: &'static str, default: &str) -> String {
@@ -447,6 +462,10 @@ mod tests {
             faults("log:\n  levle: info\n"),
             ["line 2 column 3: unknown key `log.levle`: did you mean `level`?"]
         );
+        assert_eq!(
+            faults("declared_commands:\n- name: a\n- name: b\n  frist_key: 1\n"),
+            ["line 4 column 3: unknown key `declared_commands.frist_key`: did you mean `first_key`?"]
+        );
         let far = faults("zzz: 1\n");
         assert!(far[0].starts_with("line 1 column 1: unknown key `zzz`; known are admin, "), "{far:?}");
     }
@@ -493,6 +512,9 @@ mod tests {
         assert!(faults("listen: [127.0.0.1:7, localhost:7]\n")[0].contains("named twice"));
         assert!(faults("proxy_protocol: 127.0.0.1:7\n")[0].contains("127.0.0.1:7 is not among"));
         assert!(faults("instance_user: app\n")[0].contains("without `instance_password`"));
+        assert!(faults("declared_commands:\n- first_key: 1\n")[0].contains("without a `name`"));
+        let many: String = (0..4000).map(|i| format!("- name: module.command.{i}\n")).collect();
+        assert!(faults(&format!("declared_commands:\n{many}"))[0].contains("at most 262144"));
     }
 
     #[test]

@@ -1,20 +1,16 @@
 //! The `users:` section: whom clients may be, and what each may do.
 
-use super::yaml::{Entry, Node, Place, Reader, one_or_many, text};
+use super::yaml::{Place, Reader, one_or_many};
 use cluster::user::{self, DEFAULT, USERS_MAX, User};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// Reads the users. `has_password`: `client_password` is given, which makes a `default` user already.
 pub(super) fn read(file: &mut Reader<'_>, has_password: bool) -> Vec<User> {
-    let found = file.get_placed("users", |node| {
-        let Node::List(items) = node else { return Err("expected a list: `- name: app`".into()) };
-        match items.len() {
-            n if n > USERS_MAX => Err(format!("{n} users: at most {USERS_MAX}")),
-            _ => items.iter().map(|(_, item)| one_user(item)).collect::<Result<Vec<_>, _>>(),
-        }
-    });
-    let (users, place) = found.unwrap_or_default();
+    let (users, place) = file.items(("users", "users."), one_user, User::check);
+    if users.len() > USERS_MAX {
+        file.fault(place, format!("users: {} of them: at most {USERS_MAX}", users.len()));
+    }
     check(file, place, &users, has_password);
     file.show("users", users.iter().map(shown).collect::<Vec<_>>());
     users
@@ -32,47 +28,16 @@ fn check(file: &mut Reader<'_>, place: Place, users: &[User], has_password: bool
     }
 }
 
-fn one_user(node: &Node) -> Result<User, String> {
-    let Node::Map(entries) = node else { return Err("expected `name:` and what the user may do".into()) };
-    let mut one = User {
-        name: String::new(),
-        password_sha256: Vec::new(),
-        categories: Vec::new(),
-        keys: Vec::new(),
-        channels: Vec::new(),
-        read_only: false,
-        admin: false,
-    };
-    for entry in entries {
-        take(&mut one, entry).map_err(|why| format!("{}: {why}", entry.key))?;
-    }
-    one.check().map(|()| one)
-}
-
-fn take(user: &mut User, entry: &Entry) -> Result<(), String> {
-    let words = |read: fn(&str) -> Result<String, String>| one_or_many(&entry.node, read);
+fn one_user(file: &mut Reader<'_>) -> User {
     let any = |word: &str| Ok(word.to_owned());
-    match entry.key.as_str() {
-        "name" => user.name = text(&entry.node)?,
-        "password_sha256" => user.password_sha256 = words(hash)?,
-        "categories" => user.categories = words(category)?,
-        "keys" => user.keys = words(any)?,
-        "channels" => user.channels = words(any)?,
-        "read_only" => user.read_only = flag(&entry.node)?,
-        "admin" => user.admin = flag(&entry.node)?,
-        _ => {
-            return Err(
-                "unknown; known are name, password_sha256, categories, keys, channels, read_only and admin".into()
-            );
-        }
-    }
-    Ok(())
-}
-
-fn flag(node: &Node) -> Result<bool, String> {
-    match node {
-        Node::Scalar(Value::Bool(value)) => Ok(*value),
-        _ => Err("expected true or false".into()),
+    User {
+        name: file.text("name").map(|t| t.0).unwrap_or_default(),
+        password_sha256: file.get("password_sha256", Vec::new(), |node| one_or_many(node, hash)),
+        categories: file.get("categories", Vec::new(), |node| one_or_many(node, category)),
+        keys: file.get("keys", Vec::new(), |node| one_or_many(node, any)),
+        channels: file.get("channels", Vec::new(), |node| one_or_many(node, any)),
+        read_only: file.flag("read_only", false),
+        admin: file.flag("admin", false),
     }
 }
 
@@ -132,7 +97,19 @@ mod tests {
             ("users:\n- name: default", "no `categories`"),
             ("users:\n- name: default\n  categories: all\n- name: default\n  categories: all", "named twice"),
             ("client_password: x\nusers:\n- name: default\n  categories: all", "keep one of them"),
-            ("users:\n- name: default\n  paswd: x", "paswd: unknown; known are name,"),
+            ("users:\n- app", "line 2 column 3: users: expected `name: ...`"),
+            (
+                "users:\n- name: default\n  categories: all\n- name: b\n  paswd: x",
+                "line 5 column 3: unknown key `users.paswd`; known",
+            ),
+            (
+                "users:\n- name: default\n  category: all",
+                "line 3 column 3: unknown key `users.category`: did you mean `categories`?",
+            ),
+            (
+                "users:\n- name: default\n  categories: all\n  read_only: maybe",
+                "line 4 column 3: users.read_only: expected true",
+            ),
             ("cluster_nodes: a:1", "without `cluster_mode: emulate`"),
             ("cluster_mode: emulate\ncluster_nodes: [a]", "expected HOST:PORT"),
             ("cluster_mode: emulate\nlisten: 0.0.0.0:1", "say the address"),

@@ -183,6 +183,38 @@ impl<'a> Reader<'a> {
         value
     }
 
+    /// The maps of the list under `key`, each read by `read`, and then looked at by `check` if nothing was wrong with it.
+    /// Its keys are named behind `prefix` in messages. With the place of the list.
+    pub(super) fn items<T>(
+        &mut self,
+        (key, prefix): (&'static str, &'static str),
+        read: impl Fn(&mut Reader<'_>) -> T,
+        check: impl Fn(&T) -> Result<(), String>,
+    ) -> (Vec<T>, Place) {
+        let list = self.get_placed(key, |node| match node {
+            Node::List(items) => Ok(items.clone()),
+            _ => Err("expected a list: `- name: ...`".into()),
+        });
+        let (items, place) = list.unwrap_or_default();
+        let mut found = Vec::new();
+        for (at, node) in items {
+            let Node::Map(entries) = node else {
+                self.fault(at, format!("{key}: expected `name: ...` and what else there is to say of it"));
+                continue;
+            };
+            let before = self.faults.len();
+            let mut inner = Reader::new(prefix, entries, self.faults);
+            let one = read(&mut inner);
+            inner.finish();
+            match check(&one) {
+                _ if self.faults.len() > before => {}
+                Ok(()) => found.push(one),
+                Err(why) => self.fault(at, format!("{key}: {why}")),
+            }
+        }
+        (found, place)
+    }
+
     /// A whole number within `range`.
     pub(super) fn number(&mut self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
         let value = self.get(key, default, |node| number(node, &range));

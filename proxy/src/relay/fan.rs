@@ -119,6 +119,11 @@ impl Fan {
         self.parent != NONE || matches!(self.merge, Merge::Fetch(_))
     }
 
+    /// What its parts hold of replies.
+    pub(super) fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.reply.len()).sum()
+    }
+
     /// Makes room for where the parts' values end, once all parts have their keys.
     pub(super) fn expect_values(&mut self) {
         let mut keys = 0;

@@ -63,10 +63,12 @@ impl Relay {
         let mut freed = false;
         while let Some(&id) = self.held.front() {
             let request = &mut self.requests[id as usize];
-            if self.now.us.saturating_sub(request.started_us) < limit {
+            let waited = self.now.us.saturating_sub(request.started_us);
+            if waited < limit {
                 break;
             }
             self.held.pop_front();
+            self.stats.add(Counter::HeldUsSum, waited);
             let raw = std::mem::take(&mut request.kept);
             let client = &mut self.clients[request.client as usize];
             client.held -= 1;
@@ -94,7 +96,10 @@ impl Relay {
                 continue;
             }
             let idle = self.clients[client as usize].head == NONE;
-            if idle && self.now.us.saturating_sub(since_us) >= limit {
+            let waited = self.now.us.saturating_sub(since_us);
+            if idle && waited >= limit {
+                self.stats.add(Counter::Held, 1);
+                self.stats.add(Counter::HeldUsSum, waited);
                 let text = self.not_fetched(slot, limit).unwrap_or_else(|| held_too_long(limit));
                 self.refuse_waiting(client, &text);
             }

@@ -199,9 +199,12 @@ impl Routes {
             route.held = owner.state == SlotState::Held;
             route.moving = matches!(owner.state, SlotState::Moving { .. });
             let old = if same_size { self.slots[i] } else { Route::NOWHERE };
-            // Another number of links is a move, too: clients keep to another one of them.
+            // Another number of links is a move, too: clients keep to another one of them. Links for RESP3 beside those
+            // there are move nobody: HELLO waits until its client has nothing under way.
             let before = self.targets.iter().find(|t| t.links.first() == Some(&old.link)).map(|t| &t.links);
-            let moved = old.link != NONE && before != target.map(|t| &t.links);
+            let grown = |old: &Vec<LinkId>, new: &Vec<LinkId>| old.len() == links_per_instance && new.starts_with(old);
+            let same = before.zip(target.map(|t| &t.links)).is_some_and(|(old, new)| old == new || grown(old, new));
+            let moved = old.link != NONE && !same;
             route.settling = (moved || old.settling) && (loads[i].in_flight > 0 || wide > 0);
         }
         self.targets = targets;

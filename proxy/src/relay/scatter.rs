@@ -3,7 +3,7 @@
 
 use super::command::{self, CommandId, Fan as Kind, Serve, Split};
 use super::fan::{Fan, Merge, Part, error_of, merged};
-use super::limits::SPLIT_KEYS_MAX;
+use super::limits::{PARKED, SPLIT_KEYS_MAX};
 use super::request::{NO_SLOT, NONE, RequestId, Stage};
 use super::state::Relay;
 use super::{ClientId, LinkId};
@@ -215,7 +215,7 @@ impl Relay {
         (fan.parent, fan.pending) = (parent, fan.parts.len() as u32);
         let id = self.fans.insert(fan) as u32;
         let request = &mut self.requests[parent as usize];
-        request.stage = Stage::Split;
+        (request.stage, request.sent_us) = (Stage::Split, 0);
         request.of = id;
         self.wide_now += 1;
         id
@@ -230,9 +230,14 @@ impl Relay {
         id
     }
 
-    /// The client of a split request is gone, or has been answered.
+    /// The client of a split request is gone, or has been answered: what the instances said is given back, and what they
+    /// will say is not kept.
     pub(super) fn orphan_fan(&mut self, fan: u32) {
-        self.fans[fan as usize].parent = NONE;
+        let fan = &mut self.fans[fan as usize];
+        fan.parent = NONE;
+        for part in fan.parts.iter_mut().filter(|part| !part.reply.is_empty()) {
+            self.pool.give(std::mem::take(&mut part.reply));
+        }
     }
 
     /// Part of a fragment's reply. False: nobody wants it.
@@ -243,17 +248,29 @@ impl Relay {
             return false;
         }
         self.pool.extend(&mut fan.parts[part].reply, piece);
-        if fan.parts[part].reply.len() > self.settings.client_output_max {
-            let text =
-                format!("ERR twemslot: the reply is larger than client_output_max {}", self.settings.client_output_max);
-            self.refuse_fan(fan_id, Counter::ErrorsOverload, &text);
-        }
+        self.look_at_fan(fan_id);
         true
+    }
+
+    /// A large part of a reply waits for other parts.
+    #[cold]
+    fn look_at_fan(&mut self, fan_id: u32) {
+        let fan = &self.fans[fan_id as usize];
+        let (max, parent) = (self.settings.client_output_max, fan.parent);
+        let most = fan.parts.iter().map(|part| part.reply.len()).max().unwrap_or_default();
+        // One group's part may be as large as the bound, and so may the others' together.
+        if most > max || fan.bytes() - most > max {
+            let text = format!("ERR twemslot: the reply is larger than client_output_max {max}");
+            self.refuse_fan(fan_id, Counter::ErrorsOverload, &text);
+        } else if parent != NONE {
+            self.look_at_parked(self.requests[parent as usize].client);
+        }
     }
 
     /// A fragment's reply, or its last part, or our error in its stead.
     pub(super) fn fragment_reply(&mut self, id: RequestId, piece: &[u8]) {
         let (fan_id, part) = self.fragment(id);
+        let sent_us = self.requests[id as usize].sent_us;
         self.forget(id);
         let fan = &mut self.fans[fan_id as usize];
         if fan.is_wanted() {
@@ -261,6 +278,9 @@ impl Relay {
         }
         fan.pending -= 1;
         if fan.pending > 0 {
+            if piece.len() > PARKED {
+                self.look_at_fan(fan_id);
+            }
             return;
         }
         let fan = self.fans.remove(fan_id as usize);
@@ -268,6 +288,10 @@ impl Relay {
             UNCOUNTED => {}
             now if now == self.routes.generation => self.wide_now -= 1,
             _ => self.wide_before -= 1,
+        }
+        if fan.parent != NONE {
+            // All were sent together, so the last to answer took longest.
+            self.requests[fan.parent as usize].sent_us = sent_us;
         }
         let fan = self.merge(fan);
         self.drop_fan(fan);
@@ -294,10 +318,11 @@ impl Relay {
         if let Merge::Fetch(_) = fan.merge {
             return; // it waits on
         }
-        let parent = std::mem::replace(&mut fan.parent, NONE);
+        let parent = fan.parent;
         if parent == NONE {
             return;
         }
+        self.orphan_fan(fan_id);
         if survey {
             // The request is the inquiry's to answer, with what there is.
             self.surveyed(parent, &mut []);

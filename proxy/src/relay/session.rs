@@ -17,6 +17,8 @@ pub(super) struct Multi {
     /// The slot of the first channel it publishes to: where it goes if it has no key, so that messages of one publisher
     /// to one channel take one way.
     pub(super) channel: Option<Slot>,
+    /// One is for every group, of which there was one when it was queued.
+    pub(super) wide: bool,
     /// One was refused: EXEC will be, too.
     pub(super) failed: bool,
 }

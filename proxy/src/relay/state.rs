@@ -439,23 +439,29 @@ impl Relay {
         true
     }
 
-    /// Bytes of replies that wait behind one that has not come.
+    /// Bytes of replies that wait: behind one that has not come, or for other parts of their own. And of the largest of them.
     #[cold]
-    pub(super) fn parked(&self, client: &Client) -> usize {
+    pub(super) fn parked(&self, client: &Client) -> (usize, usize) {
         let mut next = client.head;
-        let mut bytes = 0;
+        let (mut bytes, mut largest) = (0, 0);
         while next != NONE {
             let request = &self.requests[next as usize];
-            (bytes, next) = (bytes + request.kept.len(), request.next);
+            let fan =
+                self.fans.get(request.of as usize).filter(|fan| request.stage == Stage::Split && fan.parent == next);
+            let parts = fan.map_or(0, Fan::bytes);
+            let held = request.kept.len() + parts;
+            (bytes, largest, next) = (bytes + held, largest.max(held), request.next);
         }
-        bytes
+        (bytes, largest)
     }
 
-    /// A large reply waits behind one that has not come. Small ones are no more than `client_in_flight_max` allows.
+    /// A large reply waits behind one that has not come. Small ones are no more than `client_in_flight_max` allows; a single
+    /// large one may exceed the bound by its own size, as where it need not wait.
     #[cold]
-    fn look_at_parked(&mut self, id: ClientId) {
+    pub(super) fn look_at_parked(&mut self, id: ClientId) {
         let max = self.settings.client_output_max;
-        if self.parked(&self.clients[id as usize]) > max {
+        let (bytes, largest) = self.parked(&self.clients[id as usize]);
+        if bytes - largest > max {
             let why = format!("replies that wait behind an earlier one take more than client_output_max {max}");
             self.close_for_memory(id, &why);
         }

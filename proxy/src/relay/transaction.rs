@@ -84,7 +84,7 @@ impl Relay {
     }
 
     fn queue(&mut self, id: ClientId, command_id: CommandId, command: &Command, frame: &Frame, raw: &[u8]) {
-        let one_group = self.routes.targets.iter().filter(|t| t.owns_slots).count() == 1;
+        let one_group = self.routes.owners().count() == 1;
         let slot = match command.serve {
             Serve::Denied(_) => return self.refuse_unserved(id, command_id, command),
             Serve::Local(Local::Ping | Local::Echo | Local::Time) => None,
@@ -128,6 +128,7 @@ impl Relay {
             let text = format!("ERR twemslot: the transaction is larger than request_kept_max {max}");
             return self.refuse_here(id, command_id, Counter::ErrorsOverload, &text);
         }
+        multi.wide |= matches!(command.serve, Serve::Fan(_));
         multi.slot = multi.slot.or(slot);
         multi.channel = multi.channel.or(channel);
         self.pool.extend(&mut multi.bytes, raw);
@@ -178,6 +179,12 @@ impl Relay {
         if multi.failed {
             self.forget_watch(id);
             let text = "EXECABORT Transaction discarded because of previous errors.";
+            return self.refuse_here(id, command, Counter::ErrorsNotServed, text);
+        }
+        if multi.wide && self.routes.owners().count() != 1 {
+            self.forget_watch(id);
+            let text =
+                "EXECABORT Transaction discarded: there are several groups now, and a command of it is for all of them";
             return self.refuse_here(id, command, Counter::ErrorsNotServed, text);
         }
         let Multi { commands, slot, channel, .. } = multi;

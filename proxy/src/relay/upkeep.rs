@@ -385,7 +385,7 @@ impl Relay {
 
     /// Who holds most, and how much. Who asked to be spared (CLIENT NO-EVICT) comes behind all others that hold anything.
     fn largest_client(&self) -> Option<(ClientId, usize)> {
-        let held = |c: &Client| c.out.len() + c.input.len() + c.queued() + c.subscribed() + self.parked(c);
+        let held = |c: &Client| c.out.len() + c.input.len() + c.queued() + c.subscribed() + self.parked(c).0;
         let open = self.clients.iter().filter(|(_, c)| !c.closed).map(|(id, c)| (id as ClientId, held(c), c.no_evict));
         let most = open.filter(|(_, bytes, _)| *bytes > 0).max_by_key(|(_, bytes, spared)| (!spared, *bytes));
         most.map(|(id, bytes, _)| (id, bytes))

@@ -74,17 +74,23 @@ impl Rights {
     fn of(user: &User) -> Self {
         let every_key = user.keys.iter().any(|k| k == "*");
         let every_channel = user.channels.iter().any(|c| c == "*");
+        let scripts = |id| command::category("scripting").is_some_and(|bit| command::categories_of(id) >> bit & 1 == 1);
+        let granted = |id| in_categories(&user.categories, command::categories_of(id));
+        let ids = 0..command::count() as CommandId;
+        let declared = in_categories(&user.categories, 0);
+        // What a script does cannot be seen from here, and the instance takes it for ours. Who may not do everything
+        // needs the operator's word that scripts are no way round it; bounds of keys and writes leave no such word.
+        let withheld = !declared || ids.clone().any(|id| !scripts(id) && !granted(id));
+        let named = user.categories.iter().any(|word| word == "scripting");
         let allowed = |id: CommandId| {
             let command = command::get(id);
-            let bits = command::categories_of(id);
-            let scripts = command::category("scripting").is_some_and(|bit| bits >> bit & 1 == 1);
-            // What a script touches cannot be seen from here.
-            let blind = scripts && (!every_key || (user.read_only && !command.name.ends_with("_ro")));
+            let reads = command.name.ends_with("_ro"); // which neither writes nor publishes
+            let trusted = named || (!withheld && (every_channel || reads));
+            let blind = scripts(id) && !(every_key && trusted && (reads || !user.read_only));
             let writes = user.read_only && command.flags.contains(Flags::WRITE);
-            in_categories(&user.categories, bits) && !writes && !blind
+            granted(id) && !writes && !blind
         };
-        let commands: Vec<bool> = (0..command::count() as CommandId).map(allowed).collect();
-        let declared = in_categories(&user.categories, 0);
+        let commands: Vec<bool> = ids.map(allowed).collect();
         let everything = commands.iter().all(|&may| may) && declared && !user.read_only;
         let bytes = |texts: &[String]| texts.iter().map(|t| t.as_bytes().to_vec()).collect();
         Self {
@@ -361,6 +367,29 @@ mod tests {
         ] {
             assert_eq!(asks(&reader, request), answer, "{request}");
         }
+    }
+
+    #[test]
+    fn a_script_is_no_way_round_what_is_withheld() {
+        let everything = User { channels: vec!["*".into()], ..user(&["all"], &["*"], false) };
+        let safe = User { categories: vec!["all".into(), "-dangerous".into()], ..everything.clone() };
+        let named = user(&["all", "-dangerous", "scripting"], &["*"], false);
+        let bounded = user(&["all", "scripting"], &["app:*"], false);
+        for (user, request, answer) in [
+            (&everything, "EVAL x 0", Ok(())),
+            (&safe, "FLUSHALL", Err(Denied::Command)),
+            (&safe, "EVAL x 0", Err(Denied::Command)),
+            (&safe, "EVALSHA_RO x 0", Err(Denied::Command)),
+            (&safe, "FCALL x 0", Err(Denied::Command)),
+            (&named, "FLUSHALL", Err(Denied::Command)),
+            (&named, "EVAL x 0", Ok(())),
+            (&bounded, "EVAL x 0", Err(Denied::Command)),
+        ] {
+            assert_eq!(asks(user, request), answer, "{request} {:?}", user.categories);
+        }
+        // Who may publish nothing could do it in a script; not in one that only reads.
+        let silent = user(&["all"], &["*"], false);
+        assert_eq!((asks(&silent, "EVAL x 0"), asks(&silent, "EVAL_RO x 0")), (Err(Denied::Command), Ok(())));
     }
 
     #[test]

@@ -38,7 +38,7 @@ SESSION = {
 }
 # What is true of one command among those that are served alike.
 NOTES = {
-    "client|no-touch": "`ON` is refused",
+    "client|no-touch": "`ON` is refused: many clients share a connection to an instance, which would then keep the mark for all of them",
     "dbsize": "counts copies, too, while slots move",
 }
 CONTAINER = 'Denied("it needs a subcommand")'

@@ -142,9 +142,13 @@ impl Relay {
 
 /// Requests that hold passwords, and those of no command.
 fn is_secret(raw: &[u8]) -> bool {
-    let Some(id) = Args::new(raw).next().and_then(command::lookup) else { return true };
+    let word = |i| Args::new(raw).nth(i).unwrap_or_default();
+    // What TWEMSLOT ON passes on counts as itself.
+    let passed_on = word(0).eq_ignore_ascii_case(b"TWEMSLOT") && word(1).eq_ignore_ascii_case(b"ON");
+    let Some(id) = command::lookup(word(if passed_on { 3 } else { 0 })) else { return true };
     let command = command::get(id);
-    command.flags.contains(Flags::SKIP_MONITOR) || matches!(command.name, "auth" | "hello" | "acl" | "config")
+    command.flags.contains(Flags::SKIP_MONITOR)
+        || matches!(command.name, "auth" | "hello" | "acl" | "config" | "migrate")
 }
 
 /// Microseconds as MONITOR prints them.

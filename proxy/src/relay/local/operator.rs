@@ -107,7 +107,9 @@ impl Relay {
             _ => id,
         });
         let blocks = found.is_some_and(|id| command::get(id).flags.contains(command::Flags::BLOCKING));
-        let stateful = NEVER_ON.contains(&name.as_slice()) || (name == b"CLIENT" && !is_harmless(args.get(4).copied()));
+        let debugs = name == b"SCRIPT" && args.get(4).is_some_and(|sub| sub.eq_ignore_ascii_case(b"DEBUG"));
+        let changes = name == b"CLIENT" && !is_harmless(args.get(4).copied());
+        let stateful = NEVER_ON.contains(&name.as_slice()) || debugs || changes;
         let denied = found.is_some_and(|id| self.denied[usize::from(id)]);
         if blocks || stateful || denied {
             let why = if denied { "denied_commands refuses it" } else { "other clients use the same connection" };

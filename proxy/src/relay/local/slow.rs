@@ -26,7 +26,8 @@ impl Relay {
         if known && command::get(request.command).flags.contains(command::Flags::BLOCKING) {
             return; // it waited because it was asked to
         }
-        let on_link = request.stage == Stage::Sent;
+        // Of a split one that was given up it is not known.
+        let asked = request.stage == Stage::Sent || (request.stage == Stage::Split && request.sent_us > 0);
         let slot = Some(request.slot).filter(|&slot| slot != NO_SLOT);
         let owner = slot.and_then(|slot| self.routes.topology.as_ref()?.slots().get(usize::from(slot))?.group);
         let client = self.clients.get(request.client as usize);
@@ -34,7 +35,7 @@ impl Relay {
             id: 0,
             unix_s: self.now.unix_us / 1_000_000,
             us,
-            instance_us: on_link.then(|| self.now.us.saturating_sub(request.sent_us)),
+            instance_us: asked.then(|| self.now.us.saturating_sub(request.sent_us)),
             command: if known { command::get(request.command).name.into() } else { "(declared)".into() },
             slot,
             group: owner,
