@@ -276,7 +276,9 @@ impl Writer<'_> {
             });
             requests.push(Request { args: words, ask: Ask::Exact(b"+QUEUED\r\n".to_vec()) });
         }
-        requests.push(Request { args: args(&[b"EXEC"]), ask: Ask::Exec { asks, watched } });
+        let exec = Ask::Exec { asks, watched };
+        self.history.together(exec.tokens());
+        requests.push(Request { args: args(&[b"EXEC"]), ask: exec });
         requests
     }
 

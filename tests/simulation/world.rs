@@ -447,7 +447,7 @@ impl World {
     }
 
     fn check_gone(&mut self) {
-        if let Err(what) = self.history.pops.settle() {
+        if let Err(what) = self.history.settle() {
             return self.history.fail(what);
         }
         let told = |link: &LinkConn| format!("connection {} waits at i{} for nobody", link.peer.id, link.instance);

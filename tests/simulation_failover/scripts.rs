@@ -212,6 +212,11 @@ fn too_many_at_once_are_not_replaced() {
     let mut deeds: Vec<_> = (0..3).flat_map(|n| (1..=2).map(move |group| cut(n, group))).collect();
     let silent = |n: usize, p: usize| (0, Deed::Cut(format!("m{n}"), format!("p{p}"), 6_000));
     deeds.extend((0..3).flat_map(|n| (0..2).map(move |p| silent(n, p))));
+    // Nor do their replicas hear them, which would be reason enough to wait.
+    let deaf = |group: u32, n: u16| {
+        (0, Deed::Cut(format!("127.0.0.1:{}", port(group, n)), format!("127.0.0.1:{}", port(group, 0)), 6_000))
+    };
+    deeds.extend((1..=2).flat_map(|group| (1..=2).map(move |n| deaf(group, n))));
     assert_eq!(good(&deeds, 9_000, None).decided, 0);
 }
 

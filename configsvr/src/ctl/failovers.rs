@@ -243,11 +243,8 @@ pub(super) fn roll(client: &mut Client, group: &str, command: &str, terms: Terms
     for replica in &before.replicas {
         restart(client, replica, command)?;
     }
-    let what = Replace {
-        group: id.to_string(),
-        to: before.replicas.first().cloned(),
-        terms: Terms { dry_run: false, yes: true },
-    };
+    // Whoever is preferred or nearest, and none that may never be the primary.
+    let what = Replace { group: id.to_string(), to: None, terms: Terms { dry_run: false, yes: true } };
     if replace(client, false, id, &what, "switchover", None)? != ExitCode::SUCCESS {
         return Err(Fault::new(format!("group {id}: the switchover was given up"), "see `twemslotctl failovers list`"));
     }

@@ -117,6 +117,10 @@ fn who_is_wanted_takes_over_and_who_is_not_never_does() -> Result<()> {
     others.sort_unstable();
     let (never, heir) = (others[0].to_string(), others[1]);
     let said = scene.operator(&["guard", "instance", "--group", "1", &never, "--never", "true"])?;
+    for how in ["switchover", "failover"] {
+        let told = scene.operator(&[how, "1", "--to", &never, "--yes"])?;
+        ensure!(told.contains("is never to be the primary"), "{how}: {told}");
+    }
     scene.playground.kill_instance(old)?;
     let record = replaced(&scene, old)?;
     ensure!(record["candidate"] == heir.to_string(), "{said}{record}");

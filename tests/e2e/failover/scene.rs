@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -207,15 +208,17 @@ impl Scene {
             })?;
         }
         std::thread::sleep(Duration::from_millis(1_500)); // some load, after
-        let (history, found) = load.finish()?;
+        // Who comes back may take nothing away, so the last reads come after that.
         self.heal(fault, old)?;
+        let ended = load.now();
+        let (history, found) = load.finish()?;
         let records = self.records()?.split_off(before);
         Ok(Seen {
             failovers: records.len(),
             acked: acked(&history),
             rate: rate(&history, at),
             found,
-            gap: gap(&history, at, |op| group_of(op) == self.group),
+            gap: gap(&history, at..ended, |op| group_of(op) == self.group),
             demoted,
             records,
         })
@@ -380,11 +383,13 @@ pub(crate) fn rate(history: &[Op], at: u64) -> usize {
     done * 1_000_000 / at.max(1) as usize
 }
 
-/// The longest time without an acknowledged write of those that are `watched`, around the fault.
-pub(crate) fn gap(history: &[Op], at: u64, watched: impl Fn(&Op) -> bool) -> Duration {
+/// The longest time without an acknowledged write of those that are `watched`, around the fault and until the end, in
+/// microseconds of the load: a silence that lasts counts, too.
+pub(crate) fn gap(history: &[Op], during: Range<u64>, watched: impl Fn(&Op) -> bool) -> Duration {
     let good = |op: &&Op| op.outcome == Outcome::Done && op.what.writes() && watched(op);
     let mut times: Vec<u64> = history.iter().filter(good).map(|op| op.completed).collect();
+    times.push(during.end);
     times.sort_unstable();
-    let around = times.windows(2).filter(|pair| pair[1] >= at.saturating_sub(100_000));
+    let around = times.windows(2).filter(|pair| pair[1] >= during.start.saturating_sub(100_000));
     Duration::from_micros(around.map(|pair| pair[1] - pair[0]).max().unwrap_or(u64::from(u32::MAX)))
 }

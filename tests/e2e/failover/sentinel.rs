@@ -108,13 +108,14 @@ impl Scene {
             self.playground.start_instance(old)?;
         }
         self.settle()?;
+        let ended = load.now();
         let (history, found) = load.finish()?;
         Ok(Seen {
             failovers: usize::from(self.primary()? != old),
             acked: acked(&history),
             rate: rate(&history, at),
             found,
-            gap: gap(&history, at, |_| true),
+            gap: gap(&history, at..ended, |_| true),
             demoted,
             records: Vec::new(),
         })

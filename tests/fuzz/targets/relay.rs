@@ -4,9 +4,10 @@
 #![no_main]
 
 use cluster::topology::Topology;
+use cluster::user::User;
 use cluster::wire;
 use libfuzzer_sys::fuzz_target;
-use proxy::relay::limits::Settings;
+use proxy::relay::limits::{Declared, Settings};
 use proxy::relay::{ClientId, Deed, LinkId, Now, Relay};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
@@ -45,7 +46,7 @@ impl<'a> Input<'a> {
     }
 }
 
-const REQUESTS: [&[u8]; 42] = [
+const REQUESTS: [&[u8]; 63] = [
     b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n",
     b"*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$1\r\n1\r\n",
     b"*4\r\n$4\r\nMGET\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n",
@@ -88,6 +89,27 @@ const REQUESTS: [&[u8]; 42] = [
     b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$8\r\nreturn 1\r\n",
     b"*2\r\n$4\r\nSCAN\r\n$1\r\n0\r\n",
     b"*1\r\n$5\r\nRESET\r\n",
+    b"AUTH app pw\r\n",
+    b"HELLO 3 AUTH app pw SETNAME x\r\n",
+    b"ACL WHOAMI\r\n",
+    b"XREADGROUP GROUP g c BLOCK 0 STREAMS a >\r\n",
+    b"BLMPOP 0 1 a LEFT\r\n",
+    b"FCALL f 1 a\r\n",
+    b"FUNCTION LIST\r\n",
+    b"EVALSHA e0e1f9fabfc9d4800c877a703b823ac0578ff8db 1 a\r\n",
+    b"CLIENT UNBLOCK 1\r\n",
+    b"PUBSUB NUMSUB a b\r\n",
+    b"CLUSTER KEYSLOT a\r\n",
+    b"CLUSTER SLOTS\r\n",
+    b"CLUSTER SHARDS\r\n",
+    b"CLUSTER NODES\r\n",
+    b"SORT a BY b*\r\n",
+    b"TWEMSLOT ON 1 DBSIZE\r\n",
+    b"TWEMSLOT KEY a b\r\n",
+    b"JSON.SET a 1\r\n",
+    b"SLOWLOG GET\r\n",
+    b"RANDOMKEY\r\n",
+    b"KEYS *\r\n",
 ];
 
 const REPLIES: [&[u8]; 22] = [
@@ -293,6 +315,34 @@ fn settings(choice: usize) -> Settings {
         worker_memory_max: if choice & 128 > 0 { 100_000 } else { 1 << 30 },
         request_timeout_us: 300_000,
         link_dead_us: 900_000,
+        users: if choice % 3 == 1 { users() } else { Vec::new() },
+        cluster_nodes: if choice % 3 == 2 {
+            vec!["127.0.0.1:6380".into(), "127.0.0.1:6480".into()]
+        } else {
+            Vec::new()
+        },
+        operator_commands: choice % 5 == 0,
+        denied_commands: if choice % 7 == 0 { vec!["SORT".into(), "CLIENT LIST".into()] } else { Vec::new() },
+        declared_commands: if choice % 5 == 1 { declared() } else { Vec::new() },
         ..Settings::default()
     }
+}
+
+/// One who may do little, one who may do everything.
+fn users() -> Vec<User> {
+    let one = |name: &str, categories: &str, keys: &str, admin: bool| User {
+        name: name.into(),
+        // Of "pw".
+        password_sha256: vec!["30c952fab122c3f9759f02a6d95c3758b246b4fee239957b2d4fee46e26170c4".into()],
+        categories: vec![categories.into()],
+        keys: vec![keys.into()],
+        channels: vec![keys.into()],
+        read_only: !admin,
+        admin,
+    };
+    vec![one("app", "all", "a*", false), one("root", "all", "*", true)]
+}
+
+fn declared() -> Vec<Declared> {
+    vec![Declared { name: "JSON.SET".into(), first_key: 1, last_key: -1, key_step: 2, all_groups: false, write: true }]
 }

@@ -45,6 +45,8 @@ pub(crate) struct History {
     /// Increments: when, to what, and whether a client was told of it.
     counts: BTreeMap<Vec<u8>, Vec<(Step, i64, bool)>>,
     counts_issued: BTreeMap<Vec<u8>, usize>,
+    /// The writes of each transaction.
+    transactions: Vec<Vec<Token>>,
     /// Elements that were popped, and moved from list to list.
     pub(crate) pops: Pops,
     /// Messages, by the order in which instances published them.
@@ -118,6 +120,22 @@ impl History {
     /// A client is about to send a write.
     pub(crate) fn issued(&mut self, token: Token, key: &[u8]) {
         self.writes.insert(token, Write { key: key.to_vec(), verdict: Verdict::Open, applied: None });
+    }
+
+    /// A client is about to send these writes in one transaction.
+    pub(crate) fn together(&mut self, tokens: Vec<Token>) {
+        self.transactions.push(tokens);
+    }
+
+    /// When nothing more can come: transactions were done as a whole or not at all, whatever their clients were told.
+    pub(crate) fn settle(&mut self) -> Result<(), String> {
+        for tokens in &self.transactions {
+            let (done, left): (Vec<Token>, _) = tokens.iter().partition(|&&token| self.applied_at(token).is_some());
+            if let (Some(done), Some(left)) = (done.first(), left.first()) {
+                return Err(format!("whole: t{done:x} of a transaction was applied, and t{left:x} was not"));
+            }
+        }
+        self.pops.settle()
     }
 
     pub(crate) fn count_issued(&mut self, key: &[u8]) {
@@ -247,4 +265,19 @@ impl History {
     pub(crate) fn writes_applied(&self) -> usize {
         self.writes.values().filter(|write| write.applied.is_some()).count()
     }
+}
+
+#[test]
+fn half_a_transaction_is_found() {
+    let mut history = History::default();
+    for token in [1, 2, 3] {
+        history.issued(token, b"k");
+    }
+    history.together(vec![1, 2]);
+    history.applied(b"k", &value_of(3, 0), 1, 0);
+    assert_eq!(history.settle(), Ok(()));
+    history.applied(b"k", &value_of(1, 0), 2, 0);
+    assert!(history.settle().is_err_and(|what| what.starts_with("whole: ")), "t2 is missing");
+    history.applied(b"k", &value_of(2, 0), 3, 0);
+    assert_eq!(history.settle(), Ok(()));
 }

@@ -75,7 +75,7 @@ pub(crate) struct Session {
 
 impl Ask {
     /// What it writes.
-    fn tokens(&self) -> Vec<Token> {
+    pub(crate) fn tokens(&self) -> Vec<Token> {
         match self {
             Self::Set(token, _) | Self::Push(token, _) | Self::Published(token, _) => vec![*token],
             Self::SetMany(parts) | Self::SetNew(parts) => parts.iter().map(|(token, _)| *token).collect(),

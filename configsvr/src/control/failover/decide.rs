@@ -57,9 +57,7 @@ impl Failovers {
     }
 
     fn all_clear(&mut self, group: &Group, out: &mut Out, board: &mut Board) {
-        if let Some(primary) = group.primary().filter(|_| !self.orders.is_empty()) {
-            self.orders.forget(&format!("last-chance/{}", group.id), &primary.addr);
-        }
+        self.forget_silence(group);
         if self.helpless.remove(&group.id).is_some() | self.vetoed.remove(&group.id) {
             for kind in [VETOED, FROZEN, HELPLESS, OFF] {
                 board.settle(out, kind, &group.id.to_string(), "the primary answers");
@@ -67,7 +65,15 @@ impl Failovers {
         }
     }
 
+    /// A last PING that was not answered says something of its moment alone.
+    fn forget_silence(&mut self, group: &Group) {
+        if let Some(primary) = group.primary().filter(|_| !self.orders.is_empty()) {
+            self.orders.forget(&format!("last-chance/{}", group.id), &primary.addr);
+        }
+    }
+
     fn vetoed(&mut self, scene: &Scene, group: &Group, why: &str, since: u64, out: &mut Out, board: &mut Board) {
+        self.forget_silence(group);
         self.vetoes += u64::from(self.vetoed.insert(group.id));
         if scene.now > since + VETO_ALARM_MS {
             let message = format!("group {}: the configsvrs do not reach the primary, but {why}", group.id);
@@ -163,6 +169,8 @@ impl Failovers {
         let Some(step) = record::begin(scene.state, known, group, what, scene.wall) else { return };
         let epoch = step.epoch.epoch;
         self.writer.write(scene.now, record::transaction(scene.state, scene.fence, step), out);
+        // If the store refuses this, it may be long before it is written again.
+        self.forget_silence(group);
         board.tell(
             out,
             "failover",

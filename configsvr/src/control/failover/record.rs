@@ -170,13 +170,10 @@ pub(super) fn ended(scene: &Scene, record: &Failover) -> Txn {
 }
 
 /// The old primary came back, and said how much it had that nobody else has.
-pub(super) fn reported(scene: &Scene, record: &Failover, lost_bytes: u64, exact: bool) -> Txn {
+pub(super) fn reported(scene: &Scene, record: &Failover, lost_bytes: u64, note: Option<&str>) -> Txn {
     let mut record = Failover { lost_bytes: Some(lost_bytes), ..record.clone() };
     record.times.reported = Some(scene.wall);
-    if !exact {
-        record.note =
-            Some("the old primary was started again: lost_bytes is the least, by what was last seen of it".into());
-    }
+    record.note = note.map(str::to_owned).or(record.note);
     same_topology(scene, &record)
 }
 

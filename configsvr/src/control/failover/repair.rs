@@ -179,19 +179,38 @@ impl Failovers {
         else {
             return true;
         };
-        let lost = had.saturating_sub(promoted);
+        // Offsets of two histories do not compare: what the new one has of the old one is not known.
+        let foreign = is_foreign(record);
+        let exact = exact && !foreign;
+        let lost = if foreign { had } else { had.saturating_sub(promoted) };
         if !self.writer.is_idle() {
             return false;
         }
-        self.writer.write(scene.now, record::reported(scene, record, lost, exact), out);
+        let note = match (exact, foreign) {
+            (true, _) => None,
+            (_, true) => Some("one of another history was promoted: lost_bytes is all that the old primary had"),
+            _ => Some("the old primary was started again: lost_bytes is the least, by what was last seen of it"),
+        };
+        self.writer.write(scene.now, record::reported(scene, record, lost, note), out);
         if lost > 0 {
-            let least = if exact { "" } else { "at least " };
+            let about = match (exact, foreign) {
+                (true, _) => "",
+                (_, true) => "another history was chosen: up to ",
+                _ => "at least ",
+            };
             let message =
-                format!("{addr}: {least}{lost} bytes that it had taken were on no other instance and are gone");
+                format!("{addr}: {about}{lost} bytes that it had taken were on no other instance and are gone");
             board.tell(out, "writes_lost", &record.group_id.to_string(), record.epoch, message);
         }
         false
     }
+}
+
+/// Whether the promoted one had another history than the old primary, which only people can want.
+fn is_foreign(record: &Failover) -> bool {
+    let former = record.former.as_ref().map(|former| &former.replid);
+    let known = [Some(&record.old_replid), Some(&record.replid), former];
+    record.continues.as_ref().is_some_and(|chosen| !record.old_replid.is_empty() && !known.contains(&Some(chosen)))
 }
 
 fn leads_to(order: &Order, addr: &Addr) -> bool {
@@ -204,5 +223,24 @@ fn wrong(info: &Info, primary: &Addr) -> Option<Order> {
         Role::Primary => Some(Order::Demote { primary: primary.clone() }),
         Role::Replica if info.follows.as_ref() != Some(primary) => Some(Order::Follow { primary: primary.clone() }),
         Role::Replica => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_of_two_histories_do_not_compare() {
+        let record = |replid: &str, continues: &str| -> Failover {
+            let text = format!(
+                r#"{{"id":"1-1","group_id":1,"kind":"forced","phase":"done","epoch":1,"old":"127.0.0.1:1","old_replid":"a",
+                "replid":"{replid}","continues":"{continues}","former":{{"replid":"b","offset":5}},"why":"","times":{{"doubted":1,"decided":1}}}}"#
+            );
+            serde_json::from_str(&text).expect("a record")
+        };
+        for (replid, continues, foreign) in [("a", "a", false), ("a", "b", false), ("", "a", false), ("", "c", true)] {
+            assert_eq!(is_foreign(&record(replid, continues)), foreign, "{replid:?} {continues}");
+        }
     }
 }

@@ -442,6 +442,11 @@ fn replace_primary(there: &There, id: GroupId, to: Option<&Addr>, planned: bool,
     }
     if let Some(to) = to {
         change::instance_of(group, to).map_err(refused)?;
+        if there.state.guard(id).is_some_and(|guard| guard.never.contains(to)) {
+            let message = format!("instance {to} is never to be the primary of group {id}");
+            let hint = format!("name another one, or say: twemslotctl guard instance {id} {to} --never false");
+            return Err(refusal(Kind::Conflict, "never_promoted", message, &hint));
+        }
     }
     if group.replicas().next().is_none() {
         let message = format!("group {id} has no replica");

@@ -13,13 +13,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Every section in its place, and whether all groups are asked for it.
-const SECTIONS: [(&str, bool); 12] = [
+const SECTIONS: [(&str, bool); 13] = [
     ("server", false),
     ("clients", false),
     ("memory", true),
     ("persistence", true),
     ("stats", true),
     ("replication", false),
+    ("cpu", true),
     ("commandstats", false),
     ("errorstats", true),
     ("cluster", false),
@@ -128,7 +129,10 @@ impl Relay {
                 "replication" => {
                     lines.put("role", "master");
                     lines.put("connected_slaves", 0);
+                    // Nobody replicates a proxy.
+                    lines.put("master_repl_offset", 0);
                 }
+                "cpu" => cpu_section(&said, &mut lines),
                 "commandstats" => command_section(&totals, &mut lines),
                 "errorstats" => error_section(&totals, &said, &mut lines),
                 "cluster" => lines.put("cluster_enabled", u8::from(!self.settings.cluster_nodes.is_empty())),
@@ -289,6 +293,14 @@ fn stats_section(totals: &Stats, said: &Said, lines: &mut Lines<'_>) {
         lines.put(field, said.largest(field));
     }
     lines.put("rejected_connections", 0);
+}
+
+/// What the primaries have used, in seconds; a proxy's own is known to its machine.
+fn cpu_section(said: &Said, lines: &mut Lines<'_>) {
+    for field in ["used_cpu_sys", "used_cpu_user", "used_cpu_sys_children", "used_cpu_user_children"] {
+        let seconds: f64 = said.values(field).filter_map(|value| value.parse::<f64>().ok()).sum();
+        lines.put(field, format!("{seconds:.6}"));
+    }
 }
 
 fn command_section(totals: &Stats, lines: &mut Lines<'_>) {
