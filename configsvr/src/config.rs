@@ -1,7 +1,7 @@
 //! The configuration of a configsvr: `conf/configsvr.yml`, where every key is explained.
 #![expect(clippy::disallowed_methods, reason = "a shell: reads files")]
 
-use crate::consensus::{ELECTION_MAX_MS, ELECTION_MIN_MS, HEARTBEAT_MS};
+use crate::consensus::{ELECTION_MAX_MS, ELECTION_MIN_MS, HEARTBEAT_MS, HEARTBEATS_MIN};
 use crate::control::limits::{HANG_MS, HANG_RANGE_MS};
 use crate::log::LogSettings;
 use crate::store::etcd;
@@ -218,8 +218,9 @@ impl Config {
             faults.push(format!("tokens: {}: at most {TOKENS_MAX}", self.tokens.len()));
         }
         let raft = self.raft;
-        if raft.heartbeat_ms < 20 || raft.election_min_ms < 2 * raft.heartbeat_ms {
-            faults.push("raft: heartbeat_ms at least 20, election_min_ms at least twice that".into());
+        if raft.heartbeat_ms < 20 || raft.election_min_ms / HEARTBEATS_MIN < raft.heartbeat_ms {
+            faults
+                .push(format!("raft: heartbeat_ms at least 20, election_min_ms at least {HEARTBEATS_MIN} times that"));
         }
         if raft.election_max_ms <= raft.election_min_ms {
             faults.push("raft: election_max_ms must be more than election_min_ms, so that members do not tie".into());
@@ -287,6 +288,8 @@ members:
         assert_eq!((config.listen, config.raft.heartbeat_ms), (listen_default(), 100));
         assert!(matches!(config.store, Store::Embedded));
         assert_eq!(config.me().map(|m| m.id), Some(1));
+        let hasty = format!("{GOOD}raft: {{heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 301}}\n");
+        assert!(parse(&hasty).is_ok());
     }
 
     #[test]
@@ -298,7 +301,8 @@ members:
             (&format!("{GOOD}listen: 0.0.0.0:6390\n"), "tokens"),
             (&format!("{GOOD}  - {{id: 2, name: c, addr: 127.0.0.1:6391}}\n"), "peer_token"),
             (&format!("{GOOD}tokens: [{{name: x, role: admin, sha256: abc}}]\n"), "sha256sum"),
-            (&format!("{GOOD}raft: {{heartbeat_ms: 100, election_min_ms: 150, election_max_ms: 300}}\n"), "twice"),
+            (&format!("{GOOD}raft: {{heartbeat_ms: 100, election_min_ms: 150, election_max_ms: 300}}\n"), "3 times"),
+            (&format!("{GOOD}raft: {{heartbeat_ms: 100, election_min_ms: 299, election_max_ms: 400}}\n"), "3 times"),
             (&format!("{GOOD}  - {{id: 1, name: c, addr: 127.0.0.1:6391}}\n"), "alone"),
             (&format!("{GOOD}proxy_token_file: /nowhere/token\n"), "/nowhere/token"),
             (&format!("{GOOD}failover: {{hang_ms: 100}}\n"), "from 500 to 60000"),

@@ -169,6 +169,7 @@ fn options(dir: &Path, up: Up) -> Result<Options> {
         proxy: up.proxy,
         configsvr: up.configsvr,
         proxy_conf: text(up.proxy_conf)?,
+        configsvr_conf: String::new(),
         redis_conf: text(up.redis_conf)?,
         supervised: !up.detach,
         progress: |line| println!("{line}"),

@@ -46,6 +46,8 @@ use types::{Metrics, Raft};
 
 /// Six of them fit into the silence that brings an election: some may be late or lost.
 pub const HEARTBEAT_MS: u64 = 100;
+/// So many must fit, or one that is late brings an election.
+pub const HEARTBEATS_MIN: u64 = 3;
 /// For so long voters keep to a leader they heard, and so long a leader says that it leads after a majority heard it. A
 /// pause of half a second, of a machine or of a disk, changes nothing.
 pub const ELECTION_MIN_MS: u64 = 600;
@@ -116,9 +118,9 @@ impl Options {
         ensure!(ids.windows(2).all(|pair| pair[0] < pair[1]), "two initial members have the same number");
         let (heartbeat, min, max) = (self.heartbeat_ms, self.election_min_ms, self.election_max_ms);
         ensure!(
-            heartbeat > 0 && heartbeat * 3 <= min && min < max,
-            "raft's timings: the least election time ({min} ms) must be at least three heartbeats ({heartbeat} ms), and \
-             less than the greatest ({max} ms)"
+            heartbeat > 0 && heartbeat <= min / HEARTBEATS_MIN && min < max,
+            "raft's timings: the least election time ({min} ms) must be at least {HEARTBEATS_MIN} heartbeats ({heartbeat} \
+             ms), and less than the greatest ({max} ms)"
         );
         Ok(())
     }

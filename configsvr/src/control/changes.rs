@@ -11,7 +11,7 @@
 //!                                              +- Stale <- refused: the watch must show why
 //! ```
 
-use super::command::{Answer, Kind, Refusal, Request, Seen};
+use super::command::{Answer, Command, Kind, Refusal, Request, Seen};
 use super::event::{Action, CallId, DeedId};
 use super::layout::{self, Audit, Epoch};
 use super::lead::Fence;
@@ -467,8 +467,8 @@ impl Work {
     }
 
     fn decide_asked(&self, request: &Request, wall: u64, state: &State, fence: &Fence) -> Result<Decision, Refusal> {
-        let command = shortened(json!(request.command));
-        if let Some(answer) = repeated(request, &command, state)? {
+        let key = request.idempotency_key.as_deref().filter(|_| !request.dry_run);
+        if let Some(answer) = repeated(&state.audit, &request.who, key, &request.command)? {
             return Ok(Decision::End(Ok(answer)));
         }
         let wanted = plan::probes(&request.command);
@@ -485,6 +485,7 @@ impl Work {
             return Ok(Decision::Follow(instance.clone(), primary.clone()));
         }
         let what = plan::what(&request.command);
+        let command = shortened(json!(request.command));
         let made = Made { who: &request.who, what, command, key: request.idempotency_key.clone() };
         Ok(Decision::Write(Box::new(transaction(made, plan, wall, state, fence))))
     }
@@ -495,16 +496,27 @@ fn nothing(state: &State) -> Answer {
 }
 
 /// What was answered when this request was made before.
-fn repeated(request: &Request, command: &Value, state: &State) -> Result<Option<Answer>, Refusal> {
-    let Some(key) = request.idempotency_key.as_ref().filter(|_| !request.dry_run) else { return Ok(None) };
-    let same = |a: &&Audit| a.idempotency_key.as_ref() == Some(key) && a.who == request.who;
-    let Some(audit) = state.audit.iter().rev().map(|(_, audit)| audit).find(same) else { return Ok(None) };
-    if audit.command != *command {
+pub fn repeated(
+    audit: &[(Revision, Audit)],
+    who: &str,
+    key: Option<&str>,
+    command: &Command,
+) -> Result<Option<Answer>, Refusal> {
+    let Some(key) = key else { return Ok(None) };
+    let same = |a: &&Audit| a.idempotency_key.as_deref() == Some(key) && a.who == who;
+    let Some(audit) = audit.iter().rev().map(|(_, audit)| audit).find(same) else { return Ok(None) };
+    if wish(&audit.command) != wish(&shortened(json!(command))) {
         let message = format!("idempotency key {key:?} was used for another change ({})", audit.what);
         return Err(refusal(Kind::Conflict, "key_reused", message, "a new request needs a new key"));
     }
-    let answer: Answer = serde_json::from_value(audit.answer.clone()).unwrap_or_else(|_| nothing(state));
+    let unread = |_| Answer { epoch: audit.epoch_after, result: Value::Null, notes: Vec::new(), repeated: true };
+    let answer: Answer = serde_json::from_value(audit.answer.clone()).unwrap_or_else(unread);
     Ok(Some(Answer { repeated: true, ..answer }))
+}
+
+/// What somebody asked for: not what was planned for it, if it was planned.
+fn wish(command: &Value) -> &Value {
+    command.get("planned_for").unwrap_or(command)
 }
 
 /// Who made a change, for the audit.

@@ -1,7 +1,7 @@
 //! What people and scripts may ask of the control plane, and what they get. The HTTP API and the CLI say the same words.
 
 use super::layout::{self, SlotRange};
-use super::task::{Limits, Mode, Span, Window};
+use super::task::{Limits, Mode, NewLimits, Span, Window};
 pub use cluster::beat::{Beat, BeatAnswer, Sight};
 use cluster::group::GroupId;
 use cluster::instance::Addr;
@@ -171,6 +171,10 @@ pub struct NewMoves {
     /// Also where the target seems to have too little memory.
     #[serde(default)]
     pub force: bool,
+    /// The wish that these moves were made up for, where somebody wished for no moves. The same wish again is planned anew
+    /// and may come out otherwise, so it is known by this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned_for: Option<Value>,
 }
 
 /// These slots, or so many of the source's last.
@@ -193,7 +197,7 @@ pub struct Steering {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancelled: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limits: Option<Limits>,
+    pub limits: Option<NewLimits>,
     /// Also where the target seems to have too little memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force: Option<bool>,

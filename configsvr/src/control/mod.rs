@@ -32,6 +32,7 @@ pub mod limits;
 #[cfg(test)]
 mod tests;
 
+pub use changes::repeated;
 pub use lead::Member;
 pub use stored::{for_proxies, ranges, sum_of};
 

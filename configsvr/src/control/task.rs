@@ -135,6 +135,32 @@ impl Default for Limits {
     }
 }
 
+/// Limits that somebody wishes; what is not named stays. Only who decides knows what it stays at: somebody else may have
+/// changed it since the wish was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewLimits {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys_per_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_bytes: Option<u64>,
+}
+
+impl NewLimits {
+    pub fn over(self, now: Limits) -> Limits {
+        Limits {
+            keys_per_s: self.keys_per_s.unwrap_or(now.keys_per_s),
+            bytes_per_s: self.bytes_per_s.unwrap_or(now.bytes_per_s),
+            latency_ms: self.latency_ms.unwrap_or(now.latency_ms),
+            value_bytes: self.value_bytes.unwrap_or(now.value_bytes),
+        }
+    }
+}
+
 impl From<Limits> for JobLimits {
     fn from(limits: Limits) -> Self {
         let Limits { keys_per_s, bytes_per_s, latency_ms, value_bytes } = limits;

@@ -451,7 +451,14 @@ pub(super) fn proxies(client: &mut Client, as_json: bool, verb: ProxiesVerb) -> 
             let cluster: Cluster = client.get("/api/v1/cluster")?;
             list(as_json, &proxies, |p| status::proxies(p, cluster.epoch))
         }
-        ProxiesVerb::Show { id } => json(&client.of_leader::<Proxy>(&path(&id, ""))?).map(|()| ExitCode::SUCCESS),
+        ProxiesVerb::Show { id } => {
+            let proxy: Proxy = client.of_leader(&path(&id, ""))?;
+            if as_json {
+                return json(&proxy).map(|()| ExitCode::SUCCESS);
+            }
+            let cluster: Cluster = client.get("/api/v1/cluster")?;
+            list(as_json, &proxy, |p| status::proxy(p, cluster.epoch))
+        }
         ProxiesVerb::Drain { id, terms } => {
             let ask = ask("POST", path(&id, "/drain"), Some(json!({ "draining": true })));
             change(client, as_json, plain(ask, terms))

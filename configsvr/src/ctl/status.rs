@@ -4,6 +4,7 @@ use super::client::Client;
 use super::fault::Result;
 use super::show::{json, or_dash, say, table, time};
 use crate::http::words::{Cluster, Group, Member, Proxy};
+use cluster::beat::Sight;
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -93,6 +94,20 @@ pub(super) fn proxies(proxies: &[Proxy], epoch: u64) -> String {
     table(&["PROXY", "ADDR", "ADMIN", "EPOCH", "STATE", "BEAT", "ZONE", "VERSION"], proxies.iter().map(row))
 }
 
+/// One proxy, and how it sees the primaries.
+pub(super) fn proxy(proxy: &Proxy, epoch: u64) -> String {
+    let row = |sight: &Sight| {
+        let down = if sight.links_up < sight.links { "! " } else { "" };
+        let links = format!("{down}{} of {}", sight.links_up, sight.links);
+        let reply = or_dash(sight.last_reply_ms.map(|ms| format!("{:.1} s", ms as f64 / 1000.0)));
+        vec![sight.addr.to_string(), links, reply]
+    };
+    let mut parts = vec![proxies(std::slice::from_ref(proxy), epoch)];
+    parts.extend(proxy.push_fault.as_ref().map(|why| format!("the last push to it failed: {why}")));
+    parts.push(table(&["PRIMARY", "LINKS UP", "LAST REPLY"], proxy.instances.iter().map(row)));
+    parts.join("\n\n")
+}
+
 /// Instances as the API tells of them.
 pub(super) fn instances(instances: &[Value]) -> String {
     let row = |i: &Value| {
@@ -155,5 +170,23 @@ p3     10.0.0.9:6380  10.0.0.9:6381  7      ! dead    1.2 s  -     0.1.0
 ! proxy p3 (10.0.0.9:6381): no heartbeat";
         assert_eq!(screen(&cluster(&["proxy p3 (10.0.0.9:6381): no heartbeat"])), expected);
         assert!(screen(&cluster(&[])).ends_with("All is well."));
+    }
+
+    #[test]
+    fn one_proxy_and_what_it_sees() {
+        let addr = |port: u16| format!("10.0.0.1:{port}").parse().expect("an address");
+        let sight = |port, links_up, last_reply_ms| Sight { addr: addr(port), links_up, links: 2, last_reply_ms };
+        let instances = vec![sight(6379, 2, Some(1234)), sight(6380, 0, None)];
+        let seen = Proxy { instances, push_fault: Some("refused".to_owned()), ..cluster(&[]).proxies.remove(0) };
+        let expected = "\
+PROXY  ADDR           ADMIN          EPOCH  STATE     BEAT   ZONE  VERSION
+p1     10.0.0.9:6380  10.0.0.9:6381  7      ! behind  1.2 s  -     0.1.0
+
+the last push to it failed: refused
+
+PRIMARY        LINKS UP  LAST REPLY
+10.0.0.1:6379  2 of 2    1.2 s
+10.0.0.1:6380  ! 0 of 2  -";
+        assert_eq!(proxy(&seen, 7), expected);
     }
 }

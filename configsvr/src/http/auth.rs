@@ -187,8 +187,9 @@ pub(super) struct Failures {
 #[derive(Debug)]
 struct Failure {
     since: Instant,
-    different: u32,
-    last: Hash,
+    /// Each once, and no more than are needed to make it wait: several programs with yesterday's tokens, which take turns,
+    /// are no guesser.
+    different: Vec<Hash>,
 }
 
 /// Shared by all calls, held for a look at the table only.
@@ -198,7 +199,7 @@ impl Failures {
     fn check(&self, client: IpAddr, now: Instant) -> Result<(), Problem> {
         let Some(failure) = self.by_client.get(&network(client)) else { return Ok(()) };
         let left = FAILURES_WINDOW.saturating_sub(now.saturating_duration_since(failure.since));
-        if failure.different < FAILURES_MAX || left.is_zero() {
+        if failure.different.len() < FAILURES_MAX || left.is_zero() {
             return Ok(());
         }
         let message = format!("{FAILURES_MAX} different wrong tokens came from {client}");
@@ -213,13 +214,12 @@ impl Failures {
             let oldest = self.by_client.iter().min_by_key(|(_, f)| f.since).map(|(client, _)| *client);
             oldest.and_then(|client| self.by_client.remove(&client));
         }
-        let failure = self.by_client.entry(client).or_insert(Failure { since: now, different: 0, last: hash });
+        let failure = self.by_client.entry(client).or_insert_with(|| Failure { since: now, different: Vec::new() });
         if now.saturating_duration_since(failure.since) >= FAILURES_WINDOW {
-            *failure = Failure { since: now, different: 0, last: hash };
+            *failure = Failure { since: now, different: Vec::new() };
         }
-        if failure.different == 0 || failure.last != hash {
-            failure.different += 1;
-            failure.last = hash;
+        if failure.different.len() < FAILURES_MAX && !failure.different.contains(&hash) {
+            failure.different.push(hash);
         }
     }
 }
@@ -264,6 +264,18 @@ mod tests {
         let (mut failures, start) = (Failures::default(), now());
         (0..1000).for_each(|_| failures.count(ip("10.0.0.1"), Hash::of("old"), start));
         assert!(failures.check(ip("10.0.0.1"), start).is_ok());
+    }
+
+    /// Two proxies of one machine, each with its own, call by turns.
+    #[test]
+    fn several_old_tokens_by_turns_lock_nobody_out() {
+        let (mut failures, start) = (Failures::default(), now());
+        for n in 0..1000 {
+            failures.count(ip("10.0.0.1"), Hash::of(&(n % (FAILURES_MAX - 1)).to_string()), start);
+        }
+        assert!(failures.check(ip("10.0.0.1"), start).is_ok());
+        failures.count(ip("10.0.0.1"), Hash::of("one more"), start);
+        assert!(failures.check(ip("10.0.0.1"), start).is_err());
     }
 
     #[test]

@@ -36,9 +36,9 @@ pub const AUDIT_DEFAULT: usize = 50;
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Different wrong tokens from one address, within `FAILURES_WINDOW`, before it has to wait. A person mistypes a few
-/// times; a token is 32 random bytes, so whoever guesses needs very many. The same wrong token again counts once: a proxy
-/// with yesterday's token must not lock out the people on its machine.
-pub const FAILURES_MAX: u32 = 10;
+/// times; a token is 32 random bytes, so whoever guesses needs very many. The same wrong token again counts once, also
+/// between others: proxies with yesterday's tokens must not lock out the people on their machine.
+pub const FAILURES_MAX: usize = 10;
 pub const FAILURES_WINDOW: Duration = Duration::from_secs(60);
 /// Addresses remembered for that. When it is full the oldest is forgotten: whoever has that many addresses gets
 /// `FAILURES_MAX` guesses from each anyway.

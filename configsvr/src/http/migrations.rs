@@ -7,7 +7,6 @@ use super::extract::{Asked, At, Said, Terms};
 use super::problem::{ChangeProblems, Problem, ReadProblems};
 use super::words::{Answer, DryRun, IdempotencyKey, MigrationChange, NewMigrations, Whose};
 use crate::control::command::{Command, NewMove, NewMoves, Steering};
-use crate::control::task::Task;
 use crate::control::task::TaskView;
 use axum::Json;
 use axum::extract::State;
@@ -53,8 +52,8 @@ async fn start(
 ) -> Result<Json<Answer>, Problem> {
     let moves = new.moves.into_iter().map(|m| NewMove { from: m.from, to: m.to, slots: m.slots, count: m.count });
     let NewMigrations { mode, window, epoch, skip_audit, force, .. } = new;
-    let limits = new.limits.over(None);
-    let new = NewMoves { moves: moves.collect(), mode, limits, window, epoch, skip_audit, force };
+    let limits = new.limits.at_first();
+    let new = NewMoves { moves: moves.collect(), mode, limits, window, epoch, skip_audit, force, planned_for: None };
     change(&api, terms, Command::StartMigrations(new)).await
 }
 
@@ -72,20 +71,7 @@ async fn limit(
     terms: Terms,
     Said(new): Said<MigrationChange>,
 ) -> Result<Json<Answer>, Problem> {
-    let task = task_of(&api, id)?;
-    steer(
-        &api,
-        terms,
-        id,
-        Steering { limits: Some(new.limits().over(Some(task.limits))), force: new.force, ..Steering::default() },
-    )
-    .await
-}
-
-fn task_of(api: &Api, id: u64) -> Result<Task, Problem> {
-    let found = api.desk.view.borrow().migrations.iter().find(|m| m.task.id == id).map(|m| m.task.clone());
-    let absent = || Problem::absent("no_such_migration", format!("no migration {id}"), "see GET /api/v1/migrations");
-    found.ok_or_else(absent)
+    steer(&api, terms, id, Steering { limits: Some(new.limits()), force: new.force, ..Steering::default() }).await
 }
 
 /// Nothing goes on until it is resumed; what was copied is kept up to date.

@@ -3,7 +3,7 @@
 use super::documented::{ByWord, EstimateWord, MeasuredWord, ModeWord, PlanWord, RoomWord, SpanWord};
 use crate::control::balance::Balance;
 use crate::control::measure::{By, Estimate, Measured, Room};
-use crate::control::task::{Limits, Mode, Span, Window};
+use crate::control::task::{Limits, Mode, NewLimits, Span, Window};
 use cluster::group::GroupId;
 use cluster::instance::Addr;
 use serde::{Deserialize, Serialize};
@@ -69,14 +69,10 @@ pub struct MigrationLimits {
 }
 
 impl MigrationLimits {
-    pub(super) fn over(self, now: Option<Limits>) -> Limits {
-        let now = now.unwrap_or_default();
-        Limits {
-            keys_per_s: self.keys_per_s.unwrap_or(now.keys_per_s),
-            bytes_per_s: self.bytes_per_s.unwrap_or(now.bytes_per_s),
-            latency_ms: self.latency_ms.unwrap_or(now.latency_ms),
-            value_bytes: self.value_bytes.unwrap_or(now.value_bytes),
-        }
+    /// Of a migration that begins.
+    pub(super) fn at_first(self) -> Limits {
+        let Self { keys_per_s, bytes_per_s, latency_ms, value_bytes } = self;
+        NewLimits { keys_per_s, bytes_per_s, latency_ms, value_bytes }.over(Limits::default())
     }
 }
 
@@ -150,6 +146,10 @@ pub struct Rebalanced {
     pub room: Vec<Room>,
     pub notes: Vec<String>,
     pub begun: Vec<u64>,
+    /// This very wish (by its idempotency key) was begun before: then `begun` and the moves are those of that time, and
+    /// nothing was measured.
+    #[serde(default)]
+    pub repeated: bool,
 }
 
 /// What is to change about a migration; what is not named stays.
@@ -166,8 +166,8 @@ pub struct MigrationChange {
 }
 
 impl MigrationChange {
-    pub(super) fn limits(self) -> MigrationLimits {
+    pub(super) fn limits(self) -> NewLimits {
         let Self { keys_per_s, bytes_per_s, latency_ms, value_bytes, .. } = self;
-        MigrationLimits { keys_per_s, bytes_per_s, latency_ms, value_bytes }
+        NewLimits { keys_per_s, bytes_per_s, latency_ms, value_bytes }
     }
 }

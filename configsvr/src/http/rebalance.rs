@@ -8,13 +8,16 @@ use super::extract::{Said, Terms};
 use super::limits::{COUNT_SECONDS, COUNT_SECONDS_DEFAULT, INSTANCES_MAX};
 use super::problem::{ChangeProblems, Problem};
 use super::traffic;
-use super::words::{DryRun, IdempotencyKey, Rebalance, Rebalanced};
+use super::words::{Answer, DryRun, IdempotencyKey, Rebalance, Rebalanced};
 use crate::agent::link::Access;
 use crate::control::balance::{Balance, Move, Rules, balance};
 use crate::control::command::{Command, NewMove, NewMoves};
 use crate::control::limits::MOVES_AT_ONCE;
 use crate::control::look::Verdict;
-use crate::control::measure::{By, Costs, Counted, Memory, Room, Sample, coming, costs, estimate, lack, speed};
+use crate::control::measure::{
+    By, Costs, Counted, Measured, Memory, Room, Sample, coming, costs, estimate, lack, speed,
+};
+use crate::control::repeated;
 use crate::control::task::{Limits, Mode, TaskPhase};
 use crate::control::view::View;
 use crate::mover::survey::{self, Depth, Place};
@@ -25,6 +28,7 @@ use cluster::group::{Group, GroupId};
 use cluster::instance::Addr;
 use cluster::topology::Topology;
 use futures_util::future::join_all;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,10 +53,18 @@ async fn rebalance(
     terms: Terms,
     Said(new): Said<Rebalance>,
 ) -> Result<Json<Rebalanced>, Problem> {
+    // One view for both: between two of them it might have been begun, and would neither be found nor be left to plan.
+    let view = api.desk.view.borrow().clone();
+    if new.apply && !terms.dry_run {
+        let same = Command::StartMigrations(NewMoves { planned_for: Some(json!(new)), ..NewMoves::default() });
+        if let Some(done) = repeated(&view.audit, &terms.who, terms.idempotency_key.as_deref(), &same)? {
+            return Ok(Json(told_again(new.by, &done)));
+        }
+    }
     let Ok(_one) = api.surveys.try_acquire() else {
         return Err(Problem::busy("somebody else measures at the moment, and instances should not feel it"));
     };
-    let mut plan = plan(&api, &new).await?;
+    let mut plan = plan(&api, view, &new).await?;
     if !new.apply || terms.dry_run || plan.balance.moves.is_empty() {
         return Ok(Json(plan));
     }
@@ -64,14 +76,42 @@ async fn rebalance(
         return Err(no_room(room));
     }
     let moves = plan.balance.moves.iter().map(whole).collect();
+    let planned_for = Some(json!(new));
     let Rebalance { window, skip_audit, force, .. } = new;
-    let limits = new.limits.over(None);
+    let limits = new.limits.at_first();
     let mode = Mode::Copy;
-    let wish = NewMoves { moves, mode, limits, window, epoch: Some(plan.epoch), skip_audit, force };
+    let wish = NewMoves { moves, mode, limits, window, epoch: Some(plan.epoch), skip_audit, force, planned_for };
     let Json(done) = change(&api, terms, Command::StartMigrations(wish)).await?;
-    let ids = done.result["migrations"].as_array().into_iter().flatten();
-    plan.begun = ids.filter_map(|task| task["id"].as_u64()).collect();
+    if done.repeated {
+        return Ok(Json(told_again(new.by, &done))); // it was begun while this one measured
+    }
+    plan.begun = tasks(&done).filter_map(|task| task["id"].as_u64()).collect();
     Ok(Json(plan))
+}
+
+fn tasks(done: &Answer) -> impl Iterator<Item = &Value> {
+    done.result["migrations"].as_array().into_iter().flatten()
+}
+
+/// What was begun the first time.
+fn told_again(by: By, done: &Answer) -> Rebalanced {
+    let one = |task: &Value| -> Option<Move> {
+        let group = |side: &str| serde_json::from_value(task[side].clone()).ok();
+        // A very long list of slots was not kept.
+        let slots = serde_json::from_value(task["slots"].clone()).unwrap_or_default();
+        Some(Move { from: group("from")?, to: group("to")?, slots })
+    };
+    Rebalanced {
+        epoch: done.epoch,
+        by,
+        balance: Balance { moves: tasks(done).filter_map(one).collect(), shares: Vec::new() },
+        measured: Measured::default(),
+        estimate: None,
+        room: Vec::new(),
+        notes: vec!["this was begun before, under the same key: nothing was measured again".to_owned()],
+        begun: tasks(done).filter_map(|task| task["id"].as_u64()).collect(),
+        repeated: true,
+    }
 }
 
 fn whole(one: &Move) -> NewMove {
@@ -132,7 +172,7 @@ impl Ground {
         let slack_percent = if new.by == By::Slots { 0 } else { SLACK_PERCENT };
         let (givers, takers) = (new.givers.iter().copied().collect(), new.takers.iter().copied().collect());
         let rules = Rules { weights, fixed, givers, takers, slack_percent };
-        Ok(Self { view, topology, owners, rules, limits: new.limits.over(None), imagined })
+        Ok(Self { view, topology, owners, rules, limits: new.limits.at_first(), imagined })
     }
 
     /// Whom to ask about a group's keys: replicas that are in step, and the primary where none is.
@@ -189,9 +229,9 @@ struct Surveyed {
     silent: Vec<(GroupId, String)>,
 }
 
-async fn plan(api: &Api, new: &Rebalance) -> Result<Rebalanced, Problem> {
+async fn plan(api: &Api, view: Arc<View>, new: &Rebalance) -> Result<Rebalanced, Problem> {
     let begun = Instant::now();
-    let ground = Ground::of(api.desk.view.borrow().clone(), new)?;
+    let ground = Ground::of(view, new)?;
     let access = api.instances.as_deref().ok_or_else(|| {
         Problem::unavailable("no_instances", "this member has no way to instances", "ask another member")
     })?;
@@ -230,9 +270,9 @@ async fn plan(api: &Api, new: &Rebalance) -> Result<Rebalanced, Problem> {
     let speed = speed(ground.view.migrations.iter().map(|m| &m.task));
     let estimate = told.then(|| estimate(&balance.moves, &costs, &ground.limits, speed));
     let samples = surveyed.samples.into_iter().map(|sample| sample.told).collect();
-    let measured = crate::control::measure::Measured { age_ms: begun.elapsed().as_millis() as u64, samples, ops };
+    let measured = Measured { age_ms: begun.elapsed().as_millis() as u64, samples, ops };
     let (epoch, by) = (ground.topology.epoch(), new.by);
-    Ok(Rebalanced { epoch, by, balance, measured, estimate, room, notes, begun: Vec::new() })
+    Ok(Rebalanced { epoch, by, balance, measured, estimate, room, notes, begun: Vec::new(), repeated: false })
 }
 
 fn unmeasured(by: By, group: GroupId, why: &str) -> Problem {

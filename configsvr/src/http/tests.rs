@@ -1,6 +1,7 @@
 //! The API against a desk whose loop is a test: real sockets, real calls.
 
 mod documents;
+mod again;
 
 use super::*;
 use crate::control::command::{Answer, BeatAnswer, Kind, ProxyView, Refusal, Request};
@@ -325,6 +326,11 @@ async fn every_change_reaches_the_loop_as_a_command() {
             json!({"command": "drain_proxy", "id": "p/1", "draining": true}),
         ),
         ("DELETE /api/v1/proxies/p1", "", json!({"command": "remove_proxy", "id": "p1"})),
+        (
+            "PATCH /api/v1/migrations/3",
+            r#"{"keys_per_s":5}"#,
+            json!({"command": "steer_migration", "id": 3, "limits": {"keys_per_s": 5}}),
+        ),
     ] {
         let (status, headers, answer) = call(m.addr, path, &["idempotency-key: k1"], body).await;
         assert_eq!(status, 200, "{path}: {answer}");

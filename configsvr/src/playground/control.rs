@@ -107,7 +107,8 @@ impl Playground {
             self.dir.forget_log(&name)?;
         }
         make(&self.dir.configsvr(&name))?;
-        let conf = configsvr::conf(&self.dir, &self.control.founders, addr, &self.control.etcd_addrs, i);
+        let mut conf = configsvr::conf(&self.dir, &self.control.founders, addr, &self.control.etcd_addrs, i);
+        conf.push_str(&self.options.configsvr_conf);
         state::write_atomically(&self.dir.configsvr_conf(&name), &conf)?;
         let program = match &self.options.configsvr {
             Some(path) => path.clone(),

@@ -59,6 +59,9 @@ pub struct Options {
     pub configsvr: Option<PathBuf>,
     /// YAML beside, or in place of, what the playground writes for each proxy.
     pub proxy_conf: String,
+    /// YAML beside what the playground writes for each configsvr. With tokens in it the caller makes the cluster: the
+    /// playground has none.
+    pub configsvr_conf: String,
     /// Lines beside what the playground writes for each Redis.
     pub redis_conf: String,
     /// Whoever holds the playground ends it on TERM, so `down` asks it first.
@@ -84,6 +87,7 @@ impl Default for Options {
             proxy: None,
             configsvr: None,
             proxy_conf: String::new(),
+            configsvr_conf: String::new(),
             redis_conf: String::new(),
             supervised: false,
             progress: |_| (),

@@ -12,8 +12,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const PROXIES: usize = 200;
-/// What a push to all may take at most; the goal, a second, is printed beside what was measured.
+/// What a push to all may take at most, on a machine that does much else.
 const PUSH_LIMIT: Duration = Duration::from_secs(10);
+/// What the best of some rounds takes at most.
+const PUSH_GOAL: Duration = Duration::from_secs(1);
 
 /// One proxy that serves nobody.
 struct Fake {
@@ -158,10 +160,13 @@ fn two_hundred_proxies_are_kept_in_step() -> Result<()> {
         })
     };
     registered(&playground)?;
+    let mut best = PUSH_LIMIT;
     for round in 0..5 {
         let took = change_reaches_all(&playground, &fakes, &format!("round-{round}"))?;
-        say(&format!("a change was at {PROXIES} proxies after {took:?} (goal: 1 s)"));
+        say(&format!("a change was at {PROXIES} proxies after {took:?}"));
+        best = best.min(took);
     }
+    ensure!(best <= PUSH_GOAL, "{best:?} until a change was at {PROXIES} proxies, at best; the goal is {PUSH_GOAL:?}");
     playground.kill_configsvr(0)?;
     let took = change_reaches_all(&playground, &fakes, "after")?;
     say(&format!("with a member killed: {took:?}"));

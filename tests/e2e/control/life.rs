@@ -29,7 +29,7 @@ fn ctl(api: SocketAddr, words: &[&str]) -> Result<Said> {
 }
 
 /// It went well; its JSON.
-fn good(api: SocketAddr, words: &[&str]) -> Result<Value> {
+pub(crate) fn good(api: SocketAddr, words: &[&str]) -> Result<Value> {
     let mut all = words.to_vec();
     all.push("--json");
     let said = ctl(api, &all)?;
@@ -38,7 +38,7 @@ fn good(api: SocketAddr, words: &[&str]) -> Result<Value> {
 }
 
 /// It was refused, and these words say why.
-fn refused(api: SocketAddr, words: &[&str], why: &[&str]) -> Result<()> {
+pub(crate) fn refused(api: SocketAddr, words: &[&str], why: &[&str]) -> Result<()> {
     let said = ctl(api, words)?;
     ensure!(said.code != 0, "{words:?} went well: {}", said.out);
     for word in why {
@@ -47,7 +47,7 @@ fn refused(api: SocketAddr, words: &[&str], why: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn small() -> Options {
+pub(crate) fn small() -> Options {
     Options { groups: 1, replicas: 0, configsvrs: 1, workers: Some(1), ..Options::default() }
 }
 

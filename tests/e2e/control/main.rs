@@ -5,6 +5,7 @@ mod chaos;
 mod trials;
 mod fleet;
 mod flood;
+mod taken;
 mod life;
 mod api;
 

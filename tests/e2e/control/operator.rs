@@ -1,10 +1,11 @@
 //! An operator who never rests: changes the topology again and again through any member that answers, each change under
-//! an idempotency key and until it is judged; and the checker of what became of the changes.
+//! an idempotency key and until it is judged; and the checker of what became of the changes. By turns a group gets another
+//! name and a slot another owner, or none.
 
 use crate::LIMIT;
 use anyhow::{Context, Result, ensure};
 use configsvr::playground::{Playground, http, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(2);
 const AUDIT_EVERY: usize = 150;
 /// `.ci/test` never tries again what failed with these words.
 const VERDICT: &str = "verdict of the checker";
+/// The slot that changes hands, by force: no key of the clients is in it, so none is lost. It is group 1's at first.
+pub(crate) const SLOT: u16 = 11;
 /// Between two changes: fast enough that every fault meets some.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -35,7 +38,7 @@ pub(crate) struct Log {
     /// Calls that ended otherwise, by status; 0: no answer.
     pub(crate) failed: BTreeMap<u16, usize>,
     /// The records of the audit that were seen for each key.
-    records: BTreeMap<String, BTreeSet<u64>>,
+    records: BTreeMap<String, BTreeSet<(u64, String)>>,
 }
 
 impl Operator {
@@ -54,16 +57,67 @@ impl Operator {
     }
 }
 
+/// The n-th wish is done: what says so.
+#[derive(Debug, PartialEq)]
+enum Sign {
+    Name(String),
+    Owner(Option<u64>),
+}
+
+fn wish(name: &str, n: usize) -> Sign {
+    match n % 4 {
+        1 => Sign::Owner(Some(2)),
+        3 => Sign::Owner(None),
+        _ => Sign::Name(key(name, n)),
+    }
+}
+
+fn key(name: &str, n: usize) -> String {
+    format!("{name}-{n}")
+}
+
+impl Sign {
+    fn call(&self, at: SocketAddr, key: &str) -> Result<http::Answer> {
+        let (method, path, body) = match self {
+            Self::Name(name) => ("PATCH", "/api/v1/groups/1", json!({ "name": name })),
+            Self::Owner(group) => {
+                let range = json!({ "from": SLOT, "to": SLOT, "group": group });
+                ("POST", "/api/v1/slots/assign", json!({ "ranges": [range], "force": true }))
+            }
+        };
+        http::call(method, at, path, &[("idempotency-key", key)], &body.to_string(), CALL_LIMIT)
+    }
+
+    /// What the audit calls it.
+    fn what(&self) -> &'static str {
+        match self {
+            Self::Name(_) => "groups.rename",
+            Self::Owner(_) => "slots.assign",
+        }
+    }
+
+    /// What this member knows in its place.
+    fn seen(&self, at: SocketAddr) -> Result<Self> {
+        let get = |path| http::call("GET", at, path, &[], "", CALL_LIMIT)?.json();
+        Ok(match self {
+            Self::Name(_) => Self::Name(get("/api/v1/groups/1")?["name"].as_str().context("a name")?.to_owned()),
+            Self::Owner(_) => {
+                let slots = get("/api/v1/slots?per_slot=true")?;
+                Self::Owner(slots["ranges"].get(usize::from(SLOT)).context("the slot")?["group"].as_u64())
+            }
+        })
+    }
+}
+
 fn work(members: &[SocketAddr], name: &str, stop: &AtomicBool) -> Result<Log> {
     let mut log = Log::default();
     let mut member = 0;
     while !stop.load(Ordering::Relaxed) {
-        let key = format!("{name}-{}", log.accepted.len());
-        let body = serde_json::json!({ "name": key }).to_string();
+        let n = log.accepted.len();
+        let (key, wish) = (key(name, n), wish(name, n));
         loop {
             let at = members[member % members.len()];
-            let headers = [("idempotency-key", key.as_str())];
-            let answer = http::call("PATCH", at, "/api/v1/groups/1", &headers, &body, CALL_LIMIT);
+            let answer = wish.call(at, &key);
             let status = answer.as_ref().map_or(0, |a| a.status);
             if let Ok(answer) = answer.as_ref()
                 && status == 200
@@ -100,7 +154,8 @@ impl Log {
             let (Some(key), Some(revision)) = (entry["idempotency_key"].as_str(), entry["revision"].as_u64()) else {
                 continue;
             };
-            self.records.entry(key.to_owned()).or_default().insert(revision);
+            let what = entry["what"].as_str().unwrap_or_default().to_owned();
+            self.records.entry(key.to_owned()).or_default().insert((revision, what));
         }
     }
 
@@ -116,20 +171,23 @@ impl Log {
         let audit = playground.ask_control("/api/v1/audit?limit=1000")?;
         self.note(audit.as_array().context("the audit is a list")?);
         for i in 0..self.accepted.len() {
-            let key = format!("{name}-{i}");
-            let count = self.records.get(&key).map_or(0, BTreeSet::len);
-            ensure!(count == 1, "{VERDICT}: {key} was accepted, and stands {count} times in the audit");
+            let (key, what) = (key(name, i), wish(name, i).what());
+            let seen: Vec<_> = self.records.get(&key).into_iter().flatten().collect();
+            let once = matches!(&seen[..], [(_, seen)] if seen == what);
+            ensure!(once, "{VERDICT}: {key} was accepted, and the audit has of {what}: {seen:?}");
         }
         let ours = self.records.keys().filter(|k| k.starts_with(&format!("{name}-"))).count();
         ensure!(ours <= self.accepted.len(), "{VERDICT}: {ours} changes were made, {} accepted", self.accepted.len());
-        let last = format!("{name}-{}", self.accepted.len() - 1);
+        // The latest name, and the latest owner.
+        let all = self.accepted.len();
+        let last: Vec<Sign> = (all.saturating_sub(2)..all).map(|n| wish(name, n)).collect();
         for member in playground.configsvrs().iter().filter(|s| s.alive()) {
             // One that has just come back may be behind for a moment, but not for good.
-            let what = format!("{VERDICT}: {} knows the last change, {last}", member.name());
+            let what = format!("{VERDICT}: {} knows the last changes, {last:?}", member.name());
             until(&what, LIMIT, || {
-                let answer = http::call("GET", member.addr(), "/api/v1/groups/1", &[], "", CALL_LIMIT);
-                Ok(match answer.and_then(|a| a.json()) {
-                    Ok(group) if group["name"] == last.as_str() => Ok(()),
+                let seen: Result<Vec<Sign>> = last.iter().map(|sign| sign.seen(member.addr())).collect();
+                Ok(match seen {
+                    Ok(seen) if seen == last => Ok(()),
                     other => Err(format!("{other:?}")),
                 })
             })?;

@@ -1,11 +1,12 @@
 //! The stage of the trials: a whole cluster, two clients that count, an operator who never rests, and a look at the
 //! proxies. At the end nothing may be lost, twice, or out of order.
 
-use crate::operator::Operator;
+use crate::operator::{Operator, SLOT};
 use crate::watch::{Watch, all_serve};
-use crate::writer::Writer;
+use crate::writer::{Writer, keys};
 use crate::{LIMIT, say};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use cluster::slot::{TagRule, slot_of};
 use configsvr::playground::{Options, Playground, StoreKind, http, until};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -54,6 +55,8 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn begin(options: Options) -> Result<Self> {
+        let theirs = |key: String| slot_of(key.as_bytes(), TagRule::Redis, options.slots) == SLOT;
+        ensure!(!keys("a").chain(keys("b")).any(theirs), "the operator takes slot {SLOT}, where clients have a key");
         let playground = Playground::start(options)?;
         let operator = Operator::start(members(&playground), "op");
         let proxies = playground.proxies();

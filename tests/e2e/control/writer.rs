@@ -10,6 +10,11 @@ use std::time::{Duration, Instant};
 
 const KEYS: usize = 64;
 
+/// The keys of the client of this name.
+pub(crate) fn keys(name: &str) -> impl Iterator<Item = String> {
+    (0..KEYS).map(move |i| format!("{name}-{i}"))
+}
+
 /// A client at work.
 pub(crate) struct Writer {
     stop: Arc<AtomicBool>,
@@ -40,12 +45,11 @@ impl Writer {
 
 fn work(connection: &mut Connection, name: &str, stop: &AtomicBool) -> Result<Tally> {
     let mut tally = Tally::default();
-    let mut counts = [0u64; KEYS];
+    let mut counts: Vec<(String, u64)> = keys(name).map(|key| (key, 0)).collect();
     while !stop.load(Ordering::Relaxed) {
-        for (i, count) in counts.iter_mut().enumerate() {
+        for (key, count) in &mut counts {
             let start = Instant::now();
-            let key = format!("{name}-{i}");
-            let reply: u64 = redis::cmd("INCR").arg(&key).query(connection).with_context(|| format!("INCR {key}"))?;
+            let reply: u64 = redis::cmd("INCR").arg(&*key).query(connection).with_context(|| format!("INCR {key}"))?;
             *count += 1;
             ensure!(reply == *count, "verdict of the checker: {key}: {reply}, must be {count}");
             tally.writes += 1;

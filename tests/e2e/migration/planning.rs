@@ -71,6 +71,30 @@ fn what_was_measured_is_spread() -> Result<()> {
     let member = scene.playground.configsvrs()[0].addr();
     let old = http::post(member, "/api/v1/migrations?dry_run=true", &dry(&plan["epoch"]))?;
     ensure!(old.status == 409 && old.body.contains("plan_outdated"), "{}", old.body);
+    begun_once(&scene, member)
+}
+
+/// Whoever lost the answer asks again: nothing is begun twice, and what was begun is told.
+fn begun_once(scene: &Scene, member: SocketAddr) -> Result<()> {
+    let apply = |key: &str, weights: &str| {
+        let body = format!(r#"{{"weights":{weights},"apply":true,"window":"{}"}}"#, hours(2, 3));
+        http::call("POST", member, "/api/v1/rebalance", &[("idempotency-key", key)], &body, LIMIT)
+    };
+    let first = apply("lost", r#"{"1":0}"#)?;
+    let again = apply("lost", r#"{"1":0}"#)?;
+    ensure!((first.status, again.status) == (200, 200), "{} {}", first.body, again.body);
+    let (first, again) = (first.json()?, again.json()?);
+    let begun = first["begun"].as_array().context("begun")?;
+    ensure!(!begun.is_empty() && first["repeated"] == false && again["repeated"] == true, "{first}, then {again}");
+    ensure!(
+        first["begun"] == again["begun"] && first["balance"]["moves"] == again["balance"]["moves"],
+        "{first}, then {again}"
+    );
+    let other = apply("lost", r#"{"2":0}"#)?;
+    ensure!(other.status == 409 && other.body.contains("key_reused"), "{}", other.body);
+    for id in begun {
+        scene.operator(&format!("migrations cancel {id}"))?;
+    }
     Ok(())
 }
 

@@ -10,6 +10,9 @@ use configsvr::store::{Fault, Store};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// From the leader's death until another one leads. The silence before an election takes 0.6 to 0.9 s of it.
+const LEADER_GOAL: Duration = Duration::from_millis(1500);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_member_keeps_the_contract() {
     let site = Site::calm(1);
@@ -88,8 +91,8 @@ async fn a_killed_leader_is_replaced_and_nothing_is_lost() {
         .await;
     }
     took.sort();
-    // The goal is 1.5 s; a machine that runs many tests may be slow once.
-    assert!(took[0] < Duration::from_millis(2500), "{took:?}");
+    // A machine that runs many tests may be slow once or twice.
+    assert!(took[0] <= LEADER_GOAL, "{took:?}");
 }
 
 /// A frozen leader does not believe that it leads, nor does it depose its successor when it thaws.

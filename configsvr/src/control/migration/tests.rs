@@ -4,6 +4,7 @@ use crate::control::command::{Command, Steering};
 use crate::control::layout::SlotRange;
 use crate::control::plan::plan;
 use crate::control::state::{Standing, State};
+use crate::control::task::{Limits, task_key};
 use crate::store::{Change, Entry, Notice, Snapshot};
 use cluster::change::{Change as Wish, apply};
 use cluster::topology::SlotState;
@@ -134,4 +135,18 @@ fn what_moves_on_access_is_left_alone() {
     }
     let pause = Steering { paused: Some(true), ..Steering::default() };
     assert!(plan(&state, &steer(pause), None, 0).is_ok());
+}
+
+/// Two people change a limit each, and neither knows of the other: both are heard.
+#[test]
+fn a_limit_that_is_not_named_stays_as_it_is_by_then() {
+    let mut state = fetching();
+    for named in [json!({ "keys_per_s": 5 }), json!({ "bytes_per_s": 7 })] {
+        let limits = Some(serde_json::from_value(named).expect("limits"));
+        let steering = Steering { limits, ..Steering::default() };
+        let done = plan(&state, &Command::SteerMigration { id: 1, steering }, None, 0).expect("good");
+        put(&mut state, &task_key(1), &done.after);
+    }
+    let wanted = Limits { keys_per_s: 5, bytes_per_s: 7, ..Limits::default() };
+    assert_eq!(state.tasks[&1].value.limits, wanted);
 }

@@ -85,7 +85,7 @@ pub(super) fn steer(there: &There, id: u64, steering: &Steering) -> Result<Plan,
         next.note = None; // why it stood still
     }
     next.cancelled = task.cancelled || steering.cancelled == Some(true);
-    next.limits = steering.limits.unwrap_or(task.limits);
+    next.limits = steering.limits.map_or(task.limits, |limits| limits.over(task.limits));
     next.force = steering.force.unwrap_or(task.force);
     let key = task_key(id);
     let mut plan = there.same();

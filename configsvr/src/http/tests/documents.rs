@@ -91,7 +91,7 @@ fn plan_with_everything() -> Value {
         "took_ms": 1 });
     let share =
         json!({ "group": 1, "weight": 1, "slots_before": 2, "slots_after": 1, "load_before": 2, "load_after": 1 });
-    let plan = json!({ "epoch": 7, "by": "ops", "notes": [], "begun": [1],
+    let plan = json!({ "epoch": 7, "by": "ops", "notes": [], "begun": [1], "repeated": true,
         "balance": { "moves": [{ "from": 1, "to": 2, "slots": [] }], "shares": [share] },
         "measured": { "age_ms": 1, "samples": [sampled],
             "ops": { "window_ms": 1, "requests": 2, "proxies": ["p"] } },
