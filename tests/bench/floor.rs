@@ -55,24 +55,14 @@ impl Client {
     fn serve(&mut self, value: &[u8]) -> Option<()> {
         let had = self.rest.len();
         self.rest.resize(had + CHUNK_BYTES, 0);
-        loop {
-            let room = self.rest.len() - had;
-            match self.stream.read(&mut self.rest[had..]) {
-                Ok(0) => return None,
-                Ok(count) => {
-                    self.rest.truncate(had + count);
-                    // A full buffer may have left some behind, and readiness is told once.
-                    if count < room {
-                        break;
-                    }
-                    return None;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.rest.truncate(had);
-                    return Some(());
-                }
-                Err(_) => return None,
+        match self.stream.read(&mut self.rest[had..]) {
+            // A full buffer may have left some behind, and readiness is told once.
+            Ok(count) if (1..CHUNK_BYTES).contains(&count) => self.rest.truncate(had + count),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.rest.truncate(had);
+                return Some(());
             }
+            _ => return None,
         }
         let mut at = 0;
         while let Some(length) = self.answer(at, value) {
