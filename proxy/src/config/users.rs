@@ -97,6 +97,10 @@ mod tests {
             ("users:\n- name: default", "no `categories`"),
             ("users:\n- name: default\n  categories: all\n- name: default\n  categories: all", "named twice"),
             ("client_password: x\nusers:\n- name: default\n  categories: all", "keep one of them"),
+            (
+                "users:\n- name: default\n  password_sha256:\n  categories: all",
+                "line 3 column 3: users.password_sha256: is empty",
+            ),
             ("users:\n- app", "line 2 column 3: users: expected `name: ...`"),
             (
                 "users:\n- name: default\n  categories: all\n- name: b\n  paswd: x",

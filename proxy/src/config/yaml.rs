@@ -203,6 +203,10 @@ impl<'a> Reader<'a> {
                 continue;
             };
             let before = self.faults.len();
+            // A template that came to nothing must not mean "none".
+            for empty in entries.iter().filter(|entry| matches!(entry.node, Node::Scalar(Value::Null))) {
+                self.fault(empty.place, format!("{prefix}{}: is empty", empty.key));
+            }
             let mut inner = Reader::new(prefix, entries, self.faults);
             let one = read(&mut inner);
             inner.finish();

@@ -73,8 +73,10 @@ pub(super) struct Client {
     pub(super) stopped: bool,
     /// Replies pile up: no further request is taken ...
     pub(super) pressed: bool,
-    /// The size of the largest reply since.
+    /// The size of the largest reply since, or among those that waited behind another one.
     pub(super) largest: u64,
+    /// Bytes of replies that began to wait behind another one since all of them were looked at.
+    pub(super) unlooked: usize,
     /// ... unless the client does not read at all: perhaps it will, once it has written everything.
     pub(super) overrun: bool,
     /// Nothing more is taken; to be closed once everything is answered and written.
@@ -129,6 +131,7 @@ impl Client {
             stopped: false,
             pressed: false,
             largest: 0,
+            unlooked: 0,
             overrun: false,
             closing: false,
             closed: false,

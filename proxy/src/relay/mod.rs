@@ -271,7 +271,7 @@ impl Relay {
     fn wrote_unusually(&mut self, id: ClientId, ends: bool) {
         let client = &mut self.clients[id as usize];
         if client.pressed && client.out.len() <= self.settings.client_output_soft / 2 {
-            (client.pressed, client.overrun) = (false, false);
+            (client.pressed, client.overrun, client.largest) = (false, false, 0);
             self.pressed.retain(|&p| p != id);
             self.resumable.push(id);
         }

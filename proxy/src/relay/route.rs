@@ -71,6 +71,8 @@ pub(super) struct Routes {
     pub(super) topology: Option<Arc<Topology>>,
     pub(super) slots: Vec<Route>,
     pub(super) targets: Vec<Target>,
+    /// Links of each protocol in `targets`.
+    links_of_each: usize,
     tag_rule: TagRule,
     slot_count: u16,
     /// Grows with each topology: tells requests sent under an earlier one.
@@ -95,6 +97,7 @@ impl Default for Routes {
             topology: None,
             slots: vec![Route::NOWHERE],
             targets: Vec::new(),
+            links_of_each: 0,
             tag_rule: TagRule::Redis,
             slot_count: 1,
             generation: 0,
@@ -202,11 +205,15 @@ impl Routes {
             // Another number of links is a move, too: clients keep to another one of them. Links for RESP3 beside those
             // there are move nobody: HELLO waits until its client has nothing under way.
             let before = self.targets.iter().find(|t| t.links.first() == Some(&old.link)).map(|t| &t.links);
-            let grown = |old: &Vec<LinkId>, new: &Vec<LinkId>| old.len() == links_per_instance && new.starts_with(old);
+            let as_many = links_per_instance == self.links_of_each;
+            let grown = |old: &Vec<LinkId>, new: &Vec<LinkId>| {
+                as_many && old.len() == links_per_instance && new.starts_with(old)
+            };
             let same = before.zip(target.map(|t| &t.links)).is_some_and(|(old, new)| old == new || grown(old, new));
             let moved = old.link != NONE && !same;
             route.settling = (moved || old.settling) && (loads[i].in_flight > 0 || wide > 0);
         }
+        self.links_of_each = links_per_instance;
         self.targets = targets;
         for target in &mut self.targets {
             let first = target.links.first().copied();

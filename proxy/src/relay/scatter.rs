@@ -156,6 +156,7 @@ impl Relay {
         let id = self.requests.open(NONE, command, NO_SLOT, self.now.us);
         let fragment = &mut self.requests[id as usize];
         (fragment.stage, fragment.of, fragment.generation) = (Stage::Fragment, fan_id, part as u32);
+        fragment.sent_us = 0;
         self.put(link, id, NO_SLOT, raw);
     }
 
@@ -248,13 +249,13 @@ impl Relay {
             return false;
         }
         self.pool.extend(&mut fan.parts[part].reply, piece);
-        self.look_at_fan(fan_id);
+        self.look_at_fan(fan_id, piece.len());
         true
     }
 
-    /// A large part of a reply waits for other parts.
+    /// So many more bytes of a reply wait for other parts.
     #[cold]
-    fn look_at_fan(&mut self, fan_id: u32) {
+    fn look_at_fan(&mut self, fan_id: u32, more: usize) {
         let fan = &self.fans[fan_id as usize];
         let (max, parent) = (self.settings.client_output_max, fan.parent);
         let most = fan.parts.iter().map(|part| part.reply.len()).max().unwrap_or_default();
@@ -263,7 +264,7 @@ impl Relay {
             let text = format!("ERR twemslot: the reply is larger than client_output_max {max}");
             self.refuse_fan(fan_id, Counter::ErrorsOverload, &text);
         } else if parent != NONE {
-            self.look_at_parked(self.requests[parent as usize].client);
+            self.look_at_parked(self.requests[parent as usize].client, more);
         }
     }
 
@@ -279,7 +280,7 @@ impl Relay {
         fan.pending -= 1;
         if fan.pending > 0 {
             if piece.len() > PARKED {
-                self.look_at_fan(fan_id);
+                self.look_at_fan(fan_id, piece.len());
             }
             return;
         }
@@ -325,7 +326,7 @@ impl Relay {
         self.orphan_fan(fan_id);
         if survey {
             // The request is the inquiry's to answer, with what there is.
-            self.surveyed(parent, &mut []);
+            self.surveyed(parent, &[]);
         } else {
             self.refuse(parent, counter, text);
         }
@@ -346,7 +347,7 @@ impl Relay {
             return fan;
         }
         if fan.merge == Merge::Survey {
-            self.surveyed(fan.parent, &mut fan.parts);
+            self.surveyed(fan.parent, &fan.parts);
             return fan;
         }
         let mut reply = std::mem::take(&mut self.scratch);

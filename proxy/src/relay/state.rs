@@ -382,7 +382,7 @@ impl Relay {
         if client.head != id {
             request.keep_reply(&mut self.pool, reply);
             if reply.len() > PARKED {
-                self.look_at_parked(client_id);
+                self.look_at_parked(client_id, reply.len());
             }
             return;
         }
@@ -391,7 +391,7 @@ impl Relay {
         }
         pop_answered(client, &mut self.requests, &mut self.pool);
         if mark_popped(client, client_id, &mut self.dirty_clients, self.settings.client_output_soft) {
-            self.popped_unusually(client_id);
+            self.popped_unusually(client_id, reply.len());
         }
     }
 
@@ -400,20 +400,21 @@ impl Relay {
         let client = &mut self.clients[client_id as usize];
         pop_answered(client, &mut self.requests, &mut self.pool);
         if mark_popped(client, client_id, &mut self.dirty_clients, self.settings.client_output_soft) {
-            self.popped_unusually(client_id);
+            self.popped_unusually(client_id, 0);
         }
     }
 
-    /// A client that is not read, or passes a large request, or takes its replies too slowly, has been answered.
+    /// A client that is not read, or passes a large request, or takes its replies too slowly, has been answered, in so many
+    /// bytes if it was not before.
     #[inline(never)]
-    fn popped_unusually(&mut self, client_id: ClientId) {
+    fn popped_unusually(&mut self, client_id: ClientId, bytes: usize) {
         let client = &self.clients[client_id as usize];
         let much = client.out.len() > self.settings.client_output_soft;
         if client.stopped || !client.shares() {
             self.resumable.push(client_id);
         }
         if much {
-            self.press(client_id, 0);
+            self.press(client_id, bytes as u64);
         }
     }
 
@@ -434,7 +435,7 @@ impl Relay {
             }
         } else {
             self.pool.extend(&mut request.kept, part);
-            self.look_at_parked(client_id);
+            self.look_at_parked(client_id, part.len());
         }
         true
     }
@@ -455,12 +456,22 @@ impl Relay {
         (bytes, largest)
     }
 
-    /// A large reply waits behind one that has not come. Small ones are no more than `client_in_flight_max` allows; a single
-    /// large one may exceed the bound by its own size, as where it need not wait.
+    /// So many more bytes wait behind a reply that has not come. Small replies are no more than `client_in_flight_max` allows;
+    /// a single large one may exceed the bound by its own size, as where it need not wait.
     #[cold]
-    pub(super) fn look_at_parked(&mut self, id: ClientId) {
+    pub(super) fn look_at_parked(&mut self, id: ClientId, more: usize) {
         let max = self.settings.client_output_max;
+        // All that wait are looked through: only after so much that a reply's share of it is little.
+        let client = &mut self.clients[id as usize];
+        client.unlooked += more;
+        if client.unlooked < max / 8 {
+            return;
+        }
+        client.unlooked = 0;
         let (bytes, largest) = self.parked(&self.clients[id as usize]);
+        // When they go out, it may exceed the bound there, too.
+        let client = &mut self.clients[id as usize];
+        client.largest = if client.pressed { client.largest.max(largest as u64) } else { largest as u64 };
         if bytes - largest > max {
             let why = format!("replies that wait behind an earlier one take more than client_output_max {max}");
             self.close_for_memory(id, &why);
@@ -484,7 +495,7 @@ impl Relay {
             return;
         }
         if !client.pressed {
-            (client.pressed, client.largest) = (true, 0);
+            client.pressed = true;
             client.progress_us = self.now.us;
             self.pressed.push(id);
         }

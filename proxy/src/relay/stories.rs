@@ -16,7 +16,7 @@
 //! `n1/0`: the oldest link of the instance that is open, rather than the newest. Others: `wait MS`, `c1 closes`, `n1 closes`, `n1 refuses` (from now on), `quiet EPOCH`, `no quiet`, `not quiet EPOCH`, `set KNOB VALUE`, `drain`,
 //! `c1 hears TEXT & TEXT` (among other things), `others say TEXT` (to our newest question; `|` is a line end), `another
 //! asks JSON` and `and is told TEXT`, `shows TEXT` (to other workers), `boundary c1`, `c1 is closed`, `n1 is closed`,
-//! `c1 is stopped`, `c1 reads on`. A link greets by itself unless
+//! `c1 is stopped`, `c1 reads on`, `lent are at most BYTES` (of buffers). A link greets by itself unless
 //! `manual greeting` was said.
 
 use super::limits::Settings;
@@ -138,6 +138,10 @@ impl World {
                 }
             }
             ["drain"] => self.relay.drain(),
+            ["lent", "are", "at", "most", bytes] => {
+                let lent = self.relay.pool.lent();
+                assert!(lent <= bytes.parse().expect("bytes"), "{}: {lent}", self.at);
+            }
             ["quiet", epoch] => self.expect(Deed::Quiet { epoch: epoch.parse().expect("an epoch") }),
             ["not", "quiet", epoch] => {
                 self.deeds();

@@ -187,6 +187,12 @@ impl Relay {
                 "EXECABORT Transaction discarded: there are several groups now, and a command of it is for all of them";
             return self.refuse_here(id, command, Counter::ErrorsNotServed, text);
         }
+        if multi.wide && self.routes.slots.iter().any(|route| route.waits()) {
+            // When it goes on there may be two.
+            self.forget_watch(id);
+            let text = "TRYAGAIN twemslot: slots are held, and a command of the transaction is for all groups; nothing was done";
+            return self.refuse_here(id, command, Counter::ErrorsHeldTooLong, text);
+        }
         let Multi { commands, slot, channel, .. } = multi;
         let slot = match (watch, slot) {
             (Watch::On { slot: watched, .. }, Some(slot)) if watched != slot => {

@@ -112,12 +112,13 @@ impl Relay {
     }
 
     /// All groups have answered a survey.
-    pub(in super::super) fn surveyed(&mut self, request: RequestId, parts: &mut [Part]) {
+    pub(in super::super) fn surveyed(&mut self, request: RequestId, parts: &[Part]) {
         let Some(at) = self.inquiries.iter().position(|i| i.request == request) else { return };
         let inquiry = &mut self.inquiries[at];
         inquiry.fan = None;
         for (group, part) in inquiry.groups.iter_mut().zip(parts) {
-            group.1 = std::mem::take(&mut part.reply);
+            // A copy: the buffer is the pool's, and goes back with the fan.
+            group.1 = part.reply.to_vec();
         }
         if inquiry.is_over() {
             self.finish_inquiry(at);
