@@ -243,6 +243,13 @@ pub(super) fn roll(client: &mut Client, group: &str, command: &str, terms: Terms
     for replica in &before.replicas {
         restart(client, replica, command)?;
     }
+    let now: Group = client.get(&path)?;
+    if now.primary != before.primary {
+        return Err(Fault::new(
+            format!("group {id}: {} has taken over from {} meanwhile", now.primary, before.primary),
+            "roll it again: who was restarted already is so once more",
+        ));
+    }
     // Whoever is preferred or nearest, and none that may never be the primary.
     let what = Replace { group: id.to_string(), to: None, terms: Terms { dry_run: false, yes: true } };
     if replace(client, false, id, &what, "switchover", None)? != ExitCode::SUCCESS {

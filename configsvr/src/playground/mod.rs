@@ -24,6 +24,7 @@ mod process;
 pub mod http;
 
 pub use options::{Options, StoreKind};
+pub use ports::Block;
 pub use process::{children, find_binary, until};
 pub use redis::{ask, info};
 pub use server::Server;
@@ -66,7 +67,7 @@ pub struct Playground {
     guard: Option<guard::Guard>,
     /// Whether the directory is ours to remove.
     temporary: bool,
-    _ports: Option<ports::Block>,
+    _ports: Option<Block>,
 }
 
 /// One Redis of a playground.
@@ -99,7 +100,7 @@ impl Playground {
         Self::start_at(options, block.base, Some(block))
     }
 
-    fn start_at(options: Options, base: u16, block: Option<ports::Block>) -> Result<Self> {
+    fn start_at(options: Options, base: u16, block: Option<Block>) -> Result<Self> {
         let plan = Plan::new(&options, base)?;
         let program = redis::Program::find(options.redis_server.as_deref())?;
         let proxy_binary = match (&options.proxy, options.proxies) {

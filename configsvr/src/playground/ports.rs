@@ -14,11 +14,25 @@ const RANGE: Range<u16> = 12000..32000;
 /// Ports are given out in strips of so many: what two groups of two and all that is reserved take.
 const STRIP: u16 = 25;
 
-/// Ports that are ours as long as this lives.
+/// Ports that no other playground, and nobody else who asks here, takes as long as this lives.
 #[derive(Debug)]
-pub(super) struct Block {
+pub struct Block {
     pub(super) base: u16,
     _locks: Vec<Flock<File>>,
+}
+
+impl Block {
+    /// So many free ports in a row, for servers that are started by hand.
+    ///
+    /// Errors: there are none left.
+    pub fn of(span: u16) -> Result<Self> {
+        reserve(span.into(), 0).map(|(block, _)| block)
+    }
+
+    /// The port at a place of it, on this machine.
+    pub fn at(&self, place: u16) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.base + place).into()
+    }
 }
 
 /// The first `Block` from `from` on (a number of tries, to go on behind one that turned out to be taken) that has

@@ -119,7 +119,8 @@ fn who_is_wanted_takes_over_and_who_is_not_never_does() -> Result<()> {
     let said = scene.operator(&["guard", "instance", "--group", "1", &never, "--never", "true"])?;
     for how in ["switchover", "failover"] {
         let told = scene.operator(&[how, "1", "--to", &never, "--yes"])?;
-        ensure!(told.contains("is never to be the primary"), "{how}: {told}");
+        let hint = format!("guard instance --group 1 {never} --never false");
+        ensure!(told.contains("is never to be the primary") && told.contains(&hint), "{how}: {told}");
     }
     scene.playground.kill_instance(old)?;
     let record = replaced(&scene, old)?;

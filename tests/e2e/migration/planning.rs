@@ -76,8 +76,9 @@ fn what_was_measured_is_spread() -> Result<()> {
 
 /// Whoever lost the answer asks again: nothing is begun twice, and what was begun is told.
 fn begun_once(scene: &Scene, member: SocketAddr) -> Result<()> {
+    let window = hours(2, 3); // once: an hour may end here
     let apply = |key: &str, weights: &str| {
-        let body = format!(r#"{{"weights":{weights},"apply":true,"window":"{}"}}"#, hours(2, 3));
+        let body = format!(r#"{{"weights":{weights},"apply":true,"window":"{window}"}}"#);
         http::call("POST", member, "/api/v1/rebalance", &[("idempotency-key", key)], &body, LIMIT)
     };
     let first = apply("lost", r#"{"1":0}"#)?;

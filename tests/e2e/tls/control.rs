@@ -64,7 +64,7 @@ fn logs(dir: &Path) -> String {
 fn a_whole_cluster_speaks_nothing_else() -> Result<()> {
     let dir = directory()?;
     let dir = dir.path();
-    let [a, b, c, tls, admin, one, replica, two] = free()?;
+    let ([a, b, c, tls, admin, one, replica, two], _ports) = free()?;
     let members = [a, b, c];
     let configsvrs: Vec<Process> = (0..3).map(|at| configsvr(dir, &members, at)).collect::<Result<_>>()?;
     let _instances: Vec<Process> = [one, replica, two].map(|at| redis(dir, at)).into_iter().collect::<Result<_>>()?;

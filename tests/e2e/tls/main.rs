@@ -137,7 +137,7 @@ fn an_upgrade_keeps_the_listener_and_ends_connections_between_requests() -> Resu
     // Keys cannot be handed over: this connection ends, but not in the middle of anything, and the next one is taken.
     while begun.elapsed() < PATIENCE {
         match Client::connect(scene.tls, &caller).and_then(|mut next| next.ask(&["GET", "up"])) {
-            Ok(said) => ensure!(said == b"$3\r\nyes\r\n"),
+            Ok(said) => ensure!(said == b"$3\r\nyes\r\n", "{}\n{}", said.escape_ascii(), scene.log()),
             Err(e) => {
                 // It came to a worker in the moment in which that leaves, and ended before it had asked.
                 lost += 1;

@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use cluster::tls::{Caller, Client as Trust, Identity};
-use configsvr::playground::{find_binary, until};
+use configsvr::playground::{Block, find_binary, until};
 use rustls::{ClientConnection, StreamOwned};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -68,13 +68,14 @@ pub(crate) struct Scene {
     pub(crate) tls: SocketAddr,
     pub(crate) plain: SocketAddr,
     admin: SocketAddr,
+    _ports: Block,
 }
 
 impl Scene {
     /// `extra`: lines of the proxy's section `tls:`.
     pub(crate) fn start(extra: &str) -> Result<Self> {
         let dir = directory()?;
-        let [tls, plain, admin, instance] = free()?;
+        let ([tls, plain, admin, instance], ports) = free()?;
         let instance_process = redis(dir.path(), instance)?;
         fs::write(
             dir.path().join("topology.json"),
@@ -87,15 +88,18 @@ impl Scene {
         fs::write(dir.path().join("proxy.yml"), scene_conf)?;
         let program: PathBuf = find_binary("twemslot-proxy").context("cargo build --bins")?;
         let proxy = Process::start(&program, &["-c".into(), "proxy.yml".into()], dir.path(), "proxy")?;
-        let scene = Self { dir, proxy, _instance: instance_process, tls, plain, admin };
+        let scene = Self { dir, proxy, _instance: instance_process, tls, plain, admin, _ports: ports };
         until("the proxy serves", PATIENCE, || {
             let mut client = match TcpStream::connect(plain) {
                 Ok(client) => client,
                 Err(e) => return Ok(Err(e.to_string())),
             };
             client.set_read_timeout(Some(PATIENCE))?;
-            let said = ask(&mut client, &["SET", "up", "yes"])?;
-            Ok(if said == b"+OK\r\n" { Ok(()) } else { Err(String::from_utf8_lossy(&said).into_owned()) })
+            Ok(match ask(&mut client, &["SET", "up", "yes"]) {
+                Ok(said) if said == b"+OK\r\n" => Ok(()),
+                Ok(said) => Err(String::from_utf8_lossy(&said).into_owned()),
+                Err(e) => Err(format!("{e:#}")),
+            })
         })
         .with_context(|| scene.log())?;
         Ok(scene)
@@ -150,12 +154,11 @@ fn conf(tls: SocketAddr, plain: SocketAddr, admin: SocketAddr, extra: &str) -> S
     )
 }
 
-/// Addresses that were free a moment ago.
-pub(crate) fn free<const N: usize>() -> Result<[SocketAddr; N]> {
-    let held: Vec<TcpListener> =
-        (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<std::io::Result<_>>()?;
-    let addrs: Vec<SocketAddr> = held.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
-    addrs.try_into().map_err(|_| anyhow::anyhow!("as many as were asked for"))
+/// Free addresses, which no other test of this machine takes while the block lives. What the system gives may be given to
+/// another as soon as it is let go, and proxies that listen at one port share its clients.
+pub(crate) fn free<const N: usize>() -> Result<([SocketAddr; N], Block)> {
+    let block = Block::of(N as u16)?;
+    Ok((std::array::from_fn(|place| block.at(place as u16)), block))
 }
 
 /// A client that speaks TLS.

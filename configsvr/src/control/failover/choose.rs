@@ -36,9 +36,8 @@ pub(super) fn best(scene: &Scene, group: &Group, record: &Failover, detached: &[
     };
     let (addr, report) = detached.iter().filter(fit).min_by_key(rank)?;
     let held = held(addr, report)?;
-    // Where any history will do it is said which one it is: the old primary's, or another.
-    let own = if report.after.continues(&record.old_replid) { &record.old_replid } else { &report.after.replid };
-    let continues = if held.is_empty() { own.clone() } else { held.to_owned() };
+    // Where any history will do it is said which one it is. One that parted from the old primary's is another.
+    let continues = if held.is_empty() { report.after.replid.clone() } else { held.to_owned() };
     Some(Choice { candidate: addr.clone(), offset: report.after.offset, continues })
 }
 

@@ -74,7 +74,7 @@ pub(in crate::control) fn begin(
         old_offset: what.old_offset,
         old_run_id: identity.map(|i| i.run_id.clone()).unwrap_or_default(),
         replid: identity.filter(|_| !any).map(|i| i.replid.clone()).unwrap_or_default(),
-        former: identity.filter(|_| !any).and_then(|i| i.former.clone()),
+        former: identity.and_then(|i| i.former.clone()),
         old,
         why: what.why,
         evidence: what.evidence,

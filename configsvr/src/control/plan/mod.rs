@@ -444,7 +444,7 @@ fn replace_primary(there: &There, id: GroupId, to: Option<&Addr>, planned: bool,
         change::instance_of(group, to).map_err(refused)?;
         if there.state.guard(id).is_some_and(|guard| guard.never.contains(to)) {
             let message = format!("instance {to} is never to be the primary of group {id}");
-            let hint = format!("name another one, or say: twemslotctl guard instance {id} {to} --never false");
+            let hint = format!("name another one, or say: twemslotctl guard instance --group {id} {to} --never false");
             return Err(refusal(Kind::Conflict, "never_promoted", message, &hint));
         }
     }
