@@ -287,3 +287,17 @@ fn every_knob_is_explained() {
     }
     none(faults);
 }
+
+/// `make` of anything on a bare machine begins with `.ci/install`: a purpose that is not known there ends it at once.
+#[test]
+fn what_make_installs_is_known() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let (install, makefile) = (read(".ci/install"), read("Makefile"));
+    let known: Vec<&str> = install.lines().filter_map(|l| l.trim().split_once(')')).map(|(word, _)| word).collect();
+    let calls: Vec<&str> =
+        makefile.lines().filter_map(|l| l.split_once("@.ci/install ")).map(|(_, words)| words).collect();
+    assert!(calls.iter().any(|words| words.contains("etcd")), "the calls were not found: {calls:?}");
+    let words = calls.iter().flat_map(|words| words.split_whitespace()).filter(|w| *w != "$(filter");
+    let words = words.map(|w| w.split_once(',').map_or(w, |(word, _)| word));
+    none(words.filter(|w| !known.contains(w)).map(|w| format!("Makefile: .ci/install does not know {w:?}")));
+}

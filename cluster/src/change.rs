@@ -207,7 +207,12 @@ fn remove_group(topology: &Topology, next: &mut Message, id: GroupId) -> Result<
     let owned = topology.slots.iter().filter(|s| s.group == Some(id)).count();
     if owned > 0 {
         let message = format!("group {id} owns {owned} slots");
-        return Err(refused(Blame::Conflict, "group_owns_slots", message, "move its slots to other groups first"));
+        return Err(refused(
+            Blame::Conflict,
+            "group_owns_slots",
+            message,
+            "its slots go to other groups first: twemslotctl groups drain",
+        ));
     }
     if topology.slots.iter().any(|s| s.state == SlotState::Moving { target: id }) {
         let message = format!("slots are moving to group {id}");

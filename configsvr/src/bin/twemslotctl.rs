@@ -17,7 +17,7 @@ use std::process::ExitCode;
 #[command(name = "twemslotctl", version, about)]
 struct Cli {
     /// The playground to talk to.
-    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_DIR, env = "TWEMSLOT_STATE_DIR")]
+    #[arg(long, global = true, help_heading = ctl::REACH, value_name = "DIR", default_value = DEFAULT_DIR, env = "TWEMSLOT_STATE_DIR")]
     state_dir: PathBuf,
     #[command(flatten)]
     options: ctl::Options,
@@ -35,7 +35,10 @@ enum Command {
     #[command(flatten)]
     Control(ctl::Verb),
     /// Print a shell's completions: `source <(twemslotctl completions bash)`.
-    Completions { shell: Shell },
+    Completions {
+        /// Whose.
+        shell: Shell,
+    },
 }
 
 #[derive(Subcommand)]
@@ -62,6 +65,7 @@ struct Up {
     /// Replicas of each group.
     #[arg(long, value_name = "N", default_value_t = 1)]
     replicas: u16,
+    /// Proxies, each with a port of its own.
     #[arg(long, value_name = "N", default_value_t = 1)]
     proxies: u16,
     /// Members of the control plane. 0: none, the proxies serve a topology from a file.
@@ -381,5 +385,27 @@ mod tests {
             let words = std::iter::once("twemslotctl").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).map_err(|e| println!("{e}")).is_ok(), "{route}: {line}");
         }
+    }
+
+    /// What each command and argument at and below `command` lacks to be understood from its help alone.
+    fn unexplained(command: &clap::Command, path: &str, lacking: &mut Vec<String>) {
+        let path = format!("{path} {}", command.get_name());
+        if command.get_about().is_none()
+            || command.get_about() == ctl::Terms::augment_args(clap::Command::new("")).get_about()
+        {
+            lacking.push(path.clone());
+        }
+        let silent = command.get_arguments().filter(|arg| arg.get_help().is_none());
+        lacking.extend(silent.map(|arg| format!("{path} {}", arg.get_id())));
+        for below in command.get_subcommands() {
+            unexplained(below, &path, lacking);
+        }
+    }
+
+    #[test]
+    fn every_command_and_argument_explains_itself() {
+        let mut lacking = Vec::new();
+        unexplained(&Cli::command(), "", &mut lacking);
+        assert_eq!(lacking, Vec::<String>::new());
     }
 }

@@ -75,7 +75,8 @@ fn now(result: &Value) -> Vec<String> {
     let list = |name: &str| result[name].as_array().cloned().unwrap_or_default();
     let mut lines: Vec<String> = list("groups").iter().map(group).collect();
     lines.extend(list("slots").iter().map(slots));
-    if lines.is_empty() {
+    let says_nothing = result.as_object().is_some_and(serde_json::Map::is_empty);
+    if lines.is_empty() && !says_nothing {
         lines.extend(Some(brief(result)).filter(|r| !r.is_empty()));
     }
     lines
@@ -132,6 +133,8 @@ slots 10-10: nobody
 note: mind";
         assert_eq!(answer(json!({"groups": [group, alone], "slots": slots})), expected);
         assert_eq!(answer(json!({"keys": 3})), "epoch 7, done before\n{\"keys\":3}\nnote: mind");
-        assert_eq!(answer(Value::Null), "epoch 7, done before\nnote: mind");
+        for nothing in [Value::Null, json!({})] {
+            assert_eq!(answer(nothing), "epoch 7, done before\nnote: mind");
+        }
     }
 }

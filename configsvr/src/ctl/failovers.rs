@@ -22,9 +22,11 @@ const ROLL_LIMIT: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Subcommand)]
 pub enum FailoversVerb {
+    /// A line for each, also those under way: which primary, why, by which, how long it took.
     List,
     /// One of them, with all it rests on.
     Show {
+        /// As `failovers list` names it.
         id: String,
     },
 }
@@ -48,6 +50,7 @@ pub enum AutomationVerb {
         #[command(flatten)]
         terms: Terms,
     },
+    /// What Twemslot does by itself is done again.
     Resume {
         #[command(flatten)]
         terms: Terms,
@@ -60,6 +63,7 @@ pub enum GuardVerb {
     List,
     /// What it is to know of a group; what is not named stays.
     Group {
+        /// Its id or its name.
         group: String,
         /// A primary that says nothing for so long hangs; 0: as the configuration says.
         #[arg(long, value_name = "MS")]
@@ -72,8 +76,10 @@ pub enum GuardVerb {
     },
     /// What it is to know of an instance; what is not named stays.
     Instance {
+        /// Its id or its name.
         #[arg(long)]
         group: String,
+        /// Where it listens.
         addr: Addr,
         /// It goes before others that hold as much.
         #[arg(long, value_name = "true|false")]

@@ -20,14 +20,19 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Subcommand)]
 pub enum MigrationsVerb {
+    /// A line for each, also those that are over.
     List,
+    /// One of them, with all that is known of it.
     Show {
+        /// As `migrations list` names it.
         id: u64,
     },
     /// Slots from one group to another, with their keys, while clients write.
     Start {
+        /// Whose slots they are: its id or its name.
         #[arg(long, value_name = "GROUP")]
         from: String,
+        /// Who is to own them: its id or its name.
         #[arg(long, value_name = "GROUP")]
         to: String,
         /// `0-511,600`, numbered from 0.
@@ -47,15 +52,19 @@ pub enum MigrationsVerb {
     },
     /// Until they are over, with progress. Without a number: all that are under way.
     Watch {
+        /// As `migrations list` names them.
         id: Vec<u64>,
     },
     /// Nothing goes on until it is resumed; what was copied is kept up to date.
     Pause {
+        /// As `migrations list` names it.
         id: u64,
         #[command(flatten)]
         terms: Terms,
     },
+    /// One that was paused, or that waits for somebody, goes on.
     Resume {
+        /// As `migrations list` names it.
         id: u64,
         /// Also where the target seems to have too little memory.
         #[arg(long)]
@@ -65,12 +74,14 @@ pub enum MigrationsVerb {
     },
     /// The source keeps its slots, the copy is removed.
     Cancel {
+        /// As `migrations list` names it.
         id: u64,
         #[command(flatten)]
         terms: Terms,
     },
     /// The same slots, back to where they came from.
     Reverse {
+        /// As `migrations list` names it.
         id: u64,
         /// Until it is over.
         #[arg(long)]
@@ -80,6 +91,7 @@ pub enum MigrationsVerb {
     },
     /// How hard it may push, at once, also in the middle of a copy; what is not named stays.
     Limit {
+        /// As `migrations list` names it.
         id: u64,
         #[command(flatten)]
         limits: LimitArgs,

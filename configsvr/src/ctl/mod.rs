@@ -33,29 +33,32 @@ use fault::Result;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// The heading of these options in the help of each verb, below the verb's own.
+pub const REACH: &str = "Which control plane, and how";
+
 /// Where the API is, and how to speak.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// The API of any configsvr; more than one with commas between. Otherwise: the playground's in the state directory.
-    #[arg(long, visible_alias = "endpoint", global = true, value_name = "URL[,URL]", env = "TWEMSLOT_API")]
+    #[arg(long, visible_alias = "endpoint", global = true, help_heading = REACH, value_name = "URL[,URL]", env = "TWEMSLOT_API")]
     pub api: Option<String>,
     /// A file with the token in it. Otherwise: TWEMSLOT_TOKEN.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = REACH, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// For https: a PEM file of who signed the API's certificate.
-    #[arg(long, global = true, value_name = "FILE", env = "TWEMSLOT_CA")]
+    #[arg(long, global = true, help_heading = REACH, value_name = "FILE", env = "TWEMSLOT_CA")]
     pub ca: Option<PathBuf>,
     /// For https, where the API asks for one: our certificate.
-    #[arg(long, global = true, value_name = "FILE", env = "TWEMSLOT_CERT")]
+    #[arg(long, global = true, help_heading = REACH, value_name = "FILE", env = "TWEMSLOT_CERT")]
     pub cert: Option<PathBuf>,
     /// The key of `--cert`.
-    #[arg(long, global = true, value_name = "FILE", env = "TWEMSLOT_KEY")]
+    #[arg(long, global = true, help_heading = REACH, value_name = "FILE", env = "TWEMSLOT_KEY")]
     pub key: Option<PathBuf>,
     /// A pushgateway: how migrations went that were waited for is told there.
-    #[arg(long, global = true, value_name = "URL", env = "TWEMSLOT_PUSHGATEWAY")]
+    #[arg(long, global = true, help_heading = REACH, value_name = "URL", env = "TWEMSLOT_PUSHGATEWAY")]
     pub pushgateway: Option<String>,
     /// Answer in JSON.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = REACH)]
     pub json: bool,
 }
 

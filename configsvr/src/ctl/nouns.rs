@@ -21,6 +21,7 @@ use std::process::ExitCode;
 pub enum ClusterVerb {
     /// Begin a cluster in an empty store.
     Create {
+        /// What `status` and the dashboard call it.
         #[arg(long)]
         name: String,
         /// Fixed for ever.
@@ -38,7 +39,9 @@ pub enum ClusterVerb {
 
 #[derive(Debug, Subcommand)]
 pub enum GroupsVerb {
+    /// A line for each: how many slots it owns, its primary, its replicas.
     List,
+    /// One of them, with the slots it owns.
     Show {
         /// Its id or its name.
         group: String,
@@ -54,6 +57,7 @@ pub enum GroupsVerb {
         /// Otherwise: the least number that is free.
         #[arg(long)]
         id: Option<GroupId>,
+        /// Otherwise: g and its id.
         #[arg(long)]
         name: Option<String>,
         /// The primary may hold keys; replicas lose theirs by following it.
@@ -66,18 +70,23 @@ pub enum GroupsVerb {
     },
     /// Remove a group that owns no slot. Its instances are left as they are.
     Remove {
+        /// Its id or its name.
         group: String,
         #[command(flatten)]
         terms: Terms,
     },
+    /// Another name for a group. Its id stays.
     Rename {
+        /// Its id or its name.
         group: String,
+        /// The new name.
         name: String,
         #[command(flatten)]
         terms: Terms,
     },
     /// What its instances use and may use; or, with a size, how much each may use from now on.
     Maxmemory {
+        /// Its id or its name.
         group: String,
         /// As Redis says it: 4gb, 512mb, or bytes; 0: as much as there is.
         #[arg(value_parser = size)]
@@ -92,6 +101,7 @@ pub enum GroupsVerb {
     Drain(rebalance::Drain),
     /// Restart all its instances, one after another, without an end to its service: replicas, a switchover, the old primary.
     Roll {
+        /// Its id or its name.
         group: String,
         /// What restarts one of them; {addr} stands for its address. It is in step again before the next one's turn.
         #[arg(long, value_name = "COMMAND")]
@@ -107,8 +117,10 @@ pub enum InstancesVerb {
     List,
     /// Add a replica: it is probed, told to follow the primary, then put into the topology.
     Add {
+        /// Its id or its name.
         #[arg(long)]
         group: String,
+        /// Where it listens; @ZONE says where it stands.
         #[arg(value_name = "ADDR[@ZONE]", value_parser = placed)]
         instance: Placed,
         /// It may hold keys, which it loses by following.
@@ -119,16 +131,20 @@ pub enum InstancesVerb {
     },
     /// Remove a replica from the topology. It is left as it is.
     Remove {
+        /// Its id or its name.
         #[arg(long)]
         group: String,
+        /// Where it listens.
         addr: Addr,
         #[command(flatten)]
         terms: Terms,
     },
     /// Tell an instance once more to follow its group's primary.
     Follow {
+        /// Its id or its name.
         #[arg(long)]
         group: String,
+        /// Where it listens.
         addr: Addr,
         #[command(flatten)]
         terms: Terms,
@@ -137,6 +153,7 @@ pub enum InstancesVerb {
 
 #[derive(Debug, Subcommand)]
 pub enum SlotsVerb {
+    /// Who owns them, and what state they are in.
     List {
         /// A line for each slot.
         #[arg(long)]
@@ -150,6 +167,7 @@ pub enum SlotsVerb {
         /// `0-511,600`, numbered from 0.
         #[arg(long, value_name = "RANGES", value_parser = ranges)]
         slots: Ranges,
+        /// Also slots that another group owns: what was written there is not found any more.
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -169,27 +187,34 @@ pub enum SlotsVerb {
 
 #[derive(Debug, Subcommand)]
 pub enum ProxiesVerb {
+    /// A line for each: where it listens, which epoch it serves, when it was heard of.
     List {
         /// Only where a client may connect: alive, and not draining.
         #[arg(long)]
         alive: bool,
     },
     /// All that is known of one: what it serves, and how it sees the instances.
-    Show { id: String },
+    Show {
+        /// As `proxies list` names it.
+        id: String,
+    },
     /// No new clients for this proxy.
     Drain {
+        /// As `proxies list` names it.
         id: String,
         #[command(flatten)]
         terms: Terms,
     },
     /// Back in service.
     Undrain {
+        /// As `proxies list` names it.
         id: String,
         #[command(flatten)]
         terms: Terms,
     },
     /// Forget a proxy now. One that lives comes back with its next heartbeat.
     Remove {
+        /// As `proxies list` names it.
         id: String,
         #[command(flatten)]
         terms: Terms,
@@ -198,12 +223,14 @@ pub enum ProxiesVerb {
 
 #[derive(Debug, Subcommand)]
 pub enum MembersVerb {
+    /// A line for each: who leads, who votes, who is in step.
     List,
     /// Add a member; it learns, and does not vote yet.
     Add {
         /// As in its own configuration.
         #[arg(long)]
         id: u64,
+        /// What it is called in lists; as in its own configuration.
         #[arg(long)]
         name: String,
         /// Where its API is.
@@ -214,11 +241,14 @@ pub enum MembersVerb {
     },
     /// Let a member vote.
     Promote {
+        /// As `members list` names it.
         name: String,
         #[command(flatten)]
         terms: Terms,
     },
+    /// A member that does not vote any more, nor learn. End it afterwards.
     Remove {
+        /// As `members list` names it.
         name: String,
         #[command(flatten)]
         terms: Terms,
@@ -227,7 +257,9 @@ pub enum MembersVerb {
 
 #[derive(Debug, Subcommand)]
 pub enum SettingsVerb {
+    /// All of them.
     Show,
+    /// What is not named stays.
     Set {
         /// How long a proxy that says nothing stays registered.
         #[arg(long, value_name = "SECONDS")]

@@ -52,6 +52,7 @@ pub struct Rebalance {
 /// A group that is to own nothing.
 #[derive(Debug, Args)]
 pub struct Drain {
+    /// Its id or its name.
     group: String,
     /// And remove the group then; its instances are left as they are.
     #[arg(long)]

@@ -31,6 +31,7 @@ pub struct Audit {
 pub struct Import {
     /// A topology as proxies read it, or with --codis the output of `codis-admin --config-dump`.
     file: PathBuf,
+    /// The file is a Codis config dump.
     #[arg(long)]
     codis: bool,
     /// The cluster's name, where the file has none.
@@ -49,9 +50,13 @@ pub struct Import {
 #[derive(Debug, Subcommand)]
 pub enum StoreVerb {
     /// Save all keys to a file, or to standard output.
-    Export { file: Option<PathBuf> },
+    Export {
+        /// Otherwise: standard output.
+        file: Option<PathBuf>,
+    },
     /// Load such a file into the store of a control plane that has no cluster yet.
     Import {
+        /// What `store export` saved.
         file: PathBuf,
         #[command(flatten)]
         terms: Terms,
@@ -59,7 +64,12 @@ pub enum StoreVerb {
     /// The servers of etcd, each asked by itself. Ends with 1 where one does not answer or complains.
     Servers,
     /// Compare a file with another, or with the store as it is now. Ends with 1 where they differ.
-    Diff { a: PathBuf, b: Option<PathBuf> },
+    Diff {
+        /// What `store export` saved.
+        a: PathBuf,
+        /// Another such file. Otherwise: the store as it is now.
+        b: Option<PathBuf>,
+    },
 }
 
 pub(super) fn audit(client: &mut Client, as_json: bool, audit: &Audit) -> Result<ExitCode> {

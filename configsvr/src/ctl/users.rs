@@ -19,9 +19,11 @@ const NAMELESS: &str = "Once there are users, a client that has not said who it 
 
 #[derive(Debug, Subcommand)]
 pub enum UsersVerb {
+    /// A line for each: its passwords, and what it may do.
     List,
     /// Add a user, or say anew what it may do; every proxy serves it at once.
     Set {
+        /// Its name, as in AUTH; `default`: whoever names no user.
         name: String,
         /// A file whose first line is the password; - for standard input. Only its hash leaves this machine.
         #[arg(long, value_name = "FILE")]
@@ -49,6 +51,7 @@ pub enum UsersVerb {
     },
     /// Remove a user. Its clients are closed.
     Remove {
+        /// As `users list` names it.
         name: String,
         #[command(flatten)]
         terms: Terms,
