@@ -291,7 +291,7 @@ fn every_knob_is_explained() {
 /// `make` of anything on a bare machine begins with `.ci/install`: a purpose that is not known there ends it at once.
 #[test]
 fn what_make_installs_is_known() {
-    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
     let (install, makefile) = (read(".ci/install"), read("Makefile"));
     let known: Vec<&str> = install.lines().filter_map(|l| l.trim().split_once(')')).map(|(word, _)| word).collect();
     let calls: Vec<&str> =

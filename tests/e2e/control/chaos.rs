@@ -29,16 +29,7 @@ fn configsvrs_are_killed_and_frozen() -> Result<()> {
         ready(&scene.playground, i)?;
     }
     each_configsvr_is_killed(&mut scene)?;
-    for i in 0..3 {
-        scene.playground.signal_configsvr(i, Signal::SIGSTOP)?;
-        let since = Instant::now();
-        let took = changes_go_on(&scene.playground, since)?;
-        say(&format!("configsvr-{} is frozen: the next change after {took:?}", i + 1));
-        std::thread::sleep(FROZEN.saturating_sub(since.elapsed())); // how long a machine hangs
-        scene.playground.signal_configsvr(i, Signal::SIGCONT)?;
-        ready(&scene.playground, i)?;
-        changes_go_on(&scene.playground, Instant::now())?;
-    }
+    each_configsvr_is_frozen(&mut scene)?;
     scene.end("embedded")
 }
 
@@ -52,6 +43,20 @@ fn each_configsvr_is_killed(scene: &mut Scene) -> Result<()> {
         say(&format!("configsvr-{} (leading: {led}) was killed: the next change after {took:?}", i + 1));
         scene.playground.start_configsvr(i)?;
         ready(&scene.playground, i)?;
+    }
+    Ok(())
+}
+
+fn each_configsvr_is_frozen(scene: &mut Scene) -> Result<()> {
+    for i in 0..3 {
+        scene.playground.signal_configsvr(i, Signal::SIGSTOP)?;
+        let since = Instant::now();
+        let took = changes_go_on(&scene.playground, since)?;
+        say(&format!("configsvr-{} is frozen: the next change after {took:?}", i + 1));
+        std::thread::sleep(FROZEN.saturating_sub(since.elapsed())); // how long a machine hangs
+        scene.playground.signal_configsvr(i, Signal::SIGCONT)?;
+        ready(&scene.playground, i)?;
+        changes_go_on(&scene.playground, Instant::now())?;
     }
     Ok(())
 }
@@ -78,6 +83,7 @@ fn etcd_is_killed_and_goes_away() -> Result<()> {
         healthy(&scene.playground, i)?;
     }
     each_configsvr_is_killed(&mut scene)?;
+    each_configsvr_is_frozen(&mut scene)?;
 
     // Connections that hang; and what was written into them is done when it wakes.
     (0..3).try_for_each(|i| scene.playground.signal_etcd(i, Signal::SIGSTOP))?;

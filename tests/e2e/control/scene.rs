@@ -36,13 +36,12 @@ pub(crate) fn leader(playground: &Playground) -> Result<usize> {
 
 /// The operator's next change is accepted; how long after `since`.
 pub(crate) fn changes_go_on(playground: &Playground, since: Instant) -> Result<Duration> {
-    let before = playground.ask_control("/api/v1/cluster")?["epoch"].as_u64().context("epoch")?;
+    let mut before = None; // members that were started a moment ago do not listen yet
     until("a change is accepted", LIMIT, || {
         let now = playground.ask_control("/api/v1/cluster");
-        Ok(match now.ok().and_then(|json| json["epoch"].as_u64()) {
-            Some(epoch) if epoch > before => Ok(since.elapsed()),
-            other => Err(format!("epoch {other:?}, was {before}")),
-        })
+        let epoch = now.ok().and_then(|json| json["epoch"].as_u64());
+        before = before.or(epoch);
+        Ok(if epoch > before { Ok(since.elapsed()) } else { Err(format!("epoch {epoch:?}, was {before:?}")) })
     })
 }
 
