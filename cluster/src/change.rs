@@ -367,7 +367,12 @@ fn replace(topology: &Topology, next: &mut Message, with: &Message) -> Result<()
     }
     let name = if with.name.is_empty() { std::mem::take(&mut next.name) } else { with.name.clone() };
     let users = if with.users.is_empty() { std::mem::take(&mut next.users) } else { with.users.clone() };
-    *next = Message { name, users, ..with.clone() };
+    let mut groups = with.groups.clone();
+    for group in &mut groups {
+        // Not for whoever brings it in to say: migrations under way know it.
+        group.copies = next.groups.iter().any(|now| now.id == group.id && now.copies);
+    }
+    *next = Message { name, users, groups, ..with.clone() };
     may_be_taken(next)
 }
 
@@ -489,7 +494,7 @@ mod tests {
     }
 
     fn group(id: GroupId, port: u16) -> Group {
-        Group { id, name: String::new(), instances: vec![instance(port, Role::Primary)] }
+        Group { id, name: String::new(), instances: vec![instance(port, Role::Primary)], copies: false }
     }
 
     fn owners(topology: &Topology) -> String {

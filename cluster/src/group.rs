@@ -15,6 +15,10 @@ pub struct Group {
     #[serde(default)]
     pub name: String,
     pub instances: Vec<Instance>,
+    /// It may hold keys of slots that it does not own: copies that a migration makes, or has left. Who counts keys looks
+    /// at each then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copies: bool,
 }
 
 impl Group {

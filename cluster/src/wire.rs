@@ -7,7 +7,7 @@
 //!  "slots":[{"from":0,"to":511,"group":1},{"from":512,"to":1023,"group":1,"state":"held"}]}
 //! ```
 //! Slots are numbered from 0; `to` is included. A slot that no range names has no owner. `run_id` may be left out: then any
-//! process at that address is the instance. `users` may be left out, too: see `user`.
+//! process at that address is the instance. `users` may be left out, too: see `user`; and so may a group's `copies`.
 
 use crate::group::{Group, GroupId};
 use crate::instance::{Addr, Role};

@@ -220,6 +220,9 @@ pub const FENCE_QUIET_MS: u64 = 400;
 /// How long slots are held altogether before they are released to their old owner: below what a proxy lets a client wait.
 pub const FENCE_LIMIT_MS: u64 = 1_500;
 
+/// So long a copy waits for proxies to know of it: one that does not answer only counts keys twice.
+pub const ANNOUNCE_MS: u64 = 1_000;
+
 /// The first pause after a fence that had to be opened.
 pub const FENCE_AGAIN_MS: u64 = 1_000;
 

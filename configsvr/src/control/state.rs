@@ -8,7 +8,7 @@ use super::layout::{
 };
 use super::limits::{EPOCH_MAX, FAULTS_MAX, LOST_MAX};
 use super::stored::{for_proxies, group_of, owner_of, ranges, slot_list, sum_of};
-use super::task::{TASKS, Task, TaskPhase};
+use super::task::{TASKS, Task, TaskPhase, has_copies};
 use super::view::GroupView;
 use crate::store::{Change, Compare, Entry, LeaseId, Notice, Revision, Snapshot};
 use cluster::group::GroupId;
@@ -545,7 +545,11 @@ impl State {
             name: settings.value.name.clone(),
             slot_count: settings.value.slot_count,
             tag_rule: settings.value.tag_rule,
-            groups: self.groups.iter().map(|(id, g)| group_of(&g.value, self.guard(*id))).collect(),
+            groups: self
+                .groups
+                .iter()
+                .map(|(id, g)| group_of(&g.value, self.guard(*id), has_copies(self.all_tasks(), *id)))
+                .collect(),
             slots,
             users: settings.value.users.clone(),
         };

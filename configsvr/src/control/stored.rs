@@ -15,8 +15,8 @@ pub(super) fn owner_of(entry: &SlotEntry) -> Option<(GroupId, Option<GroupId>)> 
 }
 
 /// A stored group as the topology has it. Which process its primary is says the guard; where there is none yet, whoever
-/// brought it in.
-pub(super) fn group_of(group: &Group, guard: Option<&Guard>) -> cluster::group::Group {
+/// brought it in. `copies`: whether migrations make some there, or have left some.
+pub(super) fn group_of(group: &Group, guard: Option<&Guard>, copies: bool) -> cluster::group::Group {
     let guarded = guard.and_then(|g| g.primary.as_ref());
     let instance = |addr: &cluster::instance::Addr, role| {
         let more = group.instances.iter().find(|i| i.addr == *addr);
@@ -32,6 +32,7 @@ pub(super) fn group_of(group: &Group, guard: Option<&Guard>) -> cluster::group::
         id: group.group_id,
         name: group.group_name.clone(),
         instances: primary.chain(replicas).collect(),
+        copies,
     }
 }
 

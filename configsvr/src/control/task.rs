@@ -44,8 +44,8 @@ pub struct Task {
     /// The target's memory is not looked at.
     #[serde(default, skip_serializing_if = "is_false")]
     pub force: bool,
-    /// In `fence`: the epoch under which the slots are held; in `fetch`: the one under which they began to move. From
-    /// `clean` on: the one under which the target owns them.
+    /// In `copy`: the epoch under which proxies know that the target gets copies. In `fence`: the one under which the slots
+    /// are held; in `fetch`: under which they began to move. From `clean` on: the one under which the target owns them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
     /// How often the slots were held so far.
@@ -315,6 +315,15 @@ impl Task {
     pub fn at(&self, phase: TaskPhase) -> Self {
         Self { phase, state: phase.state(), ..self.clone() }
     }
+}
+
+/// Whether a group may hold keys of slots that it does not own, as these migrations stand.
+pub fn has_copies<'a>(mut tasks: impl Iterator<Item = &'a Task>, group: GroupId) -> bool {
+    tasks.any(|task| match task.phase {
+        TaskPhase::Copy | TaskPhase::Fence | TaskPhase::Undo => task.to == group,
+        TaskPhase::Clean => task.from == group,
+        TaskPhase::Waiting | TaskPhase::Fetch | TaskPhase::Done | TaskPhase::Cancelled => false,
+    })
 }
 
 /// Slots in the fewest spans; they come ascending.

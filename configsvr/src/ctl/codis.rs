@@ -105,7 +105,7 @@ fn group(group: &CodisGroup, faults: &mut Vec<String>, notes: &mut Vec<String>) 
             Err(e) => faults.push(format!("group {id}: {e}")),
         }
     }
-    Some(Group { id, name: format!("g{id}"), instances })
+    Some(Group { id, name: format!("g{id}"), instances, copies: false })
 }
 
 /// The shortest list of ranges.

@@ -318,7 +318,7 @@ fn group(key: &str, group: layout::Group) -> Result<Group, Problem> {
     let instance = |addr, role| Instance { addr, role, run_id: None, zone: None };
     let primary = std::iter::once(instance(group.primary, Role::Primary));
     let instances = primary.chain(group.replicas.into_iter().map(|addr| instance(addr, Role::Replica))).collect();
-    Ok(Group { id: group.group_id, name: group.group_name, instances })
+    Ok(Group { id: group.group_id, name: group.group_name, instances, copies: false })
 }
 
 #[cfg(test)]

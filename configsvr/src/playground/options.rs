@@ -175,6 +175,7 @@ impl Plan {
             id,
             name: format!("g{id}"),
             instances: addrs.iter().enumerate().map(instance).collect(),
+            copies: false,
         };
         let range = |(id, i): (u32, usize)| Range {
             from: bound(i),

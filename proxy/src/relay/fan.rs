@@ -35,8 +35,21 @@ pub(super) enum Merge {
         place: u16,
         owners: u32,
     },
+    /// DBSIZE, and the walks that it takes.
+    Size(Size),
     /// A step of bringing a key: see `fetch.rs`. Nobody's request, so it has no parent.
     Fetch(u32),
+}
+
+/// DBSIZE under way: see `size.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Size {
+    /// The so-manieth time that it was begun.
+    pub(super) tries: u8,
+    /// Of the owners of all slots, and of the processes that are walked over.
+    pub(super) print: u32,
+    /// Keys counted in the rounds before this one.
+    pub(super) keys: i64,
 }
 
 /// One fragment.
@@ -109,7 +122,7 @@ pub(super) fn merged(fan: &mut Fan, out: &mut Vec<u8>) {
             }
         }
         Merge::Published | Merge::Survey | Merge::Fetch(_) => {}
-        Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. } => {}
+        Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Size(_) | Merge::Scan { .. } => {}
     }
 }
 

@@ -23,6 +23,7 @@ mod subscribe;
 mod alone;
 mod exclusive;
 mod scatter;
+mod size;
 mod wide;
 mod hold;
 mod fetch;

@@ -63,6 +63,8 @@ pub(super) struct Target {
     pub(super) links: Vec<LinkId>,
     /// Whether any slot is the group's: broadcasts go to those that have some.
     pub(super) owns_slots: bool,
+    /// Whether it may hold keys of slots that it does not own.
+    pub(super) copies: bool,
 }
 
 /// The table.

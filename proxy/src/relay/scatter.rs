@@ -353,7 +353,7 @@ impl Relay {
         let mut reply = std::mem::take(&mut self.scratch);
         reply.clear();
         // An error anywhere is the answer: half a reply would be a wrong one.
-        if matches!(fan.merge, Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Scan { .. }) {
+        if matches!(fan.merge, Merge::Groups(_) | Merge::RandomKey { .. } | Merge::Size(_) | Merge::Scan { .. }) {
             if !self.merge_groups(&mut fan, &mut reply) {
                 self.scratch = reply;
                 return fan;

@@ -45,7 +45,7 @@ impl Relay {
             let Some(primary) = group.primary() else { continue };
             let entry = self.stats.group_entry(group.id).unwrap_or(usize::MAX);
             let links = self.links_to(&primary.addr, group.id, entry, primary.run_id.as_ref());
-            targets.push(Target { group: group.id, links, owns_slots: false });
+            targets.push(Target { group: group.id, links, owns_slots: false, copies: group.copies });
         }
         self.links_of_each = self.settings.links_per_instance.max(1) as usize;
         let kept: Vec<LinkId> = targets.iter().flat_map(|t| t.links.iter().copied()).collect();

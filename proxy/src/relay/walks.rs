@@ -1,10 +1,10 @@
 //! Walks over all keys while everything changes: whatever slots move, processes restart and primaries are exchanged
-//! between any two steps, SCAN gives every key that stayed, and KEYS gives each of them once.
+//! between any two steps, SCAN gives every key that stayed, KEYS gives each of them once, and DBSIZE counts no key twice.
 
 use super::limits::Settings;
 use super::{Deed, LinkId, Now, Relay};
 use cluster::instance::Addr;
-use cluster::resp::reply::{Cursor, Elements, Step as ReplyStep, text};
+use cluster::resp::reply::{Cursor, Elements, Step as ReplyStep, integer, text};
 use cluster::resp::request::{Args, Ceilings, Frame, Step};
 use cluster::resp::write;
 use cluster::slot::{Slot, TagRule, slot_of};
@@ -43,6 +43,7 @@ impl Server {
         let mut out = Vec::new();
         match args[0] {
             b"SCAN" => self.scan(std::str::from_utf8(args[1]).expect("text").parse().expect("a number"), &mut out),
+            b"DBSIZE" => write::integer(&mut out, self.keys.len() as i64),
             b"KEYS" => bulks(self.keys.iter(), &mut out),
             b"CLIENT" => write::integer(&mut out, 1),
             b"ROLE" => out.extend_from_slice(b"*1\r\n$6\r\nmaster\r\n"),
@@ -76,6 +77,7 @@ fn bulks<'a>(keys: impl Iterator<Item = &'a Key>, out: &mut Vec<u8>) {
 enum Act {
     Scan,
     Keys,
+    Size,
     /// An instance takes what was sent to it, and its replies arrive: two steps, which other things may part.
     Execute(usize),
     Deliver(usize),
@@ -92,6 +94,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         6 => Just(Act::Scan),
         1 => Just(Act::Keys),
+        1 => Just(Act::Size),
         8 => (0..GROUPS).prop_map(Act::Execute),
         8 => (0..GROUPS).prop_map(Act::Deliver),
         4 => (0..SLOTS, 0..GROUPS).prop_map(|(slot, to)| Act::Move(slot, to)),
@@ -105,9 +108,26 @@ fn act() -> impl Strategy<Value = Act> {
 /// A slot on its way.
 #[derive(Clone, Copy)]
 enum Move {
-    Held { slot: Slot, to: usize, epoch: u64 },
-    Copied { slot: Slot, to: usize, epoch: u64 },
-    Switched { slot: Slot, from: usize },
+    /// Served by its owner as ever, while a copy is made.
+    Copying {
+        slot: Slot,
+        to: usize,
+        done: bool,
+    },
+    Held {
+        slot: Slot,
+        to: usize,
+        epoch: u64,
+    },
+    Copied {
+        slot: Slot,
+        to: usize,
+        epoch: u64,
+    },
+    Switched {
+        slot: Slot,
+        from: usize,
+    },
 }
 
 /// One connection of the relay's.
@@ -141,6 +161,10 @@ struct World {
     processes: u16,
     scan: Asker,
     keys: Asker,
+    size: Asker,
+    /// Of the keys that come and go: those that were there all the time since DBSIZE was asked, and those that were at all.
+    lasting: BTreeSet<Key>,
+    passing: BTreeSet<Key>,
     stay: Vec<Key>,
 }
 
@@ -148,7 +172,7 @@ impl World {
     fn new() -> Self {
         let mut relay = Relay::new(Settings::default(), 0, 3, Now { us: 1, unix_us: 0 });
         let mut asker = || Asker { client: relay.client_opened("c"), waits: false, cursor: 0, seen: vec![], ends: 0 };
-        let (scan, keys) = (asker(), asker());
+        let (scan, keys, size) = (asker(), asker(), asker());
         let mut world = Self {
             relay,
             now: Now { us: 1, unix_us: 0 },
@@ -162,6 +186,9 @@ impl World {
             processes: 0,
             scan,
             keys,
+            size,
+            lasting: BTreeSet::new(),
+            passing: BTreeSet::new(),
             stay: (0..STAY).map(|n| format!("stay{n}").into_bytes()).collect(),
         };
         for group in 0..GROUPS {
@@ -181,18 +208,28 @@ impl World {
         addr
     }
 
-    fn topology(&mut self) {
-        self.epoch += 1;
-        let held = match self.moving {
+    fn held(&self) -> Option<Slot> {
+        match self.moving {
             Some(Move::Held { slot, .. } | Move::Copied { slot, .. }) => Some(slot),
             _ => None,
-        };
+        }
+    }
+
+    fn topology(&mut self) {
+        self.epoch += 1;
+        let held = self.held();
         let slots = (0..SLOTS).map(|slot| {
             let state = if held == Some(slot) { wire::State::Held } else { wire::State::Normal };
             wire::Range { from: slot, to: slot, group: self.owners[usize::from(slot)] as u32, state, target: None }
         });
+        let copies = |id: usize| match self.moving {
+            Some(Move::Copying { to, .. } | Move::Held { to, .. } | Move::Copied { to, .. }) => to == id,
+            Some(Move::Switched { from, .. }) => from == id,
+            None => false,
+        };
         let group = |(id, addr): (usize, &Addr)| {
-            let json = format!(r#"{{"id":{id},"instances":[{{"addr":"{addr}","role":"primary"}}]}}"#);
+            let copies = copies(id);
+            let json = format!(r#"{{"id":{id},"instances":[{{"addr":"{addr}","role":"primary"}}],"copies":{copies}}}"#);
             serde_json::from_str(&json).expect("a group")
         };
         let message = wire::Message {
@@ -218,6 +255,12 @@ impl World {
                 self.ask(self.keys.client, &[b"KEYS", b"*"]);
                 self.keys.waits = true;
             }
+            Act::Size if !self.size.waits => {
+                self.passing = self.noise();
+                self.lasting = self.passing.clone();
+                self.ask(self.size.client, &[b"DBSIZE"]);
+                self.size.waits = true;
+            }
             Act::Execute(group) => self.each_conn(group, Self::execute),
             Act::Deliver(group) => self.each_conn(group, |world, link| {
                 let replies = world.conns.get_mut(&link).map(|c| std::mem::take(&mut c.replies)).unwrap_or_default();
@@ -239,38 +282,57 @@ impl World {
             }
             Act::Noise(n) => {
                 let key = format!("noise{}", n / 2).into_bytes();
+                if self.held() == Some(slot(&key)) {
+                    return; // nobody writes there
+                }
                 let owner = &self.primaries[self.owners[usize::from(slot(&key))]];
                 let keys = &mut self.servers.get_mut(owner).expect("a server").keys;
                 if n % 2 == 0 {
-                    keys.insert(key)
+                    keys.insert(key.clone());
+                    self.passing.insert(key);
                 } else {
-                    keys.remove(&key)
-                };
+                    keys.remove(&key);
+                    self.lasting.remove(&key);
+                }
             }
             Act::Wait => {
                 self.now.us += 50_000;
                 self.relay.set_now(self.now);
                 self.relay.tick();
             }
-            Act::Scan | Act::Keys => {}
+            Act::Scan | Act::Keys | Act::Size => {}
         }
         self.deeds();
         self.listen();
         self.relay.check();
     }
 
-    /// Hold the slot; copy its keys; once nothing is in flight, change its owner; delete what is left.
+    fn copy(&mut self, moved: Slot, to: usize) {
+        let from = &self.primaries[self.owners[usize::from(moved)]];
+        let copies: Vec<Key> = self.servers[from].keys.iter().filter(|key| slot(key) == moved).cloned().collect();
+        let keys = &mut self.servers.get_mut(&self.primaries[to]).expect("a server").keys;
+        keys.retain(|key| slot(key) != moved);
+        keys.extend(copies);
+    }
+
+    /// Copy a slot's keys; hold it; copy what was written since; once nothing is in flight, change its owner; delete what is left.
     fn go_on_moving(&mut self, slot_to_move: Slot, to: usize) {
-        let of = |slot_moved| move |key: &&Key| slot(key) == slot_moved;
         match self.moving {
             None if self.owners[usize::from(slot_to_move)] != to => {
-                self.moving = Some(Move::Held { slot: slot_to_move, to, epoch: self.epoch + 1 });
+                self.moving = Some(Move::Copying { slot: slot_to_move, to, done: false });
+                self.topology();
+            }
+            Some(Move::Copying { slot, to, done }) => {
+                if !done {
+                    self.copy(slot, to);
+                    self.moving = Some(Move::Copying { slot, to, done: true });
+                    return;
+                }
+                self.moving = Some(Move::Held { slot, to, epoch: self.epoch + 1 });
                 self.topology();
             }
             Some(Move::Held { slot, to, epoch }) => {
-                let from = &self.primaries[self.owners[usize::from(slot)]];
-                let copies: Vec<Key> = self.servers[from].keys.iter().filter(of(slot)).cloned().collect();
-                self.servers.get_mut(&self.primaries[to]).expect("a server").keys.extend(copies);
+                self.copy(slot, to);
                 self.moving = Some(Move::Copied { slot, to, epoch });
             }
             Some(Move::Copied { slot, to, epoch }) if self.quiet >= epoch => {
@@ -282,9 +344,19 @@ impl World {
                 let server = self.servers.get_mut(&self.primaries[from]).expect("a server");
                 server.keys.retain(|key| slot(key) != moved);
                 self.moving = None;
+                self.topology();
             }
             _ => {}
         }
+    }
+
+    /// Keys that come and go, of slots that their server owns.
+    fn noise(&self) -> BTreeSet<Key> {
+        let own = |(at, addr): (usize, &Addr)| {
+            let theirs = self.servers[addr].keys.iter();
+            theirs.filter(move |key| key.starts_with(b"noise") && self.owners[usize::from(slot(key))] == at)
+        };
+        self.primaries.iter().enumerate().flat_map(own).cloned().collect()
     }
 
     fn ask(&mut self, client: u32, args: &[&[u8]]) {
@@ -356,6 +428,7 @@ impl World {
                 self.scan.ends += 1;
             }
         }
+        self.count();
         if let Some(reply) = self.answer(self.keys.client) {
             self.keys.waits = false;
             if let Some(keys) = Elements::new(&reply) {
@@ -366,6 +439,16 @@ impl World {
                 assert_eq!(seen, stay, "KEYS");
                 self.keys.ends += 1;
             }
+        }
+    }
+
+    fn count(&mut self) {
+        let Some(reply) = self.answer(self.size.client) else { return };
+        self.size.waits = false;
+        if let Some(number) = integer(&reply) {
+            let (least, most) = (STAY + self.lasting.len(), STAY + self.passing.len());
+            assert!((least..=most).contains(&(number as usize)), "DBSIZE {number}, and there were {least} to {most}");
+            self.size.ends += 1;
         }
     }
 
@@ -383,10 +466,10 @@ impl World {
 
     /// Nothing changes any more: both come to an end.
     fn finish(&mut self) {
-        let ends = (self.scan.ends, self.keys.ends);
+        let ends = (self.scan.ends, self.keys.ends, self.size.ends);
         for round in 0.. {
-            assert!(round < 1000, "SCAN or KEYS does not come to an end");
-            if self.scan.ends > ends.0 && self.keys.ends > ends.1 {
+            assert!(round < 1000, "SCAN, KEYS or DBSIZE does not come to an end");
+            if self.scan.ends > ends.0 && self.keys.ends > ends.1 && self.size.ends > ends.2 {
                 return;
             }
             for group in 0..GROUPS {
@@ -399,6 +482,7 @@ impl World {
             self.act(Act::Wait);
             self.act(Act::Scan);
             self.act(Act::Keys);
+            self.act(Act::Size);
         }
     }
 }

@@ -16,7 +16,7 @@ use cluster::resp::request::Args;
 use cluster::resp::{reply, write};
 
 const RANDOMKEY: &[u8] = b"*1\r\n$9\r\nRANDOMKEY\r\n";
-const NOBODY: &str = "ERR twemslot: no group owns any slot yet";
+pub(super) const NOBODY: &str = "ERR twemslot: no group owns any slot yet";
 
 impl Relay {
     /// Sends a request to the groups that it concerns, or holds it.
@@ -27,6 +27,7 @@ impl Relay {
         match kind {
             Kind::Scan => self.scan(id, raw),
             Kind::RandomKey => self.ask_each(id, kind, Merge::RandomKey { tries: 1 }, raw),
+            Kind::Size => self.count_keys(id),
             Kind::ScriptLoad => {
                 self.saw_script(Args::new(raw).nth(2).unwrap_or_default());
                 self.ask_each(id, kind, Merge::Groups(kind), raw);
@@ -37,7 +38,7 @@ impl Relay {
 
     /// Whether something that is held must come first. A walk over keys need not wait for a slot; but it keeps its
     /// place among its client's requests.
-    fn must_wait(&self, client: ClientId, kind: Kind) -> bool {
+    pub(super) fn must_wait(&self, client: ClientId, kind: Kind) -> bool {
         match kind {
             Kind::Kill | Kind::Stats => false,
             Kind::Scan => self.clients[client as usize].held > 0,
@@ -84,7 +85,7 @@ impl Relay {
     }
 
     /// The link that a client's requests take to a group: it speaks as the client does.
-    fn way_to(&self, target: &Target, client: ClientId) -> Option<LinkId> {
+    pub(super) fn way_to(&self, target: &Target, client: ClientId) -> Option<LinkId> {
         let at = if self.clients[client as usize].resp3 { self.links_of_each } else { 0 };
         let first = *target.links.get(at).or(target.links.first())?;
         Some(self.routes.lane(first, client, self.settings.links_per_instance))
@@ -140,6 +141,7 @@ impl Relay {
         let kind = match fan.merge {
             Merge::Groups(kind) => kind,
             Merge::RandomKey { .. } => Kind::RandomKey,
+            Merge::Size(_) => Kind::Size,
             _ => Kind::Scan,
         };
         match kind {
@@ -164,13 +166,13 @@ impl Relay {
         let first = &fan.parts[0].reply;
         match kind {
             Kind::Ok => out.extend_from_slice(b"+OK\r\n"),
-            Kind::Sum => sum(fan, out),
             Kind::Least => least(fan, out),
             Kind::ConfigGet => without_secrets(first, out),
             Kind::Stats => out.extend_from_slice(any_of(fan, runs_a_script).unwrap_or(first)),
             Kind::NumSub => self.merge_subscribers(fan, out),
             Kind::Keys => self.merge_keys(fan, out),
             Kind::RandomKey => return self.merge_random_key(fan, out),
+            Kind::Size => return self.merge_size(fan, out),
             Kind::Scan => self.merge_scan(fan, out),
             Kind::ScriptFlush => {
                 self.forget_scripts();
@@ -194,7 +196,7 @@ impl Relay {
     }
 
     /// Whether a key, as a reply gives it, is one of those that this group owns.
-    fn owns(&self, group: GroupId, key: &[u8]) -> bool {
+    pub(super) fn owns(&self, group: GroupId, key: &[u8]) -> bool {
         reply::text(key).is_some_and(|key| self.routes.shows(group, self.routes.slot_of(key)))
     }
 
@@ -307,13 +309,6 @@ fn failure(fan: &Fan, changes: bool) -> Option<Vec<u8>> {
     text.extend_from_slice(if changes && failed < fan.parts.len() { in_part } else { unsent });
     text.extend_from_slice(b"\r\n");
     Some(text)
-}
-
-fn sum(fan: &Fan, out: &mut Vec<u8>) {
-    match fan.parts.iter().map(|p| reply::integer(&p.reply)).sum::<Option<i64>>() {
-        Some(sum) => write::integer(out, sum),
-        None => write::error(out, "ERR twemslot: an instance answered something else than a number"),
-    }
 }
 
 /// Whether a reply to FUNCTION STATS tells of a script or function that runs: the value behind the first name.

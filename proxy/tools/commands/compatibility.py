@@ -12,7 +12,6 @@ COUNT = "counts each client of the worker that answers, and another worker or pr
 SPLIT = {"Mget": "split, values in the order asked", "Mset": "split", "Count": "split, added up"}
 FAN = {
     "Ok": "every group",
-    "Sum": "every group, added up",
     "ConfigGet": "the first group, without passwords",
     "Each": "every group",
     "ScriptLoad": "every group",
@@ -25,6 +24,7 @@ FAN = {
     "Stats": "every group, beside what runs there; the one that is busy",
     "Keys": "every group, joined",
     "RandomKey": "every group, one by chance",
+    "Size": "every group, added up; copies that a move of slots leaves do not count",
     "Scan": "one group after another",
 }
 SESSION = {
@@ -39,7 +39,6 @@ SESSION = {
 # What is true of one command among those that are served alike.
 NOTES = {
     "client|no-touch": "`ON` is refused: many clients share a connection to an instance, which would then keep the mark for all of them",
-    "dbsize": "counts copies, too, while slots move",
 }
 CONTAINER = 'Denied("it needs a subcommand")'
 

@@ -12,5 +12,6 @@ mod planning;
 mod trials;
 mod on_access;
 mod sessions;
+mod counts;
 mod soak;
 mod scene;

@@ -19,7 +19,7 @@ static TURN: Mutex<()> = Mutex::new(());
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const SLOTS: u16 = 64;
 /// Keys that nobody touches: what moves is not only what is written.
-const STILL: usize = 4_000;
+pub(crate) const STILL: usize = 4_000;
 
 pub(crate) fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)

@@ -7,7 +7,7 @@ use crate::control::event::Action;
 use crate::control::failover::Scene;
 use crate::control::job::{Goal, Job, Side, Stage, Status, Work};
 use crate::control::limits::{
-    FENCE_DIRTY_MAX, FENCE_LAG_MAX, JOB_AGAIN_MS, JOB_SILENT_MS, MIGRATION_ALARM_FAILURES, STATUS_FRESH_MS,
+    ANNOUNCE_MS, FENCE_DIRTY_MAX, FENCE_LAG_MAX, JOB_AGAIN_MS, JOB_SILENT_MS, MIGRATION_ALARM_FAILURES, STATUS_FRESH_MS,
 };
 use crate::control::out::Out;
 use crate::control::task::{Mode, Task, TaskPhase};
@@ -22,14 +22,14 @@ impl Migrations {
             return;
         }
         if task.cancelled {
-            return self.writer.write(scene.now, record::ended(scene, task, TaskPhase::Cancelled), out);
+            return self.write(scene, record::ended(scene, task, TaskPhase::Cancelled), out);
         }
         let near = |other: &Task| [other.from, other.to].iter().any(|g| [task.from, task.to].contains(g));
         let first = |other: &Task| other.phase.works() || (other.id < task.id && is_ready(scene, other));
         let mut open = scene.state.all_tasks().filter(|other| other.id != task.id && !other.phase.is_over());
         let busy = open.any(|other| near(other) && first(other));
         if !busy && is_ready(scene, task) {
-            self.writer.write(scene.now, record::begun(scene, task), out);
+            self.write(scene, record::begun(scene, task), out);
         }
     }
 
@@ -56,7 +56,7 @@ impl Migrations {
             }
             return;
         }
-        let ready = is_ready(scene, task) && at_peace(scene, groups).is_ok();
+        let ready = is_ready(scene, task) && at_peace(scene, groups).is_ok() && is_announced(scene, task);
         if !self.keep_running(scene, task, groups, ready, out, board) {
             return;
         }
@@ -165,6 +165,13 @@ impl Migrations {
             out.push(Action::Drop { task: task.id.to_string() });
         }
     }
+}
+
+/// Proxies know that the target gets copies, so that nobody counts them. One that does not answer may count them: it is
+/// not waited for long.
+fn is_announced(scene: &Scene, task: &Task) -> bool {
+    let late = task.times.begun.is_none_or(|begun| scene.wall > begun + ANNOUNCE_MS);
+    late || task.epoch.is_none_or(|epoch| scene.fleet.behind(epoch).is_empty())
 }
 
 /// What is to be done for a task now.

@@ -39,7 +39,7 @@ use super::failover::{Scene, Writer};
 use super::job::{Findings, Status};
 use super::out::Out;
 use super::task::{Task, TaskPhase, TaskView};
-use crate::store::{Fault, Verdict};
+use crate::store::{Fault, Txn, Verdict};
 use cluster::group::Group;
 use run::{Auditing, Run, Sweeping};
 use std::collections::BTreeMap;
@@ -106,6 +106,13 @@ impl Migrations {
             }
         }
         self.forget(scene, out, board);
+    }
+
+    /// None: it cannot be written as things stand; a later look tries again.
+    fn write(&mut self, scene: &Scene, txn: Option<Txn>, out: &mut Out) {
+        if let Some(txn) = txn {
+            self.writer.write(scene.now, txn, out);
+        }
     }
 
     fn go_on(&mut self, scene: &Scene, task: &Task, out: &mut Out, board: &mut Board) {

@@ -1,22 +1,25 @@
 //! The transactions that carry a migration from phase to phase.
 //!
-//! Each compares the leader's record and the task's. Those that change the topology (the slots are held, released, given to
-//! the target) also compare the epoch, and both groups: one decision an epoch.
+//! Each compares the leader's record and the task's. Those that change the topology (a group gets copies, or has none any
+//! more; the slots are held, released, given to the target) also compare the epoch, and both groups: one decision an epoch.
 
 use crate::control::failover::{Scene, next_epoch, put};
 use crate::control::job::{Findings, Stage, Status};
 use crate::control::layout::{self, Epoch, SlotAction, SlotEntry, SlotRange};
 use crate::control::limits::SLOTS_AT_ONCE;
 use crate::control::stored::{for_proxies, sum_of};
-use crate::control::task::{Tally, Task, TaskPhase, task_key};
+use crate::control::task::{Tally, Task, TaskPhase, has_copies, task_key};
 use crate::store::{Compare, Txn};
 use cluster::change::{Change, apply};
+use cluster::topology::Topology;
+use cluster::wire::Message;
 
-/// Its groups are its own now.
-pub(super) fn begun(scene: &Scene, task: &Task) -> Txn {
+/// Its groups are its own now, and proxies are told that the target gets copies.
+pub(super) fn begun(scene: &Scene, task: &Task) -> Option<Txn> {
     let mut next = task.at(TaskPhase::Copy);
+    next.epoch = Some(scene.known()?.epoch() + 1);
     next.times.begun = Some(scene.wall);
-    noted(scene, &next)
+    turned(scene, &next, None, Vec::new())
 }
 
 /// It cannot go on until somebody changes something.
@@ -35,7 +38,7 @@ pub(super) fn fenced(scene: &Scene, task: &Task) -> Option<(Txn, u64)> {
     (next.epoch, next.fences, next.note) = (Some(epoch), task.fences + 1, None);
     next.times.fenced = Some(scene.wall);
     let hold = Change::HoldSlots { group: task.from, slots: task.slots().collect() };
-    Some((turned(scene, &next, &hold, Vec::new())?, epoch))
+    Some((turned(scene, &next, Some(&hold), Vec::new())?, epoch))
 }
 
 /// The source serves on.
@@ -43,7 +46,7 @@ pub(super) fn opened(scene: &Scene, task: &Task, why: &str) -> Option<Txn> {
     let mut next = task.at(TaskPhase::Copy);
     (next.epoch, next.note) = (None, Some(format!("the slots were released again: {why}")));
     let release = Change::ReleaseSlots { slots: task.slots().collect(), group: task.from };
-    turned(scene, &next, &release, Vec::new())
+    turned(scene, &next, Some(&release), Vec::new())
 }
 
 /// The slots change hands: from here on the target owns them.
@@ -68,7 +71,7 @@ pub(super) fn moving(scene: &Scene, task: &Task) -> Option<Txn> {
     let pause_ms = scene.wall.saturating_sub(task.times.fenced.unwrap_or(scene.wall));
     next.tally = Some(Tally { pause_ms, ..Tally::default() });
     let begin = Change::MoveSlots { slots: task.slots().collect(), target: task.to };
-    turned(scene, &next, &begin, Vec::new())
+    turned(scene, &next, Some(&begin), Vec::new())
 }
 
 /// On access: all keys have come, the slots are the target's own.
@@ -87,7 +90,7 @@ fn given(scene: &Scene, task: &Task, next: &Task, change: &Change) -> Option<Txn
         true => task.slots.iter().map(|s| SlotRange { from: s.from, to: s.to, group: Some(task.to) }).collect(),
         false => Vec::new(),
     };
-    let mut txn = turned(scene, next, change, unfolded)?;
+    let mut txn = turned(scene, next, Some(change), unfolded)?;
     if task.slots().count() <= SLOTS_AT_ONCE {
         txn.ops.extend(task.slots().map(|slot| {
             let slot_id = u32::from(slot) + 1;
@@ -114,7 +117,7 @@ pub(super) fn left_over(scene: &Scene, task: &Task, left: u64, doubt: String) ->
 }
 
 /// All that was left behind is gone.
-pub(super) fn cleaned(scene: &Scene, task: &Task, removed: u64) -> Txn {
+pub(super) fn cleaned(scene: &Scene, task: &Task, removed: u64) -> Option<Txn> {
     let tally = task.tally.map(|tally| Tally { removed, ..tally });
     ended(scene, &Task { tally, ..task.clone() }, TaskPhase::Done)
 }
@@ -124,10 +127,11 @@ pub(super) fn undone(scene: &Scene, task: &Task) -> Txn {
     noted(scene, &task.at(TaskPhase::Undo))
 }
 
-pub(super) fn ended(scene: &Scene, task: &Task, phase: TaskPhase) -> Txn {
+/// Where nothing was begun proxies have nothing to learn of it.
+pub(super) fn ended(scene: &Scene, task: &Task, phase: TaskPhase) -> Option<Txn> {
     let mut next = task.at(phase);
     next.times.ended = Some(scene.wall);
-    noted(scene, &next)
+    if task.phase == TaskPhase::Waiting { Some(noted(scene, &next)) } else { turned(scene, &next, None, Vec::new()) }
 }
 
 fn noted(scene: &Scene, next: &Task) -> Txn {
@@ -136,9 +140,14 @@ fn noted(scene: &Scene, next: &Task) -> Txn {
     Txn { compares, ops: vec![put(key, next)] }
 }
 
-fn turned(scene: &Scene, next: &Task, change: &Change, mut unfolded: Vec<SlotRange>) -> Option<Txn> {
+/// Another epoch: the slots change, or only which groups hold copies.
+fn turned(scene: &Scene, next: &Task, change: Option<&Change>, mut unfolded: Vec<SlotRange>) -> Option<Txn> {
     let (known, state) = (scene.known()?, scene.state);
-    let topology = next_epoch(known, apply(known, change).ok()?)?;
+    let changed = change.map_or_else(|| Some(Topology::clone(known)), |change| apply(known, change).ok())?;
+    let tasks = || state.all_tasks().filter(|task| task.id != next.id).chain([next]);
+    let mut message = Message::from(&next_epoch(known, changed)?);
+    message.groups.iter_mut().for_each(|group| group.copies = has_copies(tasks(), group.id));
+    let topology = message.check().ok()?;
     unfolded.splice(0..0, state.unfolded());
     let epoch = Epoch { epoch: topology.epoch(), unfolded, sum: Some(sum_of(&for_proxies(&topology))) };
     let unwritten = Compare::UnwrittenSince { prefix: layout::SLOTS.to_owned(), revision: state.revision };

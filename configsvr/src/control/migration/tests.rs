@@ -127,7 +127,7 @@ fn what_moves_on_access_is_left_alone() {
         (Command::ReverseMigration { id: 1 }, "not_moved", "let it end, then: twemslotctl migrations reverse 1"),
         (assign(Some(3)), "slot_moving", "let the migration"),
         (assign(None), "slot_moving", "let the migration"),
-        (Command::RemoveGroup { id: 2 }, "group_owns_slots", "move its slots"),
+        (Command::RemoveGroup { id: 2 }, "group_owns_slots", "its slots go to other groups"),
     ] {
         let refusal = plan(&state, &command, None, 0).err().unwrap_or_else(|| panic!("{command:?} was taken"));
         assert_eq!(refusal.code, code, "{command:?}: {refusal:?}");

@@ -90,7 +90,7 @@ pub(super) fn plan(state: &State, command: &Command, seen: Option<&Sightings>, w
             let mut instances = vec![new_instance(primary, Role::Primary)];
             instances.extend(replicas.iter().map(|r| new_instance(r, Role::Replica)));
             let id = id.unwrap_or_else(|| state.in_force.as_ref().map_or(1, |now| change::free_id(&now.known)));
-            let group = Group { id, name: name.clone().unwrap_or_default(), instances };
+            let group = Group { id, name: name.clone().unwrap_or_default(), instances, copies: false };
             add_group(&there()?, group, *take_data, seen)
         }
         Command::RemoveGroup { id } => there()?.change(&Change::RemoveGroup(*id)),

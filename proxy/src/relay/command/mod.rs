@@ -210,8 +210,6 @@ pub enum Split {
 pub enum Fan {
     /// OK, where all say so.
     Ok,
-    /// Integers are summed.
-    Sum,
     /// Settings by name, from the first group.
     ConfigGet,
     /// Groups without slots are asked, too: they may get some. One reply, as all are alike.
@@ -234,6 +232,8 @@ pub enum Fan {
     Keys,
     /// One of the keys that groups give, of those that they own.
     RandomKey,
+    /// How many keys groups own.
+    Size,
     /// One group after another, by cursor.
     Scan,
     /// Channels and how many listen, from one group.

@@ -121,7 +121,7 @@ pub(super) static COMMANDS: [Command; COUNT] = [
     Command { name: "config|rewrite", arity: 2, flags: Flags(ADMIN | LOADING | NOSCRIPT | STALE), keys: None, serve: Serve::Denied("instances are configured at the instances"), container: false },
     Command { name: "config|set", arity: -4, flags: Flags(ADMIN | LOADING | NOSCRIPT | STALE), keys: None, serve: Serve::Denied("instances are configured at the instances"), container: false },
     Command { name: "copy", arity: -3, flags: Flags(DENYOOM | WRITE), keys: Range { first: 1, last: 2, step: 1 }, serve: Serve::Keyed, container: false },
-    Command { name: "dbsize", arity: 1, flags: Flags(FAST | READONLY), keys: None, serve: Serve::Fan(Fan::Sum), container: false },
+    Command { name: "dbsize", arity: 1, flags: Flags(FAST | READONLY), keys: None, serve: Serve::Fan(Fan::Size), container: false },
     Command { name: "debug", arity: -2, flags: Flags(ADMIN | LOADING | NOSCRIPT | STALE), keys: None, serve: Serve::Denied("it is for one server under test; OBJECT and MEMORY USAGE tell of a key"), container: false },
     Command { name: "decr", arity: 2, flags: Flags(DENYOOM | FAST | WRITE), keys: One { at: 1 }, serve: Serve::Keyed, container: false },
     Command { name: "decrby", arity: 3, flags: Flags(DENYOOM | FAST | WRITE), keys: One { at: 1 }, serve: Serve::Keyed, container: false },

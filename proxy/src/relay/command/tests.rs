@@ -89,7 +89,7 @@ fn what_is_done_with_some() {
         ("unlink", Serve::Split(Split::Count)),
         ("function|flush", Serve::Fan(Fan::Each)),
         ("scan", Serve::Fan(Fan::Scan)),
-        ("dbsize", Serve::Fan(Fan::Sum)),
+        ("dbsize", Serve::Fan(Fan::Size)),
         ("config|get", Serve::Fan(Fan::ConfigGet)),
         ("client|setname", Serve::Local(Local::ClientSetname)),
         ("command", Serve::Local(Local::Command)),
