@@ -17,7 +17,7 @@ pub(super) const SERVED: usize = {served};
 
 
 def resp(value):
-    """A value of metadata.json as RESP2."""
+    """A value of metadata.json."""
     if value is None:
         return b"$-1\r\n"
     if isinstance(value, int):
@@ -28,6 +28,29 @@ def resp(value):
         return value.encode() + b"\r\n"
     text = (value[1:] if value.startswith("$") else value).encode()
     return b"$%d\r\n%s\r\n" % (len(text), text)
+
+
+def aggregate(mark, items):
+    return b"%s%d\r\n" % (mark, len(items)) + b"".join(items)
+
+
+def as_set(values):
+    return aggregate(b"~", list(map(resp, values)))
+
+
+def as_map(flat):
+    """Names and values one after the other, each of the type that it has in RESP3."""
+    def typed(name, value):
+        match name:
+            case "flags" | "doc_flags" | "history":
+                return as_set(value)
+            case "arguments":
+                return aggregate(b"*", list(map(as_map, value)))
+            case "begin_search" | "find_keys" | "spec":
+                return as_map(value)
+        return resp(value)
+
+    return aggregate(b"%", [resp(name) + typed(name, value) for name, value in zip(flat[::2], flat[1::2])])
 
 
 class Table:
@@ -62,9 +85,12 @@ class Table:
 
     def info(self, name):
         """An element of COMMAND's reply."""
-        facts = [name, self.arity(name)] + self.facts[name][1:]
+        _, flags, first, last, step, categories, tips, specs = self.facts[name]
         subs = [self.info(sub) for sub in self.subcommands(name) if self.served(sub)]
-        return b"*10\r\n" + b"".join(map(resp, facts)) + b"*%d\r\n" % len(subs) + b"".join(subs)
+        # An empty list of subcommands is a set, as Redis has it.
+        return aggregate(b"*", [
+            resp(name), resp(self.arity(name)), as_set(flags), resp(first), resp(last), resp(step), as_set(categories),
+            as_set(tips), aggregate(b"~", list(map(as_map, specs))), aggregate(b"*" if subs else b"~", subs)])
 
     def documentation(self, name):
         """A name and what is said of it, as in the reply of COMMAND DOCS."""
@@ -75,11 +101,13 @@ class Table:
                 docs = {word: self.policy.word(name, word), **docs}
         if "summary" not in docs and self.served(name):
             raise SystemExit(f"policy.txt: '{name}' needs a summary: no server's may be copied")
-        body = b"".join(resp(key) + resp(value) for key, value in docs.items())
         subs = [self.documentation(sub) for sub in self.subcommands(name) if self.served(sub)]
+        body = as_map([word for pair in docs.items() for word in pair])
         if subs:
-            body += resp("subcommands") + b"*%d\r\n" % (2 * len(subs)) + b"".join(subs)
-        return resp(name) + b"*%d\r\n" % (2 * len(docs) + 2 * bool(subs)) + body
+            count, _, fields = body.partition(b"\r\n")
+            fields += resp("subcommands") + aggregate(b"%", subs)
+            body = b"%%%d\r\n" % (int(count[1:]) + 1) + fields
+        return resp(name) + body
 
     def help(self, name):
         """The reply of a container's HELP, about what is served of it."""

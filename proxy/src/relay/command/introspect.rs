@@ -1,5 +1,5 @@
-//! COMMAND and its subcommands, and HELP of every container: what the table says of itself, in RESP2. Only what is
-//! served is listed.
+//! COMMAND and its subcommands, and HELP of every container: what the table says of itself. Only what is served is listed.
+//! It is kept in RESP3, whose maps and sets are arrays to those who speak RESP2.
 
 use super::table::{CATEGORIES, COMMANDS, ENTRIES, KEY_FLAGS, SERVED};
 use super::{Command, CommandId, Keys, KeysFault, Local, Serve};
@@ -9,14 +9,48 @@ use cluster::resp::write;
 
 /// An element of COMMAND's reply for each served command, one behind the other; subcommands inside their containers.
 static INFO: &[u8] = include_bytes!("info.resp");
-/// The same for COMMAND DOCS: a name and a map each.
+/// The same for COMMAND DOCS: a name and a map each, pairs of one map.
 static DOCS: &[u8] = include_bytes!("docs.resp");
 /// Replies of HELP, by container.
 static HELP: &[u8] = include_bytes!("help.resp");
 
 /// Appends the reply to a whole request of COMMAND, of one of its subcommands, or of any HELP. The request's arity
 /// has been checked.
-pub fn introspect(kind: Local, raw: &[u8], out: &mut Vec<u8>) {
+pub fn introspect(kind: Local, raw: &[u8], resp3: bool, out: &mut Vec<u8>) {
+    let start = out.len();
+    tell(kind, raw, out);
+    if !resp3 {
+        let plain = in_resp2(&out[start..]);
+        out.truncate(start);
+        out.extend_from_slice(&plain);
+    }
+}
+
+/// A reply made here, without the types that RESP3 brought.
+fn in_resp2(raw: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(end) = memchr::memchr(b'\n', rest) {
+        let (line, behind) = rest.split_at(end + 1);
+        rest = behind;
+        let number = std::str::from_utf8(&line[1..]).ok().and_then(|n| n.trim_end().parse::<usize>().ok());
+        match (line[0], number) {
+            (b'%', Some(pairs)) => write::array(&mut plain, pairs * 2),
+            (b'~', Some(items)) => write::array(&mut plain, items),
+            (b'_', _) => plain.extend_from_slice(b"*-1\r\n"), // the only one is of a command, which would be an array
+            (b'$', Some(len)) => {
+                let (text, behind) = rest.split_at((len + 2).min(rest.len()));
+                rest = behind;
+                plain.extend_from_slice(line);
+                plain.extend_from_slice(text);
+            }
+            _ => plain.extend_from_slice(line),
+        }
+    }
+    plain
+}
+
+fn tell(kind: Local, raw: &[u8], out: &mut Vec<u8>) {
     match kind {
         Local::Command => all_info(out),
         Local::CommandCount => write::integer(out, SERVED as i64),
@@ -44,7 +78,7 @@ fn info(raw: &[u8], out: &mut Vec<u8>) {
     for name in names {
         match lookup_full(name).filter(|&id| served(id)) {
             Some(id) => out.extend_from_slice(ENTRIES[usize::from(id)].info.of(INFO)),
-            None => out.extend_from_slice(b"*-1\r\n"),
+            None => out.extend_from_slice(b"_\r\n"),
         }
     }
 }
@@ -52,12 +86,12 @@ fn info(raw: &[u8], out: &mut Vec<u8>) {
 fn docs(raw: &[u8], out: &mut Vec<u8>) {
     let names: Vec<&[u8]> = Args::new(raw).skip(2).collect();
     if names.is_empty() {
-        write::array(out, SERVED * 2);
+        write::header(out, b'%', SERVED as i64);
         out.extend_from_slice(DOCS);
         return;
     }
     let known: Vec<CommandId> = names.into_iter().filter_map(lookup_full).filter(|&id| served(id)).collect();
-    write::array(out, known.len() * 2);
+    write::header(out, b'%', known.len() as i64);
     for id in known {
         out.extend_from_slice(ENTRIES[usize::from(id)].docs.of(DOCS));
     }
@@ -119,7 +153,7 @@ fn getkeys(raw: &[u8], with_flags: bool, out: &mut Vec<u8>) {
         write::bulk(out, key);
         if with_flags {
             let flags = key_flags(id, i == 0, &args);
-            write::array(out, flags.len());
+            write::header(out, b'~', flags.len() as i64);
             flags.iter().for_each(|flag| write::simple(out, flag));
         }
     }

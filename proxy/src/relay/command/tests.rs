@@ -186,7 +186,7 @@ proptest! {
         for kind in [Local::CommandList, Local::CommandInfo, Local::CommandDocs, Local::CommandGetkeys, Local::CommandGetkeysAndFlags, Local::Help] {
             let mut nested = vec![&b"command"[..], b"x"];
             nested.extend(&args);
-            reply(kind, &request(&nested));
+            reply(kind, &request(&nested), true);
         }
     }
 
@@ -347,18 +347,22 @@ fn what_a_request_asks_beyond_its_keys() {
 }
 
 /// A reply, which must be whole RESP and nothing more.
-fn reply(kind: Local, raw: &[u8]) -> Vec<u8> {
+fn reply(kind: Local, raw: &[u8], resp3: bool) -> Vec<u8> {
     let mut out = Vec::new();
-    introspect(kind, raw, &mut out);
+    introspect(kind, raw, resp3, &mut out);
     assert_eq!(Cursor::default().step(&out), Step::Done { len: out.len() }, "{kind:?}");
     out
 }
 
 /// The same as text, a line per header and string.
 fn said(text: &str) -> String {
+    said_in(text, false)
+}
+
+fn said_in(text: &str, resp3: bool) -> String {
     let args = words(text);
     let Serve::Local(kind) = find(&args).serve else { panic!("{text} is not answered here") };
-    String::from_utf8(reply(kind, &request(&args))).expect("text").replace("\r\n", " ").trim_end().to_owned()
+    String::from_utf8(reply(kind, &request(&args), resp3)).expect("text").replace("\r\n", " ").trim_end().to_owned()
 }
 
 #[test]
@@ -405,6 +409,34 @@ fn command_tells_what_is_served() {
         let told = said(text);
         assert!(told.starts_with(starts), "{text}: {told}");
     }
+}
+
+/// As Redis 7.0 types them.
+#[test]
+fn maps_and_sets_are_such_in_resp3() {
+    for (text, starts) in [
+        (
+            "COMMAND INFO get nosuch",
+            "*2 *10 $3 get :2 ~2 +readonly +fast :1 :1 :1 ~3 +@read +@string +@fast ~0 ~1 %3 $5 flags ~2 +RO +access \
+             $12 begin_search %2 $4 type $5 index $4 spec %1 $5 index :1 $9 find_keys %2 $4 type $5 range $4 spec %3 $7 \
+             lastkey :0 $7 keystep :1 $5 limit :0 ~0 _",
+        ),
+        ("COMMAND INFO object", "*1 *10 $6 object :-2 ~0 :0 :0 :0 ~1 +@slow ~0 ~0 *5 *10 $15 object|encoding"),
+        ("COMMAND DOCS ping", "%1 $4 ping %5 $7 summary "),
+        ("COMMAND GETKEYSANDFLAGS SET a b", "*1 *2 $1 a ~2 +OW +update"),
+        ("COMMAND COUNT", ":"),
+        ("COMMAND LIST FILTERBY ACLCAT nosuch", "*0"),
+    ] {
+        let told = said_in(text, true);
+        assert!(told.starts_with(starts), "{text}: {told}");
+    }
+    let docs = said_in("COMMAND DOCS object set", true);
+    for part in ["$11 subcommands %5 $15 object|encoding %", "$9 arguments *5 %4 $4 name $3 key", "$7 history ~"] {
+        assert!(docs.contains(part), "{part}: {docs}");
+    }
+    let is_new = |word: &str| word.strip_prefix(['%', '~']).is_some_and(|n| n.parse::<u32>().is_ok());
+    let aggregates = |told: &str| told.split(' ').filter(|word| is_new(word)).count();
+    assert_eq!(aggregates(&said("COMMAND DOCS")) + aggregates(&said("COMMAND")), 0, "RESP3 told to RESP2");
 }
 
 #[test]

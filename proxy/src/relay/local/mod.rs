@@ -109,7 +109,7 @@ impl Relay {
             | Local::ClusterMode => self.emulate(id, local, args, out),
             Local::TwemslotKey => self.where_keys_live(&args[2..], out),
             Local::TwemslotTopology => self.print_topology(out),
-            _ => command::introspect(local, raw, out),
+            _ => command::introspect(local, raw, self.clients[id as usize].resp3, out),
         }
     }
 
