@@ -288,12 +288,16 @@ fn carry(
         let began = match begin(client, &now, epoch, how) {
             Ok(began) => began,
             Err(fault) => {
-                // Perhaps an earlier try was heard only now: then all of it is under way.
-                now = plan(client, wish, spread, how)?;
-                if !now.balance.moves.is_empty() {
-                    return Err(fault);
+                // Perhaps an earlier try was heard only now: then all of it is under way. Or others' migrations began or
+                // ended since it was planned, which changes nothing of it.
+                let again = plan(client, wish, spread, how)?;
+                let same = again.balance.moves == now.balance.moves && again.epoch != epoch;
+                now = again;
+                match now.balance.moves.is_empty() {
+                    true => Vec::new(),
+                    false if same => begin(client, &now, now.epoch, how)?,
+                    false => return Err(fault),
                 }
-                Vec::new()
             }
         };
         let mut ids = open_of(client, group)?;

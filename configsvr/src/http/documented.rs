@@ -155,6 +155,9 @@ pub(super) struct TopologyGroup {
     #[schema(required = false)]
     pub name: String,
     pub instances: Vec<TopologyInstance>,
+    /// It may hold keys of slots that it does not own: a migration makes copies there, or has left some.
+    #[schema(required = false)]
+    pub copies: bool,
 }
 
 /// An instance of a topology: exactly one `primary` a group.
@@ -334,7 +337,7 @@ pub(super) struct MigrationWord {
     /// The target's memory is not looked at.
     #[schema(required = false)]
     pub force: bool,
-    /// Under which the slots are held, or served by the target.
+    /// Under which proxies know of the copy, the slots are held, or served by the target: as the phase is.
     pub epoch: Option<u64>,
     /// How often the slots were held so far.
     pub fences: u32,

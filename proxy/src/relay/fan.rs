@@ -41,13 +41,15 @@ pub(super) enum Merge {
     Fetch(u32),
 }
 
-/// DBSIZE under way: see `size.rs`.
+/// A count of all keys under way: see `size.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Size {
     /// The so-manieth time that it was begun.
     pub(super) tries: u8,
-    /// Of the owners of all slots, and of the processes that are walked over.
-    pub(super) print: u32,
+    /// Slots had changed their owners so often: `Routes::turns`.
+    pub(super) turns: u32,
+    /// Of the processes whose walks go on.
+    pub(super) processes: u32,
     /// Keys counted in the rounds before this one.
     pub(super) keys: i64,
 }

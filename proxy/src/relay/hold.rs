@@ -1,7 +1,7 @@
 //! Requests that wait: for a slot that the topology holds, or for one whose owner changed while earlier requests were
 //! in flight at the old one. They wait in their client's order, so two writes to one key are never exchanged.
 
-use super::request::{NONE, RequestId, Stage};
+use super::request::{NONE, Request, RequestId, Stage};
 use super::state::Relay;
 use super::{Deed, Planted, client::Lane};
 use crate::stats::Counter;
@@ -44,7 +44,7 @@ impl Relay {
         }
         for id in queue {
             let request = &mut self.requests[id as usize];
-            let waited = self.now.us.saturating_sub(request.started_us);
+            let waited = self.now.us.saturating_sub(since(request));
             let raw = std::mem::take(&mut request.kept);
             let before = self.held.len();
             self.place_again(id, &raw);
@@ -63,7 +63,7 @@ impl Relay {
         let mut freed = false;
         while let Some(&id) = self.held.front() {
             let request = &mut self.requests[id as usize];
-            let waited = self.now.us.saturating_sub(request.started_us);
+            let waited = self.now.us.saturating_sub(since(request));
             if waited < limit {
                 break;
             }
@@ -154,4 +154,9 @@ fn held_too_long(limit_us: u64) -> String {
         "TRYAGAIN twemslot: the slot was held for {} ms, its group is being changed; nothing was sent",
         limit_us / 1000
     )
+}
+
+/// Since when a request waits: it came then, or the last answer to what it asked so far (DBSIZE asks many times).
+fn since(request: &Request) -> u64 {
+    request.started_us.max(request.sent_us)
 }

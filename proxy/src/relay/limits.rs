@@ -203,12 +203,13 @@ pub const SCRIPT_AGAIN_US: u64 = 100_000;
 pub const ERRANDS_MAX: usize = 64;
 /// How often RANDOMKEY asks again when all that came were copies left by a move of slots.
 pub const RANDOM_KEY_TRIES: u8 = 16;
-/// Keys that DBSIZE asks for at once where it walks: an instance is busy with them for a few hundred microseconds.
-pub const SIZE_ROUND_KEYS: usize = 1_000;
-/// How often DBSIZE begins to count anew because slots changed hands meanwhile.
+/// Keys that DBSIZE asks for at once where it walks: an instance is busy with them for about a tenth of a millisecond.
+pub const SIZE_ROUND_KEYS: usize = 250;
+/// How often DBSIZE begins to count anew because slots changed hands meanwhile, or a group began to get copies.
 pub const SIZE_TRIES: u8 = 16;
-/// Such counts at once, per worker: each keeps one request of that size under way to each group with copies.
-pub const SIZES_MAX: usize = 16;
+/// Such counts at once, per worker: each keeps one request of that size under way to each group with copies, and a dozen
+/// workers are not to be in the way of others there.
+pub const SIZES_MAX: usize = 4;
 /// Questions to other workers, and to all groups for INFO, that wait for answers at once.
 pub const INQUIRIES_MAX: usize = 256;
 /// How long they wait; then what is there is told.

@@ -91,6 +91,8 @@ pub(super) struct Routes {
     pub(super) not_quiet_said: u64,
     /// What SCAN's cursors rest on.
     pub(super) table: Table,
+    /// How often slots have changed their owners.
+    pub(super) turns: u32,
 }
 
 impl Default for Routes {
@@ -109,6 +111,7 @@ impl Default for Routes {
             quiet_owed: None,
             not_quiet_said: 0,
             table: Table::default(),
+            turns: 0,
         }
     }
 }
@@ -229,7 +232,9 @@ impl Routes {
             _ => None,
         });
         let owners = topology.slots().iter().map(|slot| slot.group).chain(got);
-        self.table = Table::new(owners, self.owners().count());
+        let table = Table::new(owners, self.owners().count());
+        self.turns += u32::from(table != self.table);
+        self.table = table;
         self.tag_rule = topology.tag_rule();
         self.slot_count = topology.slot_count();
         self.holds = slots.iter().any(|r| r.held);

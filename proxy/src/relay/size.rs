@@ -3,12 +3,12 @@
 //! owns count. Every other group is asked for its own number.
 //!
 //! A walk takes many rounds; the walks of all such groups go on side by side. Between two rounds slots may change hands, or
-//! another process may answer, whose keys are in another order: then it is counted anew.
+//! another process may answer, whose keys are in another order: then it is counted anew, as after a wait for held slots.
 
 use super::command::Fan as Kind;
 use super::fan::{Fan, Merge, Part, Size};
 use super::limits::{SIZE_ROUND_KEYS, SIZE_TRIES, SIZES_MAX};
-use super::request::{RequestId, Stage};
+use super::request::{NONE, RequestId, Stage};
 use super::state::Relay;
 use super::wide::NOBODY;
 use super::{ClientId, LinkId};
@@ -39,21 +39,25 @@ impl Relay {
         if asks.is_empty() {
             return self.refuse(id, Counter::ErrorsNoOwner, NOBODY);
         }
-        let walks = |fan: &Fan| matches!(fan.merge, Merge::Size(_));
+        let walks = |fan: &Fan| fan.parent != NONE && matches!(fan.merge, Merge::Size(_));
         let walked = asks.iter().any(|ask| ask.cursor.is_some());
         if walked && self.fans.iter().filter(|(_, fan)| walks(fan)).count() >= SIZES_MAX {
-            let text = format!("TRYAGAIN twemslot: {SIZES_MAX} counts of all keys are under way; nothing was sent");
+            let text = format!("TRYAGAIN twemslot: {SIZES_MAX} other counts of all keys are under way, and slots move");
             return self.refuse(id, Counter::ErrorsOverload, &text);
         }
-        let size = Size { tries, print: self.print_of(client), keys: 0 };
+        let size = Size { tries, turns: self.routes.turns, processes: 0, keys: 0 };
         self.next_round(id, size, &asks);
     }
 
-    fn next_round(&mut self, id: RequestId, size: Size, asks: &[Ask]) {
+    fn next_round(&mut self, id: RequestId, mut size: Size, asks: &[Ask]) {
+        let goes_on = |ask: &&Ask| ask.cursor.is_some_and(|cursor| cursor != 0);
+        size.processes = self.processes_at(asks.iter().filter(goes_on).map(|ask| ask.link));
         let mut fan = Fan { merge: Merge::Size(size), ..self.new_fan() };
         fan.groups.clear();
         fan.groups.extend(asks.iter().map(|ask| ask.group));
-        fan.parts.extend(asks.iter().map(|ask| Part { link: ask.link, ..Part::default() }));
+        // `keys`: whether it is in the middle of a walk.
+        let part = |ask: &Ask| Part { link: ask.link, keys: u32::from(goes_on(&ask)), ..Part::default() };
+        fan.parts.extend(asks.iter().map(part));
         let fan_id = self.open_fan(id, fan);
         for (part, ask) in asks.iter().enumerate() {
             let Some(cursor) = ask.cursor else {
@@ -71,6 +75,8 @@ impl Relay {
     pub(super) fn merge_size(&mut self, fan: &Fan, out: &mut Vec<u8>) -> bool {
         let Merge::Size(mut size) = fan.merge else { return true };
         let client = self.requests[fan.parent as usize].client;
+        let on_the_way = fan.parts.iter().filter(|part| part.keys > 0).map(|part| part.link);
+        let mut same = size.turns == self.routes.turns && size.processes == self.processes_at(on_the_way);
         let mut rest = Vec::new();
         for (part, &group) in fan.parts.iter().zip(&fan.groups) {
             let Some((keys, cursor)) = self.keys_of(group, &part.reply) else {
@@ -78,18 +84,24 @@ impl Relay {
                 write::error(out, &text);
                 return true;
             };
+            // A group that was asked for its number may have begun to get copies since.
+            same &= part.reply.first() != Some(&b':') || fan.generation == self.routes.generation;
             size.keys += keys;
             if cursor != 0 {
                 rest.push(Ask { group, link: part.link, cursor: Some(cursor) });
             }
         }
-        let same = size.print == self.print_of(client);
         if same && rest.is_empty() {
+            if fan.parts.iter().any(|part| part.keys > 0) {
+                self.requests[fan.parent as usize].sent_us = 0; // no one request took that time
+            }
             write::integer(out, size.keys);
             return true;
         }
         if self.must_wait(client, Kind::Size) {
-            self.requests[fan.parent as usize].stage = Stage::Waiting;
+            let request = &mut self.requests[fan.parent as usize];
+            // It waits from now on, however long it has counted.
+            (request.stage, request.sent_us) = (Stage::Waiting, self.now.us);
             self.hold(fan.parent, DBSIZE);
         } else if same {
             self.next_round(fan.parent, size, &rest);
@@ -119,14 +131,8 @@ impl Relay {
         self.routes.owners().filter_map(move |target| Some((target.group, self.way_to(target, client)?, target.copies)))
     }
 
-    /// What must stay as it is while keys are counted.
-    fn print_of(&self, client: ClientId) -> u32 {
-        let walked = self.places(client).filter(|(_, _, copies)| *copies);
-        let mut text = self.routes.table.print().to_string();
-        for (group, link, _) in walked {
-            let process = self.links.get(link as usize).map_or("", |link| &link.process);
-            text.push_str(&format!(" {group} {process}"));
-        }
-        crc32(text.as_bytes())
+    fn processes_at(&self, links: impl Iterator<Item = LinkId>) -> u32 {
+        let processes = links.filter_map(|link| self.links.get(link as usize)).map(|link| link.process.as_str());
+        crc32(processes.collect::<Vec<_>>().join(" ").as_bytes())
     }
 }

@@ -4,7 +4,8 @@
 //! topology 1 a=n1 b=n2 rest=n1      slots of keys a and b; add `!` to hold one (`b=n2!`); `n1:r2`: the process it expects at
 //!                                   n1 says run_id r2; `n1>n3`: n3 is the primary of what was n1's group;
 //!                                   `none=n2`: n2's group owns no slot by this word; `b=n1~n2`: it moves from n1 to n2,
-//!                                   on access (n2's group must be named by another word, too)
+//!                                   on access (n2's group must be named by another word, too); `copies=n2`: it may hold
+//!                                   keys of slots that are not its own
 //! n1 runs r2                        its process is another one from now on: links that open hear this run_id
 //! c1> GET a                         the client sends a request (\r \n \xNN are understood; `raw:` sends as it stands)
 //! n1< GET a                         the instance has received exactly this, and nothing else
@@ -203,7 +204,7 @@ impl World {
             let group = id_of(node);
             let owner = (group, state, (!target.is_empty()).then(|| id_of(target)));
             match key {
-                "none" => {}
+                "none" | "copies" => {}
                 "rest" => owners.fill(owner),
                 key => owners[usize::from(slot_of(key.as_bytes(), TagRule::Redis, SLOTS))] = owner,
             }
@@ -223,7 +224,11 @@ impl World {
             let said = |by: char| slots_named.iter().find_map(|w| w.split_once(by).filter(|(n, _)| n == node));
             let node = said('>').map_or(node.as_str(), |(_, heir)| heir);
             let process = said(':').map_or(String::new(), |(_, id)| format!(r#","run_id":"{id}""#));
-            let json = format!(r#"{{"id":{id},"instances":[{{"addr":"{}","role":"primary"{process}}}]}}"#, addr(node));
+            let copies = slots_named.iter().any(|w| w.strip_prefix("copies=") == Some(node));
+            let json = format!(
+                r#"{{"id":{id},"instances":[{{"addr":"{}","role":"primary"{process}}}],"copies":{copies}}}"#,
+                addr(node)
+            );
             serde_json::from_str(&json).expect("a group")
         });
         let message = wire::Message {

@@ -48,7 +48,7 @@ impl Migrations {
             // Nothing is to be there any more; what a replica brought back that had not heard of all is looked at first.
             match self.swept_at(scene, task, groups.0, true, out) {
                 None => {}
-                Some(0) => self.write(scene, record::cleaned(scene, task, 0), out),
+                Some(0) => self.announce(scene, record::cleaned(scene, task, 0), out),
                 Some(left) => {
                     let doubt =
                         format!("{left} keys were left at group {}, or came back there; {}", task.from, kept(task));
@@ -66,7 +66,7 @@ impl Migrations {
                 self.writer.write(scene.now, record::audited(scene, task, &found, doubt), out);
             }
         } else if let Some(removed) = self.swept_at(scene, task, groups.0, false, out) {
-            self.write(scene, record::cleaned(scene, task, removed), out);
+            self.announce(scene, record::cleaned(scene, task, removed), out);
         }
     }
 
@@ -117,7 +117,7 @@ impl Migrations {
     pub(super) fn undo(&mut self, scene: &Scene, task: &Task, to: &Group, out: &mut Out) {
         self.drop_run(task, out);
         if self.swept_at(scene, task, to, false, out).is_some() && self.writer.is_idle() {
-            self.write(scene, record::ended(scene, task, TaskPhase::Cancelled), out);
+            self.announce(scene, record::ended(scene, task, TaskPhase::Cancelled), out);
         }
     }
 

@@ -22,14 +22,14 @@ impl Migrations {
             return;
         }
         if task.cancelled {
-            return self.write(scene, record::ended(scene, task, TaskPhase::Cancelled), out);
+            return self.announce(scene, record::ended(scene, task, TaskPhase::Cancelled), out);
         }
         let near = |other: &Task| [other.from, other.to].iter().any(|g| [task.from, task.to].contains(g));
         let first = |other: &Task| other.phase.works() || (other.id < task.id && is_ready(scene, other));
         let mut open = scene.state.all_tasks().filter(|other| other.id != task.id && !other.phase.is_over());
         let busy = open.any(|other| near(other) && first(other));
         if !busy && is_ready(scene, task) {
-            self.write(scene, record::begun(scene, task), out);
+            self.announce(scene, record::begun(scene, task), out);
         }
     }
 

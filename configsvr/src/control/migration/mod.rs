@@ -108,9 +108,10 @@ impl Migrations {
         self.forget(scene, out, board);
     }
 
-    /// None: it cannot be written as things stand; a later look tries again.
-    fn write(&mut self, scene: &Scene, txn: Option<Txn>, out: &mut Out) {
-        if let Some(txn) = txn {
+    /// Another epoch, for nothing but what proxies are to know. Not while others wait for them to confirm one: they would
+    /// wait for this one, too. None: it cannot be written as things stand. A later look tries again.
+    fn announce(&mut self, scene: &Scene, txn: Option<Txn>, out: &mut Out) {
+        if let Some(txn) = txn.filter(|_| !scene.state.awaits_quiet()) {
             self.writer.write(scene.now, txn, out);
         }
     }

@@ -124,7 +124,7 @@ pub(super) fn cleaned(scene: &Scene, task: &Task, removed: u64) -> Option<Txn> {
 
 /// Cancelled: the copy is to be removed.
 pub(super) fn undone(scene: &Scene, task: &Task) -> Txn {
-    noted(scene, &task.at(TaskPhase::Undo))
+    noted(scene, &Task { epoch: None, ..task.at(TaskPhase::Undo) })
 }
 
 /// Where nothing was begun proxies have nothing to learn of it.

@@ -36,7 +36,9 @@ impl Tidings {
         }
         let Some(before) = self.told.replace(now().collect()) else { return };
         for task in scene.state.all_tasks() {
-            let epoch = task.epoch.unwrap_or_else(|| scene.state.epoch_in_force());
+            // In a copy the record says when it was begun.
+            let its = task.epoch.filter(|_| task.phase != TaskPhase::Copy);
+            let epoch = its.unwrap_or_else(|| scene.state.epoch_in_force());
             for line in lines(before.get(&task.id).copied(), task) {
                 let message = format!("migration {}: {line}", task.id);
                 board.tell(out, KIND, &task.id.to_string(), epoch, message);

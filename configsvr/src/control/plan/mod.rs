@@ -181,6 +181,7 @@ fn begin(state: &State, message: wire::Message) -> Result<Plan, Refusal> {
 fn import(state: &State, message: &wire::Message, replace: bool, seen: Option<&Sightings>) -> Result<Plan, Refusal> {
     change::may_be_taken(message).map_err(refused)?;
     let mut message = message.clone();
+    message.groups.iter_mut().for_each(|group| group.copies = false); // only migrations make some
     let mut follows = Vec::new();
     let mut notes = Vec::new();
     if let Some(seen) = seen {

@@ -13,7 +13,7 @@ fn documented_words_are_the_words() {
     let keys = |value: &Value| -> Vec<String> { value.as_object().expect("an object").keys().cloned().collect() };
     let message = json_of(
         r#"{"epoch":1,"name":"a","slot_count":2,"groups":[{"id":1,"name":"g","instances":[{"addr":
-        "127.0.0.1:1","role":"primary","run_id":"r","zone":"z"}]}],"tag_rule":"redis","slots":[{"from":0,"to":1,"group":1,
+        "127.0.0.1:1","role":"primary","run_id":"r","zone":"z"}],"copies":true}],"tag_rule":"redis","slots":[{"from":0,"to":1,"group":1,
         "state":"moving","target":2}],"users":[{"name":"u","password_sha256":["h"],"categories":["all"],"keys":["*"],
         "channels":["*"],"read_only":true,"admin":true}]}"#,
     );
