@@ -47,6 +47,12 @@ pub(crate) enum Fault {
     Empty,
     /// It cannot save, and so refuses every write, and PING, for so many milliseconds. It lives.
     Misconf(u64),
+    /// A script runs for so many milliseconds, and nothing else does. It lives.
+    Busy(u64),
+    /// It reads its data again for about so many milliseconds. It lives.
+    Loading(u64),
+    /// Everybody waits for a processor for so many milliseconds: others want four times as many as there are.
+    Hog(u64),
     /// The primary dies, and the leader of the control plane so many milliseconds later.
     WithLeader(u64),
     /// The primary dies, and the leader of the control plane is frozen so many milliseconds later, for three seconds.
@@ -63,6 +69,9 @@ impl Fault {
             Self::Freeze(ms) => format!("freeze primary {ms} ms"),
             Self::Empty => "primary restarts empty at once".to_owned(),
             Self::Misconf(_) => "primary cannot save (MISCONF)".to_owned(),
+            Self::Busy(ms) => format!("a script of {ms} ms (BUSY)"),
+            Self::Loading(ms) => format!("primary loads its data for {ms} ms (LOADING)"),
+            Self::Hog(ms) => format!("no processor to be had for {ms} ms"),
             Self::WithLeader(_) => "kill -9 primary, then the leader".to_owned(),
             Self::FrozenLeader(_) => "kill -9 primary, then freeze the leader 3 s".to_owned(),
             Self::Host => "host of primary, leader and leading etcd dies".to_owned(),
@@ -71,7 +80,8 @@ impl Fault {
     }
 
     pub(crate) fn replaces(self) -> bool {
-        !matches!(self, Self::Misconf(_)) && !matches!(self, Self::Freeze(ms) if ms < 1_300)
+        let alive = matches!(self, Self::Misconf(_) | Self::Busy(_) | Self::Loading(_) | Self::Hog(_));
+        !alive && !matches!(self, Self::Freeze(ms) if ms < 1_300)
     }
 }
 
@@ -115,7 +125,7 @@ impl Scene {
             proxies: 2,
             workers: Some(1),
             slots: SLOTS,
-            redis_conf: "enable-protected-configs local".to_owned(), // a directory that goes is how a save fails here
+            redis_conf: "enable-protected-configs local\nenable-debug-command local".to_owned(), // how a save fails here, and a load is slow
             ..Options::default()
         };
         let scene = Self { playground: Playground::start(options)?, pace, group: 1, loads: 0, etcd: None };
@@ -260,6 +270,35 @@ impl Scene {
                 std::thread::sleep(Duration::from_millis(ms)); // refusing writes
                 self.cannot_save(old, false)?;
             }
+            Fault::Busy(ms) => {
+                tell(old, &["CONFIG", "SET", "busy-reply-threshold", "500"])?;
+                let script = std::thread::spawn(move || tell(old, &["EVAL", "while true do end", "0"]));
+                let until = Instant::now() + Duration::from_millis(ms);
+                said_within(old, "BUSY", Duration::from_secs(1))?;
+                std::thread::sleep(until.saturating_duration_since(Instant::now())); // as the script does nothing else
+                tell(old, &["SCRIPT", "KILL"])?;
+                let said = script.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+                ensure!(said.contains("SCRIPT KILL"), "the script ended by itself: {said}");
+            }
+            Fault::Loading(ms) => {
+                tell(old, &["DEBUG", "POPULATE", "2000"])?;
+                let delay = (ms / 2).to_string(); // of each of them, in microseconds
+                let slow = ["CONFIG", "SET", "loading-process-events-interval-bytes", "1024", "key-load-delay"];
+                tell(old, &[&slow[..], &[&delay]].concat())?;
+                let load = std::thread::spawn(move || tell(old, &["DEBUG", "RELOAD"]));
+                said_within(old, "loading the dataset", Duration::from_secs(2))?;
+                let said = load.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+                ensure!(said == "ok", "DEBUG RELOAD: {said}");
+                tell(old, &[&slow[..], &["0"]].concat())?;
+            }
+            Fault::Hog(ms) => {
+                let until = Instant::now() + Duration::from_millis(ms);
+                let cores = std::thread::available_parallelism().map_or(2, usize::from);
+                let hogs = (0..4 * cores).map(|_| std::thread::spawn(move || while Instant::now() < until {}));
+                for hog in hogs.collect::<Vec<_>>() {
+                    hog.join().map_err(|_| anyhow::anyhow!("panicked"))?;
+                }
+            }
             Fault::Freeze(ms) => {
                 self.playground.stop_instance(old)?;
                 std::thread::sleep(Duration::from_millis(ms)); // frozen
@@ -299,7 +338,7 @@ impl Scene {
     /// What PING is answered then.
     fn cannot_save(&self, addr: SocketAddr, it_cannot: bool) -> Result<String> {
         let home = self.playground.dir().join(format!("gone-{}", addr.port()));
-        let tell = |words: &[&str]| ask(addr, words).map(|reply| String::from_utf8_lossy(&reply).into_owned());
+        let tell = |words: &[&str]| tell(addr, words);
         std::fs::create_dir_all(&home)?;
         tell(&[
             "CONFIG",
@@ -392,4 +431,24 @@ pub(crate) fn gap(history: &[Op], during: Range<u64>, watched: impl Fn(&Op) -> b
     times.sort_unstable();
     let around = times.windows(2).filter(|pair| pair[1] >= during.start.saturating_sub(100_000));
     Duration::from_micros(around.map(|pair| pair[1] - pair[0]).max().unwrap_or(u64::from(u32::MAX)))
+}
+
+/// What an instance says, errors too, however late.
+fn tell(addr: SocketAddr, words: &[&str]) -> Result<String> {
+    let mut link = redis::Client::open(format!("redis://{addr}"))?.get_connection()?;
+    let mut command = redis::Cmd::new();
+    words.iter().for_each(|word| _ = command.arg(*word));
+    Ok(match command.query::<redis::Value>(&mut link) {
+        Ok(redis::Value::BulkString(text)) => String::from_utf8_lossy(&text).into_owned(),
+        Ok(value) => format!("{value:?}"),
+        Err(error) => error.to_string(),
+    })
+}
+
+/// PING is answered so before long.
+fn said_within(addr: SocketAddr, word: &str, limit: Duration) -> Result<()> {
+    until(&format!("PING is answered {word}"), limit, || {
+        let said = tell(addr, &["PING"])?;
+        Ok(if said.contains(word) { Ok(()) } else { Err(said) })
+    })
 }

@@ -85,7 +85,13 @@ impl Scene {
                 let said = ask(self.sentinels[0].addr, &["SENTINEL", "FAILOVER", "shop"])?;
                 ensure!(said.starts_with(b"+OK"), "SENTINEL FAILOVER: {}", String::from_utf8_lossy(&said));
             }
-            Fault::Misconf(_) | Fault::WithLeader(_) | Fault::FrozenLeader(_) | Fault::Host => {
+            Fault::Misconf(_)
+            | Fault::Busy(_)
+            | Fault::Loading(_)
+            | Fault::Hog(_)
+            | Fault::WithLeader(_)
+            | Fault::FrozenLeader(_)
+            | Fault::Host => {
                 bail!("{fault:?} is none here")
             }
         }

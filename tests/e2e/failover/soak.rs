@@ -18,12 +18,15 @@ const LATER_MS: u64 = 25;
 type Faults = fn(u64) -> Fault;
 
 /// With the store in configsvr itself.
-const EMBEDDED: [Faults; 8] = [
+const EMBEDDED: [Faults; 11] = [
     |_| Fault::Kill,
     |_| Fault::Freeze(1_000),
     |_| Fault::Freeze(5_000),
     |_| Fault::Empty,
     |_| Fault::Misconf(5_000),
+    |_| Fault::Busy(3_000),
+    |_| Fault::Loading(3_000),
+    |_| Fault::Hog(5_000),
     |run| Fault::WithLeader(run * LATER_MS),
     |run| Fault::FrozenLeader(run * LATER_MS),
     |_| Fault::Switchover,

@@ -56,11 +56,12 @@ fn a_frozen_primary_is_replaced_and_demoted_when_it_wakes() -> Result<()> {
     say(Fault::Freeze(1_000), &seen);
     seen.found.must_be_only_lost()?;
     ensure!(seen.failovers == 0 && seen.found.none(), "a pause of a second: {:?}, {:?}", seen.records, seen.found);
-    let unwell = Fault::Misconf(3_000);
-    let seen = scene.suffer(unwell)?;
-    say(unwell, &seen);
-    seen.found.must_be_none()?;
-    ensure!(seen.failovers == 0, "it cannot save, but lives: {:?}", seen.records);
+    for unwell in [Fault::Misconf(3_000), Fault::Busy(2_000), Fault::Loading(2_000), Fault::Hog(2_000)] {
+        let seen = scene.suffer(unwell)?;
+        say(unwell, &seen);
+        seen.found.must_be_none()?;
+        ensure!(seen.failovers == 0, "{}: it is unwell, but lives: {:?}", unwell.name(), seen.records);
+    }
     let seen = scene.suffer(Fault::Freeze(5_000))?;
     say(Fault::Freeze(5_000), &seen);
     is_only_the_tail(&seen)?;
