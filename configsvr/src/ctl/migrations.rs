@@ -41,10 +41,6 @@ pub enum MigrationsVerb {
         /// So many of the source's last slots.
         #[arg(long, value_name = "N")]
         count: Option<u16>,
-        /// `copy`: the target follows the source until all slots change hands at once. `on-access`: it serves them from the
-        /// beginning, and keys come when they are used.
-        #[arg(long, value_name = "copy|on-access", default_value = "copy", hide_default_value = true)]
-        mode: Mode,
         #[command(flatten)]
         how: How,
         #[command(flatten)]
@@ -103,6 +99,10 @@ pub enum MigrationsVerb {
 /// How migrations go.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct How {
+    /// `copy`: the target follows the source until all slots change hands at once. `on-access`: it serves them from the
+    /// beginning, and keys come when they are used.
+    #[arg(long, value_name = "copy|on-access", default_value = "copy", hide_default_value = true)]
+    pub(super) mode: Mode,
     /// Until they are over.
     #[arg(long)]
     pub(super) wait: bool,
@@ -124,7 +124,13 @@ impl How {
     pub(super) fn body(&self, moves: &Value, epoch: Option<u64>) -> Value {
         let mut body = json!({ "moves": moves, "limits": self.limits(), "window": self.window });
         (body["skip_audit"], body["force"], body["epoch"]) = (self.no_audit.into(), self.force.into(), epoch.into());
+        body["mode"] = json!(self.mode);
         body
+    }
+
+    /// What people should know of the mode before they say yes.
+    pub(super) fn warning(&self) -> String {
+        if self.mode == Mode::OnAccess { WEAKER.to_owned() } else { String::new() }
     }
 
     pub(super) fn waiting(&self) -> Self {
@@ -181,18 +187,14 @@ pub(super) fn migrations(client: &mut Client, as_json: bool, verb: MigrationsVer
             }
             Ok(ExitCode::SUCCESS)
         }
-        MigrationsVerb::Start { from, to, slots, count, mode, how, terms } => {
+        MigrationsVerb::Start { from, to, slots, count, how, terms } => {
             let (from, to) = (id_of(client, &from)?, id_of(client, &to)?);
             let spans: Option<Vec<Value>> =
                 slots.map(|s| s.0.iter().map(|(from, to)| json!({ "from": from, "to": to })).collect());
             let one = json!({ "from": from, "to": to, "slots": spans.unwrap_or_default(), "count": count });
-            let mut body = how.body(&json!([one]), None);
-            body["mode"] = json!(mode);
+            let body = how.body(&json!([one]), None);
             let ask = post("/api/v1/migrations".to_owned(), Some(body));
-            let danger = danger_of(mode);
-            if mode == Mode::OnAccess && terms.yes {
-                eprintln!("{WEAKER}"); // who is not asked is told all the same
-            }
+            let danger = danger_of(how.mode);
             let plan = |text: &str| Ok(format!("The plan: {}", begun_in_words(text)?));
             let text = perform(client, Change { ask, danger: Some(danger.to_owned()), terms }, plan)?;
             if terms.dry_run {

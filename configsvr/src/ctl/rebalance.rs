@@ -111,7 +111,7 @@ pub(super) fn rebalance(client: &mut Client, as_json: bool, what: &Rebalance) ->
         return if as_json { nothing() } else { say(&plans::words(&plan)) }.map(|()| ExitCode::SUCCESS);
     }
     has_room(&plan, &what.how)?;
-    confirm(what.terms.yes, &plans::words(&plan))?;
+    confirm(what.terms.yes, &lines([plans::words(&plan), what.how.warning()]))?;
     let ids = begin(client, &plan, plan.epoch, &what.how)?;
     follow(client, as_json, &ids, what.how.wait)
 }
@@ -131,7 +131,7 @@ pub(super) fn drain(client: &mut Client, as_json: bool, what: &Drain) -> Result<
     let open = open_of(client, id)?;
     has_room(&plan, &what.how)?;
     if !plan.balance.moves.is_empty() || what.remove {
-        confirm(what.terms.yes, &lines([plans::words(&plan), under_way(&open), then]))?;
+        confirm(what.terms.yes, &lines([plans::words(&plan), what.how.warning(), under_way(&open), then]))?;
     } else if open.is_empty() && !as_json {
         return say(&plans::words(&plan)).map(|()| ExitCode::SUCCESS);
     }
@@ -179,7 +179,10 @@ pub(super) fn add(client: &mut Client, as_json: bool, mut body: Value, part: &Pa
     if there.is_none() || !plan.balance.moves.is_empty() {
         let loses = body["take_data"] == true && there.is_none();
         let loses = if loses { "instances that are to follow lose the keys they hold" } else { "" };
-        confirm(terms.yes, &lines([what, loses.to_owned(), plans::words(&plan), under_way(&open)]))?;
+        confirm(
+            terms.yes,
+            &lines([what, loses.to_owned(), plans::words(&plan), part.how.warning(), under_way(&open)]),
+        )?;
     }
     let mut epoch = plan.epoch;
     if there.is_none() {

@@ -34,6 +34,11 @@ fn slots_move_on_access_while_clients_write() -> Result<()> {
     seen.found.must_be_none()?;
     ensure!(seen.failed == 0, "{} failed", seen.failed);
     ensure!(done["audit"].is_null(), "something was left: {done}");
+    // A plan's moves go the same way.
+    let said = scene.operator("rebalance --mode on-access --wait --yes --json")?;
+    let moved: serde_json::Value = serde_json::from_str(&said)?;
+    let right = |m: &serde_json::Value| m["mode"] == "on_access" && m["phase"] == "done";
+    ensure!(moved.as_array().is_some_and(|all| !all.is_empty() && all.iter().all(right)), "{moved}");
     scene.nothing_astray()
 }
 
