@@ -70,7 +70,11 @@ impl Load {
         let mut last = BTreeMap::new();
         for op in &history {
             if !last.contains_key(&op.key) {
-                last.insert(op.key.clone(), look(&mut link, op).with_context(|| op.key.clone())?);
+                let there = match Shape::of(&op.key) {
+                    Shape::Hll => counted(&mut link, &op.key, &history),
+                    _ => look(&mut link, op),
+                };
+                last.insert(op.key.clone(), there.with_context(|| op.key.clone())?);
             }
         }
         let found = check(&history, &last);
@@ -95,6 +99,19 @@ fn look(link: &mut Connection, op: &Op) -> Result<Last> {
         Read::Number(number) if shape.counts() => Last::Count(number.unwrap_or(0)),
         Read::Number(number) => Last::Register(number),
     })
+}
+
+/// What a HyperLogLog counts already: to add it again changes nothing.
+fn counted(link: &mut Connection, key: &str, history: &[Op]) -> Result<Last> {
+    let added = history.iter().filter(|op| op.key == key && op.outcome != Outcome::Refused);
+    let added = added.filter_map(|op| if let What::Add(value) = op.what { Some(value) } else { None });
+    let mut there = Vec::new();
+    for value in added {
+        if !redis::cmd("PFADD").arg(key).arg(value).query::<bool>(link)? {
+            there.push(value);
+        }
+    }
+    Ok(Last::Set(there))
 }
 
 fn connect(proxy: SocketAddr) -> Result<Connection, RedisError> {
@@ -124,7 +141,7 @@ impl Worker {
             self.serial += 1;
             let unique = ((self.n as u64) << 40) | self.serial;
             let place = turn % self.plan.keys as u64;
-            match turn % if self.plan.all_types { 16 } else { 7 } {
+            match turn % if self.plan.all_types { 19 } else { 7 } {
                 0 | 1 => self.write(Shape::List, place, What::Append(unique)),
                 2 | 3 => self.write(Shape::Count, place, What::Increment(None)),
                 4 => self.look_at(Shape::List, place),
@@ -145,7 +162,10 @@ impl Worker {
                     self.look_at(Shape::Brief, self.n as u64);
                     self.write(Shape::Queue, place % QUEUES, What::Append(unique));
                 }
-                _ => self.write(Shape::Queue, place % QUEUES, What::Pop(None)),
+                15 => self.write(Shape::Queue, place % QUEUES, What::Pop(None)),
+                16 => self.write(Shape::Group, place, What::Append(unique)),
+                17 => self.write(Shape::Group, place, What::Pop(None)),
+                _ => self.write(Shape::Hll, place, What::Add(unique)),
             }
             std::thread::sleep(self.plan.pause);
         }

@@ -127,7 +127,9 @@ pub fn check(history: &[Op], last: &BTreeMap<String, Last>) -> Anomalies {
     for (key, mut ops) in by_key {
         ops.sort_by_key(|op| op.invoked);
         match last.get(key) {
-            Some(Last::List(list)) if Shape::of(key) == Shape::Queue => check_queue(key, &ops, list, &mut found),
+            Some(Last::List(list)) if matches!(Shape::of(key), Shape::Queue | Shape::Group) => {
+                check_queue(key, &ops, list, &mut found)
+            }
             Some(Last::Register(_)) if Shape::of(key) == Shape::Brief => check_brief(key, &ops, &mut found),
             Some(Last::Set(values)) => check_set(key, &ops, values, &mut found),
             Some(Last::List(list)) => check_list(key, &ops, list, &mut found),
@@ -391,7 +393,10 @@ mod tests {
             ops.push(op("{x-pair-1}:a", What::Append(n), n * 10, n * 10 + 5, Outcome::Done));
             ops.push(op("{x-pair-1}:b", What::Append(n), n * 10, n * 10 + 5, Outcome::Done));
             ops.push(op("x-queue-1", What::Append(n), n * 10, n * 10 + 5, Outcome::Done));
+            ops.push(op("x-group-1-0", What::Append(n), n * 10, n * 10 + 5, Outcome::Done));
+            ops.push(op("x-hll-1-0", What::Add(n), n * 10, n * 10 + 5, Outcome::Done));
         }
+        ops.push(op("x-group-1-0", What::Pop(Some(1)), 50, 51, Outcome::Done));
         ops.push(op("x-queue-1", What::Pop(Some(1)), 50, 51, Outcome::Done));
         ops.push(op("x-queue-1", What::Pop(None), 52, 53, Outcome::Unknown));
         ops.push(op("x-brief-1", What::Brief { value: 5, ms: 100 }, 10, 20, Outcome::Done));
@@ -402,6 +407,8 @@ mod tests {
             ("{x-pair-1}:a".to_owned(), Last::List(vec![1, 2, 3])),
             ("{x-pair-1}:b".to_owned(), Last::List(vec![1, 2, 3])),
             ("x-queue-1".to_owned(), Last::List(vec![3])),
+            ("x-group-1-0".to_owned(), Last::List(vec![2, 3])),
+            ("x-hll-1-0".to_owned(), Last::Set(vec![1, 2, 3])),
             ("x-brief-1".to_owned(), Last::Register(None)),
             ("l".to_owned(), Last::List((1..=10).collect())),
             ("c".to_owned(), Last::Count(10)),
@@ -422,7 +429,7 @@ mod tests {
     fn what_is_planted_is_found() {
         type Mistake = fn(&mut Vec<Op>, &mut BTreeMap<String, Last>);
         type Count = fn(&Anomalies) -> usize;
-        let mistakes: [(&str, Mistake, Count); 17] = [
+        let mistakes: [(&str, Mistake, Count); 20] = [
             ("an append is dropped", |_, l| _ = l.insert("l".into(), Last::List((1..=9).collect())), |a| a.lost),
             (
                 "an append is sent again",
@@ -483,6 +490,13 @@ mod tests {
                 |_, l| _ = l.insert("x-queue-1".into(), Last::List(vec![1, 3])),
                 |a| a.duplicated,
             ),
+            (
+                "an entry is delivered to two consumers",
+                |_, l| _ = l.insert("x-group-1-0".into(), Last::List(vec![1, 2, 3])),
+                |a| a.duplicated,
+            ),
+            ("an entry is gone", |_, l| _ = l.insert("x-group-1-0".into(), Last::List(vec![3])), |a| a.lost),
+            ("what was counted is not", |_, l| _ = l.insert("x-hll-1-0".into(), Last::Set(vec![1, 3])), |a| a.lost),
             ("a queue is emptied", |_, l| _ = l.insert("x-queue-1".into(), Last::List(vec![])), |a| a.lost),
             (
                 "a value outlives its time",

@@ -13,12 +13,16 @@ pub(super) enum Shape {
     /// Two lists to which a transaction appends the same value.
     Pair,
     Stream,
+    /// A stream of which a group of consumers takes each entry once, and none is acknowledged.
+    Group,
     /// A list from which clients pop, and wait for it.
     Queue,
     Set,
     Zset,
     Hash,
     Geo,
+    /// A HyperLogLog: what was added changes nothing when it is added again.
+    Hll,
     Count,
     /// A counter in a bit field.
     Bits,
@@ -38,16 +42,28 @@ pub(super) enum Read {
 const APPEND: &str = "return redis.call('RPUSH', KEYS[1], ARGV[1])";
 /// Seconds that a pop waits: less than a client's patience.
 const POP_SECONDS: &str = "0.2";
-const ALL: [(Shape, &str); 13] = [
+/// Takes so many entries as a consumer of the group, which it makes if there is none. At the end all must be pending.
+const TAKE: &str = "redis.pcall('XGROUP', 'CREATE', KEYS[1], 'g', '0', 'MKSTREAM')
+    local read = redis.call('XREADGROUP', 'GROUP', 'g', ARGV[1], 'COUNT', ARGV[2], 'STREAMS', KEYS[1], '>')
+    local values = {}
+    for _, entry in ipairs(read and read[1][2] or {}) do values[#values + 1] = entry[2][2] end
+    local pending, all = redis.call('XPENDING', KEYS[1], 'g')[1], redis.call('XLEN', KEYS[1])
+    if ARGV[1] == 'end' and pending ~= all then
+        return redis.error_reply('verdict of the checker: of ' .. all .. ' entries ' .. pending .. ' are pending')
+    end
+    return values";
+const ALL: [(Shape, &str); 15] = [
     (Shape::List, "list"),
     (Shape::Scripted, "scripted"),
     (Shape::Pair, "pair"),
     (Shape::Stream, "stream"),
+    (Shape::Group, "group"),
     (Shape::Queue, "queue"),
     (Shape::Set, "set"),
     (Shape::Zset, "zset"),
     (Shape::Hash, "hash"),
     (Shape::Geo, "geo"),
+    (Shape::Hll, "hll"),
     (Shape::Count, "count"),
     (Shape::Bits, "bits"),
     (Shape::Own, "own"),
@@ -95,6 +111,8 @@ impl Shape {
         words(match self {
             Self::List | Self::Scripted | Self::Pair | Self::Queue => vec!["LRANGE", key, "0", "-1"],
             Self::Stream => vec!["XRANGE", key, "-", "+"],
+            Self::Group => vec!["EVAL", TAKE, "1", key, "end", "1000000"],
+            Self::Hll => vec!["PFCOUNT", key],
             Self::Set => vec!["SMEMBERS", key],
             Self::Zset | Self::Geo => vec!["ZRANGE", key, "0", "-1"],
             Self::Hash => vec!["HKEYS", key],
@@ -112,7 +130,7 @@ impl Shape {
                 match self {
                     Self::Pair => self.touched(key).iter().map(|key| words(vec!["RPUSH", key, value])).collect(),
                     Self::Scripted => one(vec!["EVAL", APPEND, "1", key, value]),
-                    Self::Stream => one(vec!["XADD", key, "*", "value", value]),
+                    Self::Stream | Self::Group => one(vec!["XADD", key, "*", "value", value]),
                     _ => one(vec!["RPUSH", key, value]),
                 }
             }
@@ -121,12 +139,14 @@ impl Shape {
                 match self {
                     Self::Zset => one(vec!["ZADD", key, "1.5", value]),
                     Self::Hash => one(vec!["HSET", key, value, "there"]),
+                    Self::Hll => one(vec!["PFADD", key, value]),
                     Self::Geo => one(vec!["GEOADD", key, "13.4", "52.5", value]),
                     _ => one(vec!["SADD", key, value]),
                 }
             }
             What::Increment(_) if self == Self::Bits => one(vec!["BITFIELD", key, "INCRBY", "u32", "0", "1"]),
             What::Increment(_) => one(vec!["INCR", key]),
+            What::Pop(_) if self == Self::Group => one(vec!["EVAL", TAKE, "1", key, "somebody", "1"]),
             What::Pop(_) => one(vec!["BLPOP", key, POP_SECONDS]),
             What::Brief { value, ms } => one(vec!["SET", key, &value.to_string(), "PX", &ms.to_string()]),
             What::Set(value) if serial.is_multiple_of(3) => {
@@ -145,6 +165,10 @@ impl Shape {
                 let entries: Vec<(String, Vec<String>)> = redis::from_redis_value(reply)?;
                 Read::Values(entries.iter().filter_map(|(_, fields)| fields.get(1)?.parse().ok()).collect())
             }
+            Self::Group => {
+                let texts: Vec<String> = redis::from_redis_value(reply)?;
+                Read::Values(texts.iter().filter_map(|text| text.parse().ok()).collect())
+            }
             Self::Queue if reply == Value::Nil => Read::Values(Vec::new()),
             // LRANGE says values, BLPOP the list's name before one.
             Self::Queue => {
@@ -155,7 +179,7 @@ impl Shape {
                 let numbers: Vec<u64> = redis::from_redis_value(reply)?;
                 Read::Number(numbers.first().copied())
             }
-            Self::Count | Self::Own | Self::Brief => Read::Number(redis::from_redis_value(reply)?),
+            Self::Count | Self::Hll | Self::Own | Self::Brief => Read::Number(redis::from_redis_value(reply)?),
             _ => Read::Values(redis::from_redis_value(reply)?),
         })
     }
