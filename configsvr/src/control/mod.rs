@@ -202,6 +202,7 @@ impl Control {
             migrations: state.all_tasks().map(|task| self.migrations.view(now_ms, task)).collect(),
             alarms: self.board.open(),
             invalid: state.invalid(),
+            heard: state.standing != Standing::Unheard,
             revision: state.revision,
             store_fault: state.store_fault.clone(),
         }

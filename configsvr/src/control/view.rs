@@ -45,6 +45,8 @@ pub struct View {
     pub alarms: Vec<News>,
     /// What is wrong with the store's contents; then `topology` is the last valid one.
     pub invalid: Vec<String>,
+    /// Whether the store was heard of since this member started.
+    pub heard: bool,
     /// As of when.
     pub revision: Revision,
     /// Why the store cannot be reached, if it cannot.

@@ -143,7 +143,8 @@ fn member(page: &mut Page, view: &View) {
     page.flag("leader_known", "1: this member knows who leads.", view.leader.is_some());
     let help = "Latest change of the store that this member has seen.";
     page.gauge("store_revision", help, &[], view.revision as f64);
-    page.flag("store_reachable", "0: the store cannot be reached from here.", view.store_fault.is_none());
+    let reachable = view.heard && view.store_fault.is_none();
+    page.flag("store_reachable", "0: the store cannot be reached from here, or was not yet.", reachable);
     let help = "Records of the store that are refused, as after a hand edit.";
     page.gauge("store_invalid_records", help, &[], view.invalid.len() as f64);
     page.gauge("alarms", "Things that need somebody's attention.", &[], view.alarms.len() as f64);
@@ -361,6 +362,19 @@ mod tests {
         let wanted = ["lost_bytes{group=\"1\"} 77", "lost_bytes{group=\"2\"} 0"];
         let times = ["lost_time_seconds{group=\"1\"} 9000", "lost_time_seconds{group=\"2\"} 6"];
         assert_eq!(told(vec![late, between, nothing, other]), [wanted, times].concat());
+    }
+
+    #[test]
+    fn a_store_that_was_never_heard_of_is_not_reachable() {
+        let reachable = |view: View| {
+            let mut page = Page::default();
+            member(&mut page, &view);
+            let text = TextEncoder::new().encode_to_string(&page.families).expect("a page");
+            text.lines().any(|line| line == "twemslot_configsvr_store_reachable 1")
+        };
+        assert!(!reachable(View::default()));
+        assert!(reachable(View { heard: true, ..View::default() }));
+        assert!(!reachable(View { heard: true, store_fault: Some("away".to_owned()), ..View::default() }));
     }
 
     /// As records were before they said when.
