@@ -327,8 +327,8 @@ fn add(kind: &str, nth: usize, raw: &[u8], print: &mut Print) {
 }
 
 /// Consumer groups of a stream: what each has delivered, and what is pending. How many entries it has read, and consumers
-/// that never got one, are not always replicated by Redis itself (7.0 tells of no `entries-read` but with NOACK, 6 of no such
-/// consumer).
+/// that never got one, Redis does not always replicate itself: a replica of 7.0.15 has no `entries-read` after XREADGROUP,
+/// and no consumer that only asked for its own history.
 fn groups(raw: &[u8], print: &mut Print) {
     for group in Elements::new(raw).into_iter().flatten() {
         let fields: Vec<&[u8]> = Elements::new(group).into_iter().flatten().collect();
