@@ -1,11 +1,12 @@
-//! The heartbeat: what a proxy says of itself to the control plane every second or so, and what it is answered.
+//! The heartbeat: what a proxy says of itself to the control plane every second or so, and what it is answered. Words that
+//! one side does not know it passes over, since proxies are upgraded before the control plane: unlike in a topology, none of
+//! them changes what another one means.
 
 use crate::instance::Addr;
 use serde::{Deserialize, Serialize};
 
 /// What a proxy says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Beat {
     pub id: String,
     pub version: String,
@@ -31,7 +32,6 @@ pub struct Beat {
 
 /// One instance as a proxy sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Sight {
     pub addr: Addr,
     /// Links that are up, over all workers.
@@ -52,4 +52,19 @@ pub struct BeatAnswer {
     pub registered: bool,
     /// When to say the next one, in milliseconds.
     pub next_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_newer_proxy_says_beside_is_passed_over() {
+        let sight = r#"{"addr":"10.0.0.1:6379","links_up":1,"links":1,"last_reply_ms":5,"new":[]}"#;
+        let text = format!(
+            r#"{{"id":"p1","version":"9.0.0","addr":"10.0.0.2:6380","admin_addr":"10.0.0.2:6381","epoch":7,"started_at":1,"new":true,"instances":[{sight}]}}"#
+        );
+        let beat: Beat = serde_json::from_str(&text).expect("a beat");
+        assert_eq!((beat.epoch, beat.instances[0].links_up), (7, 1));
+    }
 }

@@ -167,16 +167,22 @@ class Hosts:
                 raise RuntimeError(f"{host} does not boot: see {self.work}/{host}.console")
             time.sleep(0.2)
 
-    def cut(self, host):
-        """Pulls the cable: the host lives, and nobody hears it."""
-        sh(f"ip -n {SWITCH} link set {port(host)} down")
+    def cut(self, host, how="cable"):
+        """The host lives, and nobody hears it. `cable`: it is pulled, which the host sees; `switch`: nothing comes through."""
+        if how == "cable":
+            sh(f"ip -n {SWITCH} link set {port(host)} down")
+        else:
+            sh(f"ip netns exec {SWITCH} bridge link set dev {port(host)} state 0")
 
     def has_vip(self, host):
         """Also of a host that is cut off."""
         return f" {VIP}/" in sh(f"ip -n {PREFIX}{host} -4 addr show dev eth0")
 
-    def heal(self, host):
-        sh(f"ip -n {SWITCH} link set {port(host)} up")
+    def heal(self, host, how="cable"):
+        if how == "cable":
+            sh(f"ip -n {SWITCH} link set {port(host)} up")
+        else:
+            sh(f"ip netns exec {SWITCH} bridge link set dev {port(host)} state 3")
 
     def down(self):
         """Takes away all there is, also of a run that was broken off."""

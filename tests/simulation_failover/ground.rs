@@ -1,5 +1,6 @@
 //! The ground: clients write, orders arrive.
 
+use crate::members::name;
 use crate::plant::{Plant, lie};
 use crate::truth::Truth;
 use crate::world::{Due, Errand, GROUPS, World};
@@ -15,9 +16,11 @@ impl World {
             return;
         }
         let Some((addr, named)) = self.proxies[at].way(group) else { return };
-        if !self.reaches(&self.proxies[at].id, &addr.to_string()) {
+        let (proxy, there) = (self.proxies[at].id.clone(), addr.to_string());
+        if !self.arrives(&proxy, &there) {
             return;
         }
+        let answered = self.arrives(&there, &proxy);
         // The recorded primary, and the process that was recorded, where processes are told apart.
         let process = self.guarded(group).map(|(_, run_id)| run_id).filter(|_| self.plant != Some(Plant::SameRunId));
         let recorded = self.primaries().get(&group) == Some(&addr)
@@ -32,6 +35,9 @@ impl World {
         let write = self.writes;
         self.truth.wrote(&instance.replid, instance.data.len(), write);
         instance.data.push(write);
+        if !answered {
+            return; // done, and its client is told that nobody knows
+        }
         self.truth.acked.insert(write, group);
         if !recorded && meant {
             // A proxy that was not told yet; an old primary that was not demoted yet.
@@ -43,7 +49,10 @@ impl World {
     pub(crate) fn errand(&mut self, mut e: Errand) {
         let now = self.now;
         let fenced = self.plant != Some(Plant::NoFence);
-        let answers = self.instances.get(&e.to).is_some_and(|i| i.answers(now)) && self.member_reaches(e.member, &e.to);
+        let (member, there) = (name(e.member), e.to.to_string());
+        // It takes both directions to connect; what is said on a connection takes one.
+        let open = if e.stage == 0 { self.reaches(&member, &there) } else { self.arrives(&member, &there) };
+        let answers = open && self.instances.get(&e.to).is_some_and(|i| i.answers(now));
         let dead = self.instances.get(&e.to).is_none_or(|i| !i.alive);
         let patience = if e.order == Order::Ping { limits::LAST_CHANCE_MS } else { 2_000 };
         if dead || now > e.since + patience {
@@ -119,6 +128,10 @@ impl World {
         self.must(checked);
         let mut report = Report { before, after };
         lie(self.plant, &mut report, &asked);
+        let lost = self.weather_until > 0 && !self.calm && e.order != Order::Ping && self.rng.one_in(40);
+        if lost || !self.arrives(&e.to.to_string(), &name(e.member)) {
+            return self.ordered(e, Err("it was told, and nothing came back".to_owned()));
+        }
         self.ordered(e, Ok(report));
     }
 

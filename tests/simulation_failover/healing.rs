@@ -15,6 +15,7 @@ impl World {
         self.note(|| "-- the weather is over".to_owned());
         let now = self.now;
         self.mended.extend(std::mem::take(&mut self.cuts).into_iter().map(|pair| (pair, now)));
+        self.mended.extend(std::mem::take(&mut self.mutes).into_iter().map(|pair| (pair, now)));
         for n in 0..MEMBERS {
             self.nodes[n].paused_until = self.nodes[n].paused_until.min(self.now);
             self.after(1, Due::Start(n));

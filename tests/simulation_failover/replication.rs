@@ -11,7 +11,7 @@ impl World {
         for addr in all {
             let follows = self.instances.get(&addr).and_then(|i| i.follows.clone());
             let primary = follows.and_then(|p| self.instances.get(&p)).filter(|p| p.answers(now)).cloned();
-            let open = primary.as_ref().is_some_and(|p| self.reaches(&addr.to_string(), &p.addr.to_string()));
+            let open = primary.as_ref().is_some_and(|p| self.flows(&addr, &p.addr));
             let gone = primary.as_ref().is_none_or(|p| !p.alive);
             let Some(replica) = self.instances.get_mut(&addr).filter(|i| i.answers(now)) else { continue };
             match primary.filter(|_| open) {
@@ -21,5 +21,11 @@ impl World {
                 None => {}
             }
         }
+    }
+    /// What a primary sends arrives. Where it does not hear that it has, it sends some more, and less and less.
+    fn flows(&mut self, replica: &Addr, primary: &Addr) -> bool {
+        let (here, there) = (replica.to_string(), primary.to_string());
+        let linked = self.instances.get(replica).is_some_and(|i| i.link_up);
+        self.arrives(&there, &here) && (self.arrives(&here, &there) || (linked && self.rng.one_in(5)))
     }
 }

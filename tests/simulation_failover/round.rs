@@ -14,14 +14,17 @@ impl World {
         _quiet: bool,
         (n, life, deed): (usize, u64, DeedId),
     ) {
-        let gone = self.now < self.proxies[at].alive_at || !self.reaches(&name(n), &self.proxies[at].id);
-        let outcome = match gone {
+        let gone = self.now < self.proxies[at].alive_at || !self.arrives(&name(n), &self.proxies[at].id);
+        let mut outcome = match gone {
             true => Err(PushFault::Unreachable("connection refused".to_owned())),
             false => match self.proxies[at].take(message) {
                 Ok(outcome) => outcome,
                 Err(why) => return self.must(Err(format!("I2: {why}"))),
             },
         };
+        if !self.arrives(&self.proxies[at].id, &name(n)) {
+            outcome = Err(PushFault::Unreachable("no answer".to_owned()));
+        }
         let delay = self.delay();
         self.after(delay, Due::Tell(n, life, 0, Event::Pushed { deed, outcome }));
     }

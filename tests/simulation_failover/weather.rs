@@ -19,7 +19,7 @@ impl World {
         let primary = primaries.get(&group).cloned().unwrap_or_else(|| addr.clone());
         let member = self.rng.below(MEMBERS);
         let long = self.rng.range(100, 6_000);
-        let deed = match self.rng.below(18) {
+        let deed = match self.rng.below(23) {
             0 => Deed::Restart(primary, self.rng.range(3_000, 9_000), 0),
             1 => Deed::Restart(primary, self.rng.range(10, 600), 0),
             2 => {
@@ -47,9 +47,29 @@ impl World {
             14 => Deed::Cut(name(member), addr.to_string(), long),
             15 => Deed::Cut("p1".to_owned(), primary.to_string(), long),
             16 => Deed::Cut(name(member), format!("p{}", self.rng.below(2)), long),
+            17 => Deed::Mute(primary.to_string(), name(member), long),
+            18 => {
+                for other in 0..MEMBERS {
+                    self.perform(Deed::Mute(primary.to_string(), name(other), long));
+                }
+                return;
+            }
+            19 => Deed::Mute(name(member), addr.to_string(), long),
+            20 => self.one_way_between(&[addr.to_string(), primary.to_string()], long),
+            21 => {
+                let pairs = [primary.to_string(), name(member), format!("p{}", self.rng.below(2))];
+                self.one_way_between(&pairs, long)
+            }
             _ => Deed::Ask(Command::Switchover { group, to: None }),
         };
         self.perform(deed);
+    }
+
+    /// One of them does not hear one of the others.
+    fn one_way_between(&mut self, all: &[String], ms: u64) -> Deed {
+        let from = self.rng.below(all.len());
+        let to = (from + 1 + self.rng.below(all.len() - 1)) % all.len();
+        Deed::Mute(all[from].clone(), all[to].clone(), ms)
     }
 
     fn any(&mut self) -> Addr {

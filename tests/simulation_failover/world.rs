@@ -40,6 +40,7 @@ pub(crate) enum Due {
     Weather,
     Rise(Addr, usize),
     Heal(String, String),
+    Unmute(String, String),
     Do(Deed),
     Person,
 }
@@ -52,6 +53,8 @@ pub(crate) enum Deed {
     Restart(Addr, u64, usize),
     Freeze(Addr, u64),
     Cut(String, String, u64),
+    /// What the first says does not arrive at the second; what the second says arrives.
+    Mute(String, String, u64),
     CrashMember(usize),
     PauseMember(usize, u64),
     Ask(Command),
@@ -106,7 +109,9 @@ pub(crate) struct World {
     pub(crate) proxies: Vec<Proxy>,
     /// Pairs that do not reach each other.
     pub(crate) cuts: BTreeSet<(String, String)>,
-    /// When a cut between two was last mended.
+    /// Who is not heard by whom, though it hears.
+    pub(crate) mutes: BTreeSet<(String, String)>,
+    /// When a cut between two, or what muted one, was last mended.
     pub(crate) mended: BTreeMap<(String, String), u64>,
     pub(crate) token: Token,
     pub(crate) leader: Option<usize>,
@@ -149,6 +154,7 @@ impl World {
             instances,
             proxies: (0..2).map(Proxy::new).collect(),
             cuts: BTreeSet::new(),
+            mutes: BTreeSet::new(),
             mended: BTreeMap::new(),
             token: Token { term: 0, member: 0 },
             leader: None,
@@ -305,13 +311,24 @@ impl World {
                 self.cuts.remove(&(a.clone(), b.clone()));
                 self.mended.insert((a, b), self.now);
             }
+            Due::Unmute(from, to) => {
+                self.mutes.remove(&(from.clone(), to.clone()));
+                self.mended.insert((from, to), self.now);
+            }
             Due::Do(deed) => self.perform(deed),
             Due::Person => self.person(),
         }
     }
 
+    /// Whether the two can speak with each other, and so open a connection.
     pub(crate) fn reaches(&self, a: &str, b: &str) -> bool {
-        !self.cuts.contains(&(a.to_owned(), b.to_owned())) && !self.cuts.contains(&(b.to_owned(), a.to_owned()))
+        self.arrives(a, b) && self.arrives(b, a)
+    }
+
+    /// Whether what one says on a connection arrives at the other.
+    pub(crate) fn arrives(&self, from: &str, to: &str) -> bool {
+        let pair = (from.to_owned(), to.to_owned());
+        !self.mutes.contains(&pair) && !self.cuts.contains(&pair) && !self.cuts.contains(&(pair.1, pair.0))
     }
 
     /// ... for so long without a break.
@@ -346,6 +363,11 @@ impl World {
                 self.counting = true;
                 self.cuts.insert((a.clone(), b.clone()));
                 self.after(ms, Due::Heal(a, b));
+            }
+            Deed::Mute(from, to, ms) => {
+                self.counting = true;
+                self.mutes.insert((from.clone(), to.clone()));
+                self.after(ms, Due::Unmute(from, to));
             }
             Deed::CrashMember(n) => self.crash(n),
             Deed::PauseMember(n, ms) => self.nodes[n].paused_until = now + ms,

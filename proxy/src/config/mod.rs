@@ -13,6 +13,7 @@ use cluster::instance::Addr;
 pub use control::{Control, HTTPS};
 use serde_json::{Map as Json, Value, json};
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 pub use tls::Tls;
@@ -37,12 +38,28 @@ impl Workers {
     }
 }
 
+/// Who may ask the admin port.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct AdminTokens {
+    /// For everything; None: nobody is asked for a token.
+    pub all: Option<String>,
+    /// For `GET /metrics` and nothing else.
+    pub metrics: Option<String>,
+}
+
+/// Without the tokens.
+impl fmt::Debug for AdminTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminTokens").finish_non_exhaustive()
+    }
+}
+
 /// What the file says, with defaults for what it does not.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: Vec<Addr>,
     pub admin: SocketAddr,
-    pub admin_token: Option<String>,
+    pub admin_tokens: AdminTokens,
     pub workers: Workers,
     pub daemon: bool,
     pub pid_file: Option<PathBuf>,
@@ -127,11 +144,7 @@ fn read(file: &mut Reader<'_>) -> Config {
     if let Some(twice) = listen.iter().find(|a| !seen.insert(*a)) {
         file.fault(listen_place, format!("listen: {twice} is named twice"));
     }
-    let admin_token = secret(file, "admin_token", "admin_token_file");
-    if admin_token.is_none() && !admin.ip().is_loopback() {
-        let why = "admin: other machines reach this address: set `admin_token` or `admin_token_file`, or use 127.0.0.1";
-        file.fault(admin_place, why);
-    }
+    let admin_tokens = read_admin_tokens(file, admin, admin_place);
     let mut tls = file.map("tls", "tls.", |map| tls::read_doors(map, &listen));
     tls.instances = file.map("instance_tls", "instance_tls.", tls::read_instances);
     let control = file.map("control", "control.", |map| control::read(map, &listen, admin, tls.admin));
@@ -139,7 +152,7 @@ fn read(file: &mut Reader<'_>) -> Config {
     Config {
         listen,
         admin,
-        admin_token,
+        admin_tokens,
         workers: read_workers(file),
         daemon: file.flag("daemon", false),
         pid_file: file.text("pid_file").map(|t| t.0.into()),
@@ -379,6 +392,21 @@ fn text_or(file: &mut Reader<'_>, key: &'static str, default: &str) -> String {
 }
 
 /// A secret, in the file itself or as the first line of a file of its own.
+fn read_admin_tokens(file: &mut Reader<'_>, admin: SocketAddr, place: Place) -> AdminTokens {
+    let all = secret(file, "admin_token", "admin_token_file");
+    if all.is_none() && !admin.ip().is_loopback() {
+        let why = "admin: other machines reach this address: set `admin_token` or `admin_token_file`, or use 127.0.0.1";
+        file.fault(place, why);
+    }
+    let metrics = secret(file, "metrics_token", "metrics_token_file");
+    if metrics.is_some() && all.is_none() {
+        file.fault(place, "metrics_token: without `admin_token` nobody is asked for a token: set that one, too");
+    } else if metrics.is_some() && metrics == all {
+        file.fault(place, "metrics_token: it is that of `admin_token`, and so would do for everything: make another one");
+    }
+    AdminTokens { all, metrics }
+}
+
 fn secret(file: &mut Reader<'_>, key: &'static str, file_key: &'static str) -> Option<String> {
     let here = file.get_placed(key, text).map(|t| t.0);
     let there = file.text(file_key);
@@ -523,11 +551,15 @@ mod tests {
         let path = dir.path().join("token");
         std::fs::write(&path, "s3cret\nrest\n").expect("write");
         let config = ok(&format!("admin_token_file: {}\nadmin: 0.0.0.0:6381", path.display()));
-        assert_eq!(config.admin_token.as_deref(), Some("s3cret"));
+        assert_eq!(config.admin_tokens.all.as_deref(), Some("s3cret"));
         assert!(!Value::from(config.shown).to_string().contains("s3cret"));
         let both = faults(&format!("admin_token: a\nadmin_token_file: {}\n", path.display()));
         assert!(both[0].contains("keep one"), "{both:?}");
         assert!(faults("client_password_file: /nowhere/x\n")[0].contains("/nowhere/x: No such file"));
+        let tokens = ok("admin_token: a\nmetrics_token: b\n").admin_tokens;
+        assert_eq!((tokens.all.as_deref(), tokens.metrics.as_deref()), (Some("a"), Some("b")));
+        assert!(faults("metrics_token: a\n")[0].contains("set that one, too"));
+        assert!(faults("admin_token: a\nmetrics_token: a\n")[0].contains("make another one"));
     }
 
     #[test]

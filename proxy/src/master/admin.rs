@@ -4,6 +4,7 @@
 
 use super::event::{Answer, Event, Problem, Question};
 use super::metrics;
+use crate::config::AdminTokens;
 use cluster::wire;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -46,7 +47,7 @@ const BARRIER_TIMEOUT_MAX_MS: u64 = 60_000;
 /// The master's hold on the admin thread.
 #[derive(Debug)]
 pub(super) struct Admin {
-    token: watch::Sender<Option<String>>,
+    tokens: watch::Sender<AdminTokens>,
     tls: watch::Sender<Option<Arc<ServerConfig>>>,
     moves: UnboundedSender<TcpListener>,
     /// Our copy of the socket, for the next image of the master.
@@ -56,7 +57,7 @@ pub(super) struct Admin {
 /// What each call needs.
 #[derive(Debug)]
 struct Desk {
-    token: watch::Receiver<Option<String>>,
+    tokens: watch::Receiver<AdminTokens>,
     /// None: calls are not encrypted.
     tls: watch::Receiver<Option<Arc<ServerConfig>>>,
     events: Sender<Event>,
@@ -72,16 +73,16 @@ impl Admin {
     /// Starts the thread; `beside` runs on it, too.
     pub(super) fn start(
         socket: TcpListener,
-        token: Option<String>,
+        tokens: AdminTokens,
         tls: Option<Arc<ServerConfig>>,
         events: Sender<Event>,
         beside: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (token, tokens) = watch::channel(token);
+        let (tokens, guards) = watch::channel(tokens);
         let (tls, certificates) = watch::channel(tls);
         let (moves, moved) = unbounded_channel();
-        let desk = Arc::new(Desk { token: tokens, tls: certificates, events });
+        let desk = Arc::new(Desk { tokens: guards, tls: certificates, events });
         let first = socket.try_clone()?;
         let thread = std::thread::Builder::new().name("admin".into());
         thread.spawn(move || {
@@ -90,11 +91,11 @@ impl Admin {
                 serve(first, moved, desk).await;
             });
         })?;
-        Ok(Self { token, tls, moves, socket })
+        Ok(Self { tokens, tls, moves, socket })
     }
 
-    pub(super) fn set_token(&self, token: Option<String>) {
-        self.token.send_replace(token);
+    pub(super) fn set_tokens(&self, tokens: AdminTokens) {
+        self.tokens.send_replace(tokens);
     }
 
     /// How new connections are met; None: unencrypted.
@@ -259,11 +260,19 @@ fn stopping() -> Problem {
 }
 
 fn authorize(desk: &Desk, call: &Request<Incoming>) -> Result<(), Problem> {
-    let token = desk.token.borrow();
-    let Some(token) = token.as_deref() else { return Ok(()) };
+    let tokens = desk.tokens.borrow();
+    let Some(all) = tokens.all.as_deref() else { return Ok(()) };
     let given = call.headers().get(AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
-    if bool::from(given.unwrap_or_default().ct_eq(token.as_bytes())) {
+    let is = |token: &str| bool::from(given.unwrap_or_default().ct_eq(token.as_bytes()));
+    if is(all) {
         return Ok(());
+    }
+    if tokens.metrics.as_deref().is_some_and(is) {
+        if (call.method(), call.uri().path()) == (&Method::GET, "/metrics") {
+            return Ok(());
+        }
+        let hint = "use the token of admin_token or admin_token_file";
+        return Err(Problem::new(403, "forbidden", "this token is for GET /metrics alone", hint));
     }
     let hint = "send `Authorization: Bearer TOKEN` with the token of admin_token or admin_token_file";
     Err(Problem::new(401, "unauthorized", "this port needs a token", hint))
@@ -350,7 +359,8 @@ mod tests {
         let (events, inbox): (_, Receiver<Event>) = channel();
         let socket = Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
         let addr = socket.local_addr().expect("addr");
-        let admin = Admin::start(socket, token.map(str::to_owned), None, events, async {}).expect("start");
+        let tokens = AdminTokens { all: token.map(str::to_owned), metrics: Some("for-metrics".into()) };
+        let admin = Admin::start(socket, tokens, None, events, async {}).expect("start");
         std::thread::spawn(move || {
             for event in inbox {
                 if let Event::Ask(question, reply) = event {
@@ -421,8 +431,15 @@ mod tests {
         assert!(call(addr, "GET /metrics", b"").contains("401 Unauthorized"));
         assert!(call(addr, "GET /readyz", b"").contains("200 OK"));
         assert!(call(addr, "GET /api/v1/workers AUTH ", b"").contains("200 OK"));
-        admin.set_token(Some("other".into()));
-        assert!(call(addr, "GET /api/v1/workers AUTH ", b"").contains("401 Unauthorized"));
+        admin.set_tokens(AdminTokens { all: Some("other".into()), metrics: Some("s3cret".into()) });
+        assert!(call(addr, "GET /metrics AUTH ", b"").contains("200 OK"));
+        for other in ["GET /api/v1/workers", "PUT /api/v1/topology", "POST /metrics"] {
+            assert!(call(addr, &format!("{other} AUTH "), b"").contains("403 Forbidden"), "{other}");
+        }
+        admin.set_tokens(AdminTokens { all: Some("other".into()), metrics: None });
+        for one in ["GET /api/v1/workers", "GET /metrics"] {
+            assert!(call(addr, &format!("{one} AUTH "), b"").contains("401 Unauthorized"), "{one}");
+        }
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl Master {
             referrals: Referrals::default(),
             admin: Admin::start(
                 socket,
-                config.admin_token.clone(),
+                config.admin_tokens.clone(),
                 tls,
                 events.clone(),
                 registration::keep(events.clone()),

@@ -56,7 +56,7 @@ impl Master {
         if let Some(Err(e)) = admin.map(|socket| self.admin.move_to(socket)) {
             tracing::error!(error = %e, "the admin port stays");
         }
-        self.admin.set_token(self.config.admin_token.clone());
+        self.admin.set_tokens(self.config.admin_tokens.clone());
         if old.log.level != self.config.log.level {
             self.set_level(self.config.log.level);
         }
@@ -80,7 +80,8 @@ fn changed_keys(old: &Config, new: &Config) -> Vec<String> {
     let shown = new.shown.iter().filter(|(key, value)| old.shown.get(*key) != Some(value)).map(|(key, _)| key.clone());
     // What is shown of these never changes.
     let secrets = [
-        ("admin_token", old.admin_token != new.admin_token),
+        ("admin_token", old.admin_tokens.all != new.admin_tokens.all),
+        ("metrics_token", old.admin_tokens.metrics != new.admin_tokens.metrics),
         ("client_password", old.relay.client_password != new.relay.client_password),
         ("control", old.control.token != new.control.token),
         ("users", old.relay.users != new.relay.users),
