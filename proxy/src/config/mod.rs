@@ -402,7 +402,10 @@ fn read_admin_tokens(file: &mut Reader<'_>, admin: SocketAddr, place: Place) -> 
     if metrics.is_some() && all.is_none() {
         file.fault(place, "metrics_token: without `admin_token` nobody is asked for a token: set that one, too");
     } else if metrics.is_some() && metrics == all {
-        file.fault(place, "metrics_token: it is that of `admin_token`, and so would do for everything: make another one");
+        file.fault(
+            place,
+            "metrics_token: it is that of `admin_token`, and so would do for everything: make another one",
+        );
     }
     AdminTokens { all, metrics }
 }

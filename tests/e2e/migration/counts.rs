@@ -66,7 +66,7 @@ fn keys_are_counted_once_while_slots_move() -> Result<()> {
 }
 
 /// There, back, and there again but for the end.
-fn move_about(scene: &Scene) -> Result<()> {
+pub(crate) fn move_about(scene: &Scene) -> Result<()> {
     scene.operator("migrations start --from 1 --to 2 --count 16 --keys-per-s 1000 --wait --yes")?;
     scene.operator("migrations reverse 1 --wait --yes")?;
     let id = *scene.begun("migrations start --from 2 --to 1 --count 16 --keys-per-s 1000")?.first().context("an id")?;

@@ -13,5 +13,6 @@ mod trials;
 mod on_access;
 mod sessions;
 mod counts;
+mod messages;
 mod soak;
 mod scene;
