@@ -1,11 +1,7 @@
-#!/usr/bin/env python3
-"""Writes grafana/dashboards/*.json.
+"""Writes grafana/dashboards/*.json, or with --check says what is wrong with them; status 1 then.
 
-    grafana/generate.py            write them
-    grafana/generate.py --check    say what is wrong with them, or that they are not what this file makes; status 1 then
-
-A panel is one line here: what it shows, how it is measured, and what good looks like. The form is Grafana's (schema 39,
-Grafana 10 and later).
+A panel is one line here: what it shows, how it is measured, and what good looks like. The form is that of Grafana's own
+SDK, for Grafana 10.4 and later: run this by `grafana/generate`, which installs it.
 """
 
 import argparse
@@ -14,12 +10,23 @@ import re
 import sys
 from pathlib import Path
 
+from grafana_foundation_sdk.builders import common as build_common
+from grafana_foundation_sdk.builders import dashboard as build
+from grafana_foundation_sdk.builders import prometheus, stat as stats, table, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import common
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync, DashboardLinkType, DataSourceRef, DataTransformerConfig, FieldColorModeId, GridPos, Threshold,
+    ThresholdsMode, VariableOption, VariableRefresh, VariableSort)
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat, QueryEditorMode
+
 HERE = Path(__file__).resolve().parent
 RATE = "[$__rate_interval]"
 P, C = "twemslot_proxy_", "twemslot_configsvr_"
-DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-GREEN_RED = [{"color": "green", "value": None}, {"color": "red", "value": 1}]
-RED_GREEN = [{"color": "red", "value": None}, {"color": "green", "value": 1}]
+DATASOURCE = DataSourceRef("prometheus", "${datasource}")
+GREEN = [Threshold(None, "green")]
+GREEN_RED = [Threshold(None, "green"), Threshold(1, "red")]
+RED_GREEN = [Threshold(None, "red"), Threshold(1, "green")]
 
 
 def panel(title, unit, good, *targets, kind="timeseries", steps=None, stack=False, top=None):
@@ -287,78 +294,79 @@ DASHBOARDS = [
 
 
 def variables(wanted):
-    source = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "hide": 0,
-              "current": {}, "options": [], "refresh": 1, "regex": "", "multi": False, "includeAll": False}
-    made = [source]
+    yield build.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
     for name, label, query in wanted:
-        made.append({"name": name, "label": label, "type": "query", "datasource": DATASOURCE, "definition": query,
-                     "query": {"query": query, "refId": "variable"}, "refresh": 2, "regex": "", "sort": 3, "hide": 0,
-                     "multi": True, "includeAll": True, "allValue": ".*", "options": [],
-                     "current": {"selected": True, "text": ["All"], "value": ["$__all"]}})
-    return {"list": made}
+        made = build.QueryVariable(name).label(label).datasource(DATASOURCE).query({"query": query, "refId": "variable"})
+        made = made.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.NUMERICAL_ASC)
+        made = made.multi(True).include_all(True).all_value(".*")
+        yield made.current(VariableOption(selected=True, text=["All"], value=["$__all"]))
 
 
-def body(p, number, place):
-    refs = "ABCDEFGHIJ"
-    instant = p["kind"] == "table"
-    targets = [{"datasource": DATASOURCE, "editorMode": "code", "expr": expr, "legendFormat": legend or "__auto",
-                "refId": ref, "range": not instant, "instant": instant, **({"format": "table"} if instant else {})}
-               for ref, (expr, legend) in zip(refs, p["targets"])]
-    defaults = {"unit": p["unit"], "color": {"mode": "palette-classic"}, "mappings": [],
-                "thresholds": {"mode": "absolute", "steps": p["steps"] or [{"color": "green", "value": None}]}}
-    options = {}
-    if p["kind"] == "timeseries":
-        defaults["custom"] = {"drawStyle": "line", "lineWidth": 1, "fillOpacity": 30 if p["stack"] else 5,
-                              "showPoints": "never", "spanNulls": False, "axisPlacement": "auto",
-                              "stacking": {"group": "A", "mode": "normal" if p["stack"] else "none"}}
-        defaults["min"] = 0
-        options = {"legend": {"calcs": ["lastNotNull", "max"], "displayMode": "table", "placement": "bottom",
-                              "showLegend": True},
-                   "tooltip": {"mode": "multi", "sort": "desc"}}
-    elif p["kind"] == "stat":
-        defaults["color"] = {"mode": "thresholds"}
-        options = {"colorMode": "value", "graphMode": "area", "justifyMode": "auto", "orientation": "auto",
-                   "textMode": "auto", "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
-    else:
-        options = {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "countRows": False, "fields": "",
-                                                                     "reducer": ["sum"]}}
-    made = {"id": number, "type": p["kind"], "title": p["title"], "description": f"Good: {p['good']}",
-            "datasource": DATASOURCE, "gridPos": place, "fieldConfig": {"defaults": defaults, "overrides": []},
-            "options": options, "targets": targets}
-    if instant:
-        hidden = {"Time": True}
-        made["transformations"] = [{"id": "organize", "options": {"excludeByName": hidden, "indexByName": {},
-                                                                  "renameByName": {}}}]
+def lines(p):
+    legend = build_common.VizLegendOptions().calcs(["lastNotNull", "max"]).show_legend(True)
+    legend = legend.display_mode(common.LegendDisplayMode.TABLE).placement(common.LegendPlacement.BOTTOM)
+    tooltip = build_common.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
+    stacked = common.StackingMode.NORMAL if p["stack"] else common.StackingMode.NONE
+    made = timeseries.Panel().draw_style(common.GraphDrawStyle.LINE).line_width(1).fill_opacity(30 if p["stack"] else 5)
+    made = made.show_points(common.VisibilityMode.NEVER).span_nulls(False).axis_placement(common.AxisPlacement.AUTO).min(0)
+    return made.stacking(build_common.StackingConfig().group("A").mode(stacked)).legend(legend).tooltip(tooltip)
+
+
+def number(_):
+    made = stats.Panel().color_mode(common.BigValueColorMode.VALUE).graph_mode(common.BigValueGraphMode.AREA)
+    return made.reduce_options(build_common.ReduceDataOptions().calcs(["lastNotNull"]))
+
+
+def rows_of(_):
+    hidden = {"excludeByName": {"Time": True}, "indexByName": {}, "renameByName": {}}
+    return table.Panel().show_header(True).with_transformation(DataTransformerConfig(id_val="organize", options=hidden))
+
+
+KINDS = {"timeseries": lines, "stat": number, "table": rows_of}
+
+
+def body(p, place):
+    made = KINDS[p["kind"]](p).title(p["title"]).description(f"Good: {p['good']}").datasource(DATASOURCE).grid_pos(place)
+    colors = FieldColorModeId.THRESHOLDS if p["kind"] == "stat" else FieldColorModeId.PALETTE_CLASSIC
+    steps = build.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(p["steps"] or GREEN)
+    made = made.unit(p["unit"]).color_scheme(build.FieldColor().mode(colors)).thresholds(steps)
+    for ref, (expr, legend) in zip("ABCDEFGHIJ", p["targets"]):
+        target = prometheus.Dataquery().expr(expr).ref_id(ref).legend_format(legend or "__auto").datasource(DATASOURCE)
+        target = target.editor_mode(QueryEditorMode.CODE)
+        instant = p["kind"] == "table"
+        made = made.with_target(target.instant().format(PromQueryFormat.TABLE) if instant else target.range())
     return made
 
 
 def panels(rows):
-    made, y, number = [], 0, 0
+    """Each with its place: from left to right, and on the next line where there is no room."""
+    y = 0
     for title, row in rows:
-        number += 1
-        made.append({"id": number, "type": "row", "title": title, "collapsed": False, "panels": [],
-                     "gridPos": {"h": 1, "w": 24, "x": 0, "y": y}})
+        yield build.Row(title).grid_pos(GridPos(h=1, w=24, x=0, y=y))
         y += 1
         x = height = 0
         for p in row:
             w, h = (4, 4) if p["kind"] == "stat" else (8, 8)
             if x + w > 24 or (height and h != height):
                 x, y = 0, y + height
-            number += 1
-            made.append(body(p, number, {"h": h, "w": w, "x": x, "y": y}))
+            yield body(p, GridPos(h=h, w=w, x=x, y=y))
             x, height = x + w, h
         y += height
-    return made
 
 
 def dashboard(name, title, description, rows, wanted):
-    return {"uid": f"twemslot-{name}", "title": title, "description": description, "tags": ["twemslot"],
-            "schemaVersion": 39, "version": 1, "editable": False, "graphTooltip": 1, "timezone": "browser",
-            "refresh": "5s", "time": {"from": "now-30m", "to": "now"}, "timepicker": {}, "annotations": {"list": []},
-            "links": [{"title": "Twemslot", "type": "dashboards", "tags": ["twemslot"], "asDropdown": True,
-                       "includeVars": False, "keepTime": True, "targetBlank": False, "icon": "", "tooltip": "",
-                       "url": ""}],
-            "templating": variables(wanted), "panels": panels(rows)}
+    link = build.DashboardLink("Twemslot").type(DashboardLinkType.DASHBOARDS).tags(["twemslot"]).as_dropdown(True)
+    made = build.Dashboard(title).uid(f"twemslot-{name}").description(description).tags(["twemslot"]).readonly()
+    made = made.tooltip(DashboardCursorSync.CROSSHAIR).timezone("browser").refresh("5s").time("now-30m", "now")
+    made = made.links([link.keep_time(True)])
+    for variable in variables(wanted):
+        made = made.with_variable(variable)
+    made = made.build()
+    # As they are given: the builder would set places of its own, and no numbers.
+    made.panels = [p.build() for p in panels(rows)]
+    for at, p in enumerate(made.panels, 1):
+        p.id_val = at
+    return json.loads(json.dumps(made, cls=JSONEncoder))
 
 
 def faults(d):
@@ -405,7 +413,7 @@ def main():
         if not check:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
-            wrong.append(f"{path.name}: is not what generate.py makes: run grafana/generate.py")
+            wrong.append(f"{path.name}: is not what generate.py makes: run grafana/generate")
     for fault in wrong:
         print(fault, file=sys.stderr)
     return 1 if wrong else 0

@@ -24,7 +24,7 @@ def queries():
         dashboard = json.loads(path.read_text())
         for variable in dashboard["templating"]["list"]:
             if variable["type"] == "query":
-                inner = variable["definition"].removeprefix("label_values(").removesuffix(")")
+                inner = variable["query"]["query"].removeprefix("label_values(").removesuffix(")")
                 metric, _, label = inner.rpartition(", ")
                 yield f"{path.name}: ${variable['name']}", f"count by ({label}) ({metric})"
         for panel in dashboard["panels"]:

@@ -180,7 +180,7 @@ def main():
         whole = {"rule_files": [str(RULES)], "evaluation_interval": f"{STEP_S}s", "tests": tests}
         file.write_text(json.dumps(whole))
         faults += promtool("test", "rules", str(file))
-    check = subprocess.run([str(ROOT / "grafana" / "generate.py"), "--check"], capture_output=True, text=True)
+    check = subprocess.run([str(ROOT / "grafana" / "generate"), "--check"], capture_output=True, text=True)
     faults += [check.stderr] if check.returncode else []
     for fault in faults:
         print(fault, file=sys.stderr)
