@@ -46,7 +46,7 @@ down status:
 	@$(CTL) playground $@
 
 test:
-	@.ci/install run test
+	@.ci/install run test watch
 	@.ci/test
 
 gates:
