@@ -46,7 +46,7 @@ down status:
 	@$(CTL) playground $@
 
 test:
-	@.ci/install run test watch
+	@.ci/install run test watch partitions
 	@.ci/test
 
 gates:

@@ -54,6 +54,7 @@ def build():
         for link in ("eth0", "lo"):
             sh("ip", "-n", space, "link", "set", link, "up")
         sh("ip", "-n", space, "route", "add", "default", "via", GATEWAY)
+        sh(*within(host), "true")
 
 
 def destroy():
@@ -124,7 +125,7 @@ def trial(processes):
 
     def moves(what, by, back):
         first = until("one machine has the VIP", holder, LIMIT_S)
-        ask(VIP, "SET", "held by", first.host)
+        until("a write", lambda: ask(VIP, "SET", "held by", first.host) == "OK")
         start = time.monotonic()
         by(first)
 
@@ -133,13 +134,17 @@ def trial(processes):
             return now if now is not first else None
         second = until(f"the VIP moves when {what}", other, LIMIT_S)
         took = time.monotonic() - start
-        if ask(VIP, "GET", "held by") != first.host:
+        if until("a read", lambda: ask(VIP, "GET", "held by") or "nothing") != first.host:
             raise SystemExit("clients do not find what they wrote")
         back(first)
-        # Who comes back takes nothing from a holder that works.
-        until("both machines are well", lambda: first.keepalived.poll() is None and first.haproxy.poll() is None)
+        # Who comes back takes nothing from a holder that works, also when its keepalived has found it well (2 s).
+        end = time.monotonic() + 6
+        while time.monotonic() < end:
+            if first.has_vip() or first.keepalived.poll() is not None or first.haproxy.poll() is not None:
+                raise SystemExit(f"{first.host} took the VIP back from a holder that works, or did not start again")
+            time.sleep(0.1)
         if until("one machine has the VIP", holder, LIMIT_S) is not second:
-            raise SystemExit(f"{first.host} took the VIP back from a holder that works")
+            raise SystemExit(f"{second.host} lost the VIP")
         print(f"{what}: the VIP moved from {first.host} to {second.host}, and clients were served {took:.1f} s later", flush=True)
 
     moves("haproxy is killed", lambda m: m.haproxy.kill(), Machine.start_haproxy)
@@ -151,12 +156,13 @@ def main():
         with Processes() as processes:
             trial(processes)
         return
-    destroy()
     try:
+        destroy()
         build()
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
-        destroy()
         why = getattr(error, "stderr", "") or str(error)
+        if not isinstance(error, FileNotFoundError):
+            destroy()
         print(f"the VIP is not tried: no network namespaces can be made here, which takes root: {why.strip()}")
         return
     try:

@@ -391,31 +391,36 @@ fn text_or(file: &mut Reader<'_>, key: &'static str, default: &str) -> String {
     text
 }
 
-/// A secret, in the file itself or as the first line of a file of its own.
 fn read_admin_tokens(file: &mut Reader<'_>, admin: SocketAddr, place: Place) -> AdminTokens {
     let all = secret(file, "admin_token", "admin_token_file");
     if all.is_none() && !admin.ip().is_loopback() {
         let why = "admin: other machines reach this address: set `admin_token` or `admin_token_file`, or use 127.0.0.1";
         file.fault(place, why);
     }
-    let metrics = secret(file, "metrics_token", "metrics_token_file");
-    if metrics.is_some() && all.is_none() {
-        file.fault(place, "metrics_token: without `admin_token` nobody is asked for a token: set that one, too");
-    } else if metrics.is_some() && metrics == all {
-        file.fault(
-            place,
-            "metrics_token: it is that of `admin_token`, and so would do for everything: make another one",
-        );
+    let metrics = placed_secret(file, "metrics_token", "metrics_token_file");
+    if let Some((token, place)) = &metrics {
+        if all.is_none() {
+            let why = "metrics_token: without `admin_token` nobody is asked for a token: set that one, too";
+            file.fault(*place, why);
+        } else if all.as_ref() == Some(token) {
+            let why = "metrics_token: it is that of `admin_token`, and so would do for everything: make another one";
+            file.fault(*place, why);
+        }
     }
-    AdminTokens { all, metrics }
+    AdminTokens { all, metrics: metrics.map(|m| m.0) }
 }
 
+/// A secret, in the file itself or as the first line of a file of its own.
 fn secret(file: &mut Reader<'_>, key: &'static str, file_key: &'static str) -> Option<String> {
-    let here = file.get_placed(key, text).map(|t| t.0);
+    placed_secret(file, key, file_key).map(|found| found.0)
+}
+
+fn placed_secret(file: &mut Reader<'_>, key: &'static str, file_key: &'static str) -> Option<(String, Place)> {
+    let here = file.get_placed(key, text);
     let there = file.text(file_key);
     let from_file = there.as_ref().and_then(|(path, place)| {
         let found = first_line(Path::new(path));
-        found.map_err(|why| file.fault(*place, format!("{file_key}: {path}: {why}"))).ok()
+        found.map_err(|why| file.fault(*place, format!("{file_key}: {path}: {why}"))).ok().map(|text| (text, *place))
     });
     if let (Some(_), Some((_, place))) = (&here, &there) {
         file.fault(*place, format!("`{key}` is given too: keep one of them"));
@@ -562,6 +567,7 @@ mod tests {
         let tokens = ok("admin_token: a\nmetrics_token: b\n").admin_tokens;
         assert_eq!((tokens.all.as_deref(), tokens.metrics.as_deref()), (Some("a"), Some("b")));
         assert!(faults("metrics_token: a\n")[0].contains("set that one, too"));
+        assert!(faults("admin_token: a\nworkers: 1\nmetrics_token: a\n")[0].contains("line 3"));
         assert!(faults("admin_token: a\nmetrics_token: a\n")[0].contains("make another one"));
     }
 

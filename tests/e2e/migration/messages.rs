@@ -70,7 +70,7 @@ fn missing(heard: &Heard, rounds: &[u64]) -> Result<usize, String> {
             if !mine.iter().copied().eq(0..*rounds) {
                 let lacks: Vec<u64> = (0..*rounds).filter(|n| !mine.contains(n)).take(5).collect();
                 return Err(format!(
-                    "{channel}: {} of {rounds} messages of publisher {publisher}; not {lacks:?}",
+                    "verdict of the checker: {channel}: {} of {rounds} messages of publisher {publisher}; not {lacks:?}",
                     mine.len()
                 ));
             }
