@@ -70,7 +70,7 @@ ops-test zones-test:
 	@.ci/install run ops
 	cargo build --workspace --bins
 	@tests/ops/quick --lint
-	@tests/ops/run --inventory $(if $(filter zones-test,$@),zones,three)
+	@$(if $(filter ops-test,$@),tests/ops/run --inventory one && tests/ops/run --inventory three,tests/ops/run --inventory zones)
 
 soak:
 	@.ci/install run test

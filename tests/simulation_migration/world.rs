@@ -404,6 +404,11 @@ impl World {
         !self.cuts.contains(&(a.to_owned(), b.to_owned())) && !self.cuts.contains(&(b.to_owned(), a.to_owned()))
     }
 
+    /// Here all cuts go both ways.
+    pub(crate) fn arrives(&self, from: &str, to: &str) -> bool {
+        self.reaches(from, to)
+    }
+
     /// A member is told something; what it wants is carried out.
     pub(crate) fn tell(&mut self, n: usize, life: u64, order: u64, event: Event) {
         let node = &mut self.nodes[n];
