@@ -209,6 +209,7 @@ impl Scene {
         let plan = Plan { name, proxies, clients, keys: 32, pause, all_types: false };
         let load = Load::start(&plan);
         std::thread::sleep(Duration::from_millis(800)); // some load, before
+        let whole = self.whole_copies()?;
         let (old, at) = (self.primary()?, load.now());
         let demoted = self.strike(fault, old)?;
         if fault.replaces() {
@@ -218,6 +219,9 @@ impl Scene {
             })?;
         }
         std::thread::sleep(Duration::from_millis(1_500)); // some load, after
+        if fault == Fault::Kill {
+            self.went_on_where_it_stood(old, &whole)?;
+        }
         // Who comes back may take nothing away, so the last reads come after that.
         self.heal(fault, old)?;
         let ended = load.now();
@@ -369,6 +373,32 @@ impl Scene {
             self.playground.start_etcd(etcd)?;
         }
         self.in_step()
+    }
+
+    /// How many whole data sets each instance of the group has sent to replicas.
+    fn whole_copies(&self) -> Result<BTreeMap<SocketAddr, String>> {
+        let all = self.playground.group(self.group).map(|i| i.server.addr());
+        all.map(|addr| Ok((addr, info(addr, "stats")?["sync_full"].clone()))).collect()
+    }
+
+    /// The replica that was not promoted follows the one that was, and did not need all its data for that.
+    fn went_on_where_it_stood(&self, old: SocketAddr, before: &BTreeMap<SocketAddr, String>) -> Result<()> {
+        let primary = self.primary()?;
+        let all = self.playground.group(self.group).map(|i| i.server.addr());
+        for addr in all.filter(|addr| *addr != primary && *addr != old) {
+            until("the other replica follows", SOON, || {
+                let port = primary.port().to_string();
+                let is = |f: &BTreeMap<String, String>, name, value| f.get(name).is_some_and(|v: &String| v == value);
+                let up = |f: &_| is(f, "master_link_status", "up") && is(f, "master_port", port.as_str());
+                Ok(replication(addr).and_then(|f| if up(&f) { Ok(()) } else { Err(format!("{f:?}")) }))
+            })?;
+        }
+        let sent = info(primary, "stats")?["sync_full"].clone();
+        ensure!(
+            Some(&sent) == before.get(&primary),
+            "a replica of {primary} had to take over all data: {sent}, {before:?}"
+        );
+        Ok(())
     }
 
     /// All follow the primary, and no failover is under way.

@@ -143,7 +143,10 @@ pub(crate) fn redis(dir: &Path, at: SocketAddr) -> Result<Process> {
         ("--save", String::new()),
     ];
     let args: Vec<String> = settings.into_iter().flat_map(|(key, value)| [key.to_owned(), value]).collect();
-    Process::start(Path::new("redis-server"), &args, dir, &format!("redis-{}", at.port()))
+    let process = Process::start(Path::new("redis-server"), &args, dir, &format!("redis-{}", at.port()))?;
+    // Each worker has a link of its own: that one of them serves says nothing of the others, if they came too early.
+    until("it listens", PATIENCE, || Ok(TcpStream::connect(at).map(drop).map_err(|e| e.to_string())))?;
+    Ok(process)
 }
 
 fn conf(tls: SocketAddr, plain: SocketAddr, admin: SocketAddr, extra: &str) -> String {
